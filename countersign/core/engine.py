@@ -1,0 +1,151 @@
+"""What an engine is: the contract every adapter that plans and applies fulfils.
+
+The activities around it do turn, claim, artifacts, policy and records; an engine only knows its tool. Adding one touches
+neither the run workflow nor approvals, policies or records.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from countersign.core.plan import Plan
+from countersign.core.run import Mode, RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where an engine process is; goes into heartbeats and rows, so it carries no values."""
+
+    done: int = 0
+    total: int = 0
+    current: str = ""  # addresses in the works, bounded
+
+
+Beat = Callable[[Progress], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """The registered stack, as the store has it."""
+
+    org: str
+    stack_id: str
+    path: str  # "org/env/slug"
+    env: str  # "org/env"
+    source_repo: str | None  # None: the configured folder of stacks
+    source_path: str  # a name below it
+    git_ref: str | None
+    engine: str  # "terraform" | "tofu"
+    vars: Mapping[str, object] = field(default_factory=dict)  # JSON values; {"secret": slug} names a sealed one
+    plan_credential: str | None = None  # slug of a secret whose JSON object becomes environment of the plan's child
+    apply_credential: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateAccess:
+    """How the engine's process reaches our state API in one attempt. Worthless afterwards."""
+
+    address: str  # http://127.0.0.1:8701/v1/state/<org>/<stack id>
+    username: str
+    password: str
+    lineage: str | None  # what the head was when access was given
+    serial: int
+
+
+Reveal = Callable[[str], Awaitable[str]]  # slug of a sealed secret → its value; inside an attempt only
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanJob:
+    run_id: str
+    plan_number: int
+    attempt_id: str  # marks the processes of this attempt (COUNTERSIGN_ATTEMPT)
+    stack: StackConfig
+    mode: Mode
+    destroy: bool = False  # plan the destruction of everything: always in Mode.DESTROY, on request in Mode.SPECULATIVE
+    vars: Mapping[str, object]  # the request's, over those of the stack
+    targets: tuple[str, ...]  # speculative only
+    commit: str | None
+    state: StateAccess
+    reveal: Reveal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A diagnostic: what a broken configuration gets back."""
+
+    severity: str  # "error" | "warning"
+    summary: str
+    detail: str = ""
+    file: str | None = None
+    line: int | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What planning gave. Bytes are plaintext here and sealed by the caller before anything else happens to them."""
+
+    plan: Plan
+    plan_sha256: str  # of the saved plan
+    bundle: bytes  # saved plan, configuration, lock file: what apply rebuilds its clean work directory from
+    plan_json: bytes
+    view: bytes  # JSON for people: every change with attributes before and after, redacted
+    semantic_document: bytes
+    inputs: Mapping[str, object]  # commit, tree, lock file, variables as keyed hashes: canonical JSON
+    log: str  # redacted
+    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()  # validate: what is wrong, if anything
+    account: str | None = None
+    lineage: str | None = None
+    serial: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyJob:
+    attempt_id: str
+    epoch: int
+    run_id: str
+    stack: StackConfig
+    mode: Mode
+    bundle: bytes  # unsealed, its hash already compared
+    expected: int  # changes approved, for progress
+    state: StateAccess
+    reveal: Reveal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended, on evidence. `state` is one of verifying (done, to be recorded applied), partially_applied,
+    stale, errored (before any change), canceled (before any change), interrupted (nobody knows)."""
+
+    state: RunState
+    code: str | None = None
+    message: str = ""
+    done: int = 0
+    total: int = 0
+    outputs: Mapping[str, object] = field(default_factory=dict)  # {name: {"value": …, "type": …} or {"sensitive": true}}
+    resources: tuple[Mapping[str, object], ...] = ()  # {address, action, id?, ok}; bounded by the caller
+    log: str = ""  # redacted
+    journal: bytes = b""  # redacted NDJSON
+    evidence: tuple[str, ...] = ()  # lines a person reads: exit code, whole journal, lock free, …
+
+
+class Engine(Protocol):
+    name: str
+
+    async def plan(self, job: PlanJob, beat: Beat) -> Planned:
+        """Make a saved plan. Raises ProviderError with findings where the configuration or the plan fails."""
+
+    async def launch(self, job: ApplyJob) -> None:
+        """Start the detached process that changes the world, once per attempt id; returns when it runs."""
+
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
+        """Watch an attempt to its end, whoever launched it. `stop()` true: interrupt it once, wait, tell the partial result."""
+
+    async def forget(self, attempt_id: str) -> None:
+        """Remove what the attempt left on this machine, after its outcome was recorded."""
+
+    def where(self, attempt_id: str) -> Path:
+        """The attempt's folder on this machine."""

@@ -1,0 +1,140 @@
+"""The steps a run is made of, and what they say to each other.
+
+History carries only these: references, digests and short texts. An engine has a plan, an apply and a follow step with the
+same shapes whatever it changes, which is why the run workflow knows no engine.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from countersign.core.approval import ApproveInput, Channel, RejectInput
+from countersign.core.model import Payload
+from countersign.core.run import RunState
+from countersign.core.step import Step, engine_queue
+
+
+class RunInput(Payload):
+    """What a run workflow starts with; everything else is read from the store by the steps."""
+
+    org: str
+    run_id: str
+    engine: str
+
+
+class RunRef(Payload):
+    org: str
+    run_id: str
+
+
+class Standing(Payload):
+    """Where the run stands after a step: the workflow branches on `state` alone.
+
+    `details` is Markdown for the Temporal UI; the other fields serve its search attributes and timers.
+    """
+
+    state: RunState
+    plan_digest: str | None = None
+    change_class: str | None = None
+    details: str = ""
+    expires_at: datetime | None = None
+    attempt_id: str | None = None
+    host: str | None = None  # of the open attempt, where there is one
+    code: str | None = None  # of the failure or refusal
+    message: str = ""
+
+
+class ApplyInput(Payload):
+    org: str
+    run_id: str
+    plan_digest: str
+
+
+class FollowInput(Payload):
+    org: str
+    run_id: str
+    attempt_id: str
+    stop: bool = False  # somebody wished to cancel before this began
+
+
+class DecideInput(Payload):
+    """One decision as it arrived. Without a signature it comes from the Temporal UI (or from anyone who can reach it)."""
+
+    org: str
+    run_id: str
+    approve: ApproveInput | None = None
+    reject: RejectInput | None = None
+    nonce: str  # of the handler that took it: a retried step finds its own verdict
+    via: str = "update"  # or "signal"
+
+
+class Decided(Payload):
+    """What became of one decision. A refused one changes nothing."""
+
+    accepted: bool
+    standing: Standing
+    channel: Channel = Channel.FRONT
+    by: str = ""
+    code: str | None = None
+    message: str = ""
+
+
+class EndReason(StrEnum):
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+    LOST = "lost"  # the attempt's machine does not answer, or its process is gone without a word
+    FAILED = "failed"  # a step gave up before any change
+    RESUME = "resume"  # somebody asks to look again
+
+
+class EndInput(Payload):
+    """Ask the ledger to move the run for a reason that is no plan, decision or apply."""
+
+    org: str
+    run_id: str
+    reason: EndReason
+    by: str | None = None  # who asked, where somebody did
+    message: str = ""
+
+
+_BEAT = timedelta(seconds=5)
+_SHORT = timedelta(seconds=30)
+
+DECIDE = Step(name="run.decide", takes=DecideInput, gives=Decided, attempt_timeout=_SHORT)
+# Idempotent by the transition table: a run that moved already answers where it stands.
+MOVE = Step(name="run.move", takes=EndInput, gives=Standing, attempt_timeout=_SHORT)
+STAND = Step(name="run.stand", takes=RunRef, gives=Standing, attempt_timeout=_SHORT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSteps:
+    plan: Step[RunRef, Standing]
+    apply: Step[ApplyInput, Standing]
+    follow: Step[FollowInput, Standing]
+    reconcile: Step[FollowInput, Standing] | None = None  # issue of its own; without it an interrupted run needs an operator
+
+
+def engine_steps(name: str, *, plan: timedelta = timedelta(hours=1), apply: timedelta = timedelta(hours=4)) -> EngineSteps:
+    """The steps of the engine `name`; `plan` and `apply` are the longest one attempt may take."""
+    queue = engine_queue(name)
+    return EngineSteps(
+        # Reads the world and writes rows; what it did is found again by run and plan number, so it may be tried again.
+        plan=Step(name=f"{name}.plan", takes=RunRef, gives=Standing, queue=queue, attempt_timeout=plan, heartbeat_timeout=_BEAT),
+        # Tried once: it claims the plan and launches what changes the world. What is lost is followed, never tried again.
+        apply=Step(
+            name=f"{name}.apply", takes=ApplyInput, gives=Standing, queue=queue, attempt_timeout=apply, heartbeat_timeout=_BEAT, attempts=1
+        ),
+        # Only watches, so it may be tried for as long as the attempt is open, on the attempt's own machine.
+        follow=Step(
+            name=f"{name}.follow",
+            takes=FollowInput,
+            gives=Standing,
+            attempt_timeout=apply,
+            heartbeat_timeout=_BEAT,
+            on_host=True,
+            schedule_to_start=timedelta(minutes=2),
+        ),
+    )
+
+
+ENGINES: dict[str, EngineSteps] = {"terraform": engine_steps("terraform")}
