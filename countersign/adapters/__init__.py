@@ -1,0 +1,1 @@
+"""All that touches the world: processes, database, artifacts, Temporal, the engines' tools."""

@@ -1,0 +1,62 @@
+"""The audit chain: one row per thing somebody did or was refused, each hashed over the one before it.
+
+Rows are appended in the transaction of what they tell, so that there is neither a deed without a row nor a row without a deed.
+"""
+
+from sqlalchemy import desc, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store.schema import audit
+from countersign.core.digests import canonical, sha256
+from countersign.core.principal import Principal
+
+GENESIS = "sha256:" + "0" * 64
+
+
+async def append(
+    tx: AsyncConnection,
+    *,
+    org: str,
+    at: str,
+    action: str,
+    by: Principal,
+    outcome: str = "ok",
+    target: str | None = None,
+    run_id: str | None = None,
+    **facts: str | int | bool | None,
+) -> int:
+    """Append one row and return its seq. `facts` are digests and codes, never values."""
+    last = (await tx.execute(select(audit.c.seq, audit.c.hash).where(audit.c.org_id == org).order_by(desc(audit.c.seq)).limit(1))).first()
+    seq, previous = (last.seq + 1, last.hash) if last else (1, GENESIS)
+    body = canonical(
+        {
+            "v": "countersign.audit/1",
+            "org": org,
+            "seq": seq,
+            "at": at,
+            "action": action,
+            "by": by.id,
+            "kind": str(by.kind),
+            "acts_for": by.acts_for,
+            "outcome": outcome,
+            "target": target,
+            "run_id": run_id,
+            "facts": {name: value for name, value in facts.items() if value is not None},
+        }
+    )
+    digest = sha256(previous.encode() + b"\n" + body)
+    await tx.execute(audit.insert().values(org_id=org, seq=seq, prev_hash=previous, hash=digest, body=body.decode()))
+    return seq
+
+
+async def first_broken(conn: AsyncConnection, org: str) -> int | None:
+    """The seq of the first row that does not follow from the one before it, or None where the chain holds."""
+    previous, expected = GENESIS, 1
+    rows = await conn.stream(
+        select(audit.c.seq, audit.c.prev_hash, audit.c.hash, audit.c.body).where(audit.c.org_id == org).order_by(audit.c.seq)
+    )
+    async for row in rows:
+        if row.seq != expected or row.prev_hash != previous or sha256(previous.encode() + b"\n" + row.body.encode()) != row.hash:
+            return int(row.seq)
+        previous, expected = row.hash, expected + 1
+    return None

@@ -1,0 +1,224 @@
+"""The claim: no engine process that changes anything starts without one.
+
+Temporal may reset a workflow, replay a signal, or run an activity by hand; this transaction is what holds then. It weighs
+the live approval, policy, freeze and kill switch as they are *now*, that the plan was never claimed, that no attempt is open
+on the state, and that lineage and serial are as planned; only then it raises the epoch and hands out the write credential.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store import audit, plans, runs, state, turns
+from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.plans import AttemptRow, PlanRow
+from countersign.adapters.store.runs import RunRow
+from countersign.adapters.store.schema import attempts, switches
+from countersign.core.approval import ApprovalDocument, Verdict, weigh
+from countersign.core.ids import derive
+from countersign.core.plan import ChangeClass
+from countersign.core.policy import Policy, required
+from countersign.core.principal import SYSTEM
+from countersign.core.run import ENDS, Mode, RunState
+
+# An apply may take hours; what is left of the credential then is ended by the attempt's end, not by this.
+CREDENTIAL_LIVES = timedelta(hours=12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """Yours, and only once: the attempt, and the password of its write credential."""
+
+    attempt: AttemptRow
+    password: str = field(repr=False)
+    lineage: str | None
+    serial: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Existing:
+    """The plan was claimed before: here is its attempt, and no credential."""
+
+    attempt: AttemptRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotClaimed:
+    """Nothing may start. `state` is where the run stands now."""
+
+    state: RunState
+    code: str | None = None
+    message: str = ""
+
+
+async def claim(
+    store: Store, *, org: str, run_id: str, plan_digest: str, bundle_sha256: str, policy: Policy, host: str, boot_id: str
+) -> Claimed | Existing | NotClaimed:
+    """Claim the plan for one attempt on this machine. `bundle_sha256` is of the bytes the caller holds and will run."""
+    async with store.begin() as tx:
+        now = store.now()
+        run = await runs.get_run(tx, org, run_id)
+        if (known := await plans.attempt_of_plan(tx, org, plan_digest)) is not None:
+            if known.run_id != run_id:
+                return await _refuse(tx, run, run.state, "failed_precondition", "that plan belongs to another run", now)
+            return Existing(attempt=known)
+        plan = await plans.plan_by_digest(tx, org, plan_digest)
+        if (wrong := _not_this_plan(run, plan, plan_digest, bundle_sha256)) is not None:
+            return await _refuse(tx, run, run.state, *wrong, now)
+        assert plan is not None and plan.document is not None  # _not_this_plan saw to it
+        if (frozen := await _frozen(tx, run, now)) is not None:
+            return NotClaimed(state=run.state, code="freeze_window", message=frozen)
+        if (unapproved := await _unapproved(tx, run, plan, policy, now)) is not None:
+            return unapproved
+        place = await turns.take(tx, org=org, stack_id=run.stack_id, run_id=run_id, at=stamp(now))
+        if not place.held:
+            await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
+            return NotClaimed(state=run.state, code="locked", message=f"{place.position} before this one on the state")
+        head = await state.head(tx, org, run.stack_id)
+        target = plan.document.target
+        if (head.lineage, head.serial) != (target.lineage, target.serial):
+            why = f"the state moved from serial {target.serial} to {head.serial} after this plan was made"
+            await runs.move(tx, run, RunState.STALE, at=now, body={"message": why}, reason=why, code="plan_stale")
+            return NotClaimed(state=RunState.STALE, code="plan_stale", message=why)
+        return await _open(tx, run, plan.document, head.lineage, head.serial, host=host, boot_id=boot_id, now=now)
+
+
+def _not_this_plan(run: RunRow, plan: PlanRow | None, plan_digest: str, bundle_sha256: str) -> tuple[str, str] | None:
+    if run.state in ENDS:
+        return "failed_precondition", f"the run has ended: {run.state}"
+    if plan is None or plan.document is None or plan.run_id != run.id:
+        return "failed_precondition", "no such plan of this run"
+    if run.plan_digest != plan_digest:
+        return "plan_stale", f"the run has a newer plan: {run.plan_digest}"
+    if plan.document.digest != plan_digest or plan.document.bundle_sha256 != bundle_sha256:
+        return "failed_precondition", "what lies in the store is not what was approved; nothing is applied"
+    if run.state is not RunState.APPROVED:
+        return "approval_required", f"the run is {run.state}, not approved"
+    return None
+
+
+async def _refuse(tx: AsyncConnection, run: RunRow, to: RunState, code: str, message: str, now: datetime) -> NotClaimed:
+    """A claim that must not happen is on the record: somebody or something tried."""
+    await audit.append(tx, org=run.org, at=stamp(now), action="run.claim", by=SYSTEM, outcome=code, target=run.stack_path, run_id=run.id)
+    await runs.note(tx, run, at=now, kind="refused", body={"by": SYSTEM.id, "code": code, "message": message, "channel": "claim"})
+    return NotClaimed(state=to, code=code, message=message)
+
+
+async def _frozen(tx: AsyncConnection, run: RunRow, now: datetime) -> str | None:
+    scopes = ("all_writes", f"env:{run.env}", f"stack:{run.stack_path}", f"engine:{run.engine}")
+    query = select(switches).where(switches.c.org_id == run.org, switches.c.id.in_(scopes), switches.c.is_on.is_(True))
+    for row in await tx.execute(query):
+        if row.until is None or row.until > stamp(now):
+            return f"changes are frozen ({row.id}): {row.reason}"
+    return None
+
+
+async def _unapproved(tx: AsyncConnection, run: RunRow, plan: PlanRow, policy: Policy, now: datetime) -> NotClaimed | None:
+    """Weigh again, with policy as it is now: what was enough when somebody agreed may not be enough any more."""
+    assert plan.document is not None and run.plan_digest is not None  # the caller saw to it
+    protected = policy.is_protected(run.env)
+    requirement = required(
+        policy,
+        env=run.env,
+        change_class=ChangeClass(run.change_class or ChangeClass.UNKNOWN),
+        name=run.stack_path,
+        auto_approve=bool(run.request.get("auto_approve")),
+        destroy=run.mode is Mode.DESTROY,
+    )
+    agreed = [d.approval for d in await plans.decisions_of(tx, run.org, run.id) if d.accepted and d.decision == "approve"]
+    expires_at = datetime.fromisoformat(plan.document.expires_at)
+    verdict = weigh(
+        agreed,
+        requirement=requirement,
+        plan_digest=run.plan_digest,
+        requester=run.requester,
+        protected=protected,
+        expires_at=expires_at,
+        now=now,
+    )
+    if verdict is Verdict.APPROVED:
+        return None
+    if verdict is Verdict.EXPIRED:
+        why = "the approval expired before the apply could start"
+        await runs.move(tx, run, RunState.EXPIRED, at=now, body={"message": why}, reason=why, code="approval_expired")
+        return NotClaimed(state=RunState.EXPIRED, code="approval_expired", message=why)
+    if verdict is Verdict.DENIED:
+        why = f"policy denies this change now: {requirement.rule}"
+        await runs.move(tx, run, RunState.ERRORED, at=now, body={"message": why}, reason=why, code="policy_denied")
+        return NotClaimed(state=RunState.ERRORED, code="policy_denied", message=why)
+    why = f"policy asks for more than it did: {requirement.rule}"
+    await runs.move(
+        tx, run, RunState.AWAITING_APPROVAL, at=now, body={"message": why}, reason=why, requirement=requirement.model_dump_json()
+    )
+    return NotClaimed(state=RunState.AWAITING_APPROVAL, code="approval_required", message=why)
+
+
+async def _open(
+    tx: AsyncConnection,
+    run: RunRow,
+    document: ApprovalDocument,
+    lineage: str | None,
+    serial: int,
+    *,
+    host: str,
+    boot_id: str,
+    now: datetime,
+) -> Claimed:
+    epoch = await state.raise_epoch(tx, run.org, run.stack_id)
+    attempt_id = derive("att", run.org, run.id, document.digest)
+    await tx.execute(
+        attempts.insert().values(
+            org_id=run.org,
+            id=attempt_id,
+            run_id=run.id,
+            stack_id=run.stack_id,
+            plan_digest=document.digest,
+            epoch=epoch,
+            host=host,
+            boot_id=boot_id,
+            opened_at=stamp(now),
+        )
+    )
+    password = await state.grant(
+        tx,
+        org=run.org,
+        stack_id=run.stack_id,
+        run_id=run.id,
+        credential_id=attempt_id,
+        mode="apply",
+        epoch=epoch,
+        expires_at=now + CREDENTIAL_LIVES,
+    )
+    await runs.move(tx, run, RunState.APPLYING, at=now, body={"attempt": attempt_id, "epoch": epoch, "host": host}, reason=None, code=None)
+    await audit.append(
+        tx,
+        org=run.org,
+        at=stamp(now),
+        action="run.claim",
+        by=SYSTEM,
+        target=run.stack_path,
+        run_id=run.id,
+        plan_digest=document.digest,
+        attempt=attempt_id,
+        epoch=epoch,
+    )
+    attempt = await plans.attempt_by_id(tx, run.org, attempt_id)
+    assert attempt is not None  # inserted above
+    return Claimed(attempt=attempt, password=password, lineage=lineage, serial=serial)
+
+
+async def close(
+    tx: AsyncConnection, attempt: AttemptRow, run: RunRow, *, outcome: RunState, evidence: Sequence[str], at: datetime
+) -> str | None:
+    """Close the attempt on evidence: its credential ends, the turn goes on. Returns the run to wake."""
+    await tx.execute(
+        update(attempts)
+        .where(attempts.c.org_id == run.org, attempts.c.id == attempt.id, attempts.c.closed_at.is_(None))
+        .values(closed_at=stamp(at), outcome=str(outcome), evidence=json.dumps(list(evidence)))
+    )
+    await state.revoke(tx, run.org, attempt.id)
+    return await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)

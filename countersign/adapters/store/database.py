@@ -1,0 +1,153 @@
+"""Opening the store: SQLite beside the data folder, or Postgres; the same rows and the same transactions on both.
+
+A write transaction on SQLite begins IMMEDIATE, so that what it read is still true when it writes; every commit is fully
+synced, because an approval that power loss forgets would break what we promise.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from countersign.core.errors import FailedPrecondition, Unavailable
+
+SCHEMA_HEAD = "0001"  # the newest migration; a test holds it against the migrations folder
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def stamp(moment: datetime) -> str:
+    """RFC 3339, UTC, always with microseconds, so that text order is time order."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+class Store:
+    """One open store. `begin` is a write transaction, `read` a consistent look; both give a connection."""
+
+    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._writer.dialect.name == "sqlite"
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file, for a watcher of its own; None on other databases."""
+        return Path(self._writer.url.database) if self.is_sqlite and self._writer.url.database else None
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A write transaction: commits at the end, rolls back on any error. Raises Unavailable where the database cannot be had."""
+        async with _connected(self._writer) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        async with _connected(self._reader) as connection:
+            yield connection
+
+    async def close(self) -> None:
+        await self._writer.dispose()
+        if self._reader is not self._writer:
+            await self._reader.dispose()
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Callable[[], datetime] = utc_now) -> "Store":
+        """Open `url`, creating or migrating the schema. A schema newer than this program is refused and left alone."""
+        if await asyncio.to_thread(_schema_version, url) != SCHEMA_HEAD:
+            await asyncio.to_thread(_migrate, url)
+        writer = create_async_engine(url, pool_size=4, max_overflow=4)
+        if writer.dialect.name != "sqlite":
+            return cls(writer, writer, clock=clock)
+        reader = create_async_engine(url, pool_size=4, max_overflow=8)
+        for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
+            _tune_sqlite(engine, begin)
+        return cls(writer, reader, clock=clock)
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except OperationalError as broken:
+        text = str(broken.orig).lower()
+        if "disk" in text or "full" in text:
+            raise Unavailable("the disk of the data folder is full or failing; free some space and ask again") from None
+        if "locked" in text or "connect" in text or "closed" in text:
+            raise Unavailable("the store is busy or does not answer; ask again in a moment") from None
+        raise
+    except DBAPIError as lost:
+        if lost.connection_invalidated:
+            raise Unavailable("the store's connection broke; ask again in a moment") from None
+        raise
+
+
+def _tune_sqlite(engine: AsyncEngine, begin: str) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def _schema_version(url: str) -> str | None:
+    """The recorded version, read without loading alembic (0.3 s); None where there is none or it takes alembic to tell."""
+    parsed = make_url(url)
+    if not parsed.drivername.startswith("sqlite") or not parsed.database or not Path(parsed.database).exists():
+        return None
+    with sqlite3.connect(parsed.database) as connection:
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:
+            return None
+    connection.close()
+    return str(row[0]) if row else None
+
+
+def _migrate(url: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    parsed = make_url(url)
+    if parsed.drivername.startswith("sqlite") and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = url
+    try:
+        command.upgrade(config, "head")
+    except CommandError as unknown:
+        if "Can't locate revision" in str(unknown):
+            raise FailedPrecondition(
+                "this data folder was written by a newer Countersign; run that version, or point COUNTERSIGN_DATA at another folder"
+            ) from None
+        raise

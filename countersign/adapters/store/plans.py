@@ -1,0 +1,163 @@
+"""Plans, decisions and attempts as facts: written once, read by everybody."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, desc, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store.database import moment
+from countersign.adapters.store.schema import attempts, decisions, plans
+from countersign.core.approval import Approval, ApprovalDocument, Channel
+from countersign.core.plan import Plan
+from countersign.core.principal import Kind, Principal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    run_id: str
+    number: int
+    plan_digest: str | None
+    document: ApprovalDocument | None
+    semantic_digest: str
+    summary: Plan
+    inputs: Mapping[str, Any]
+    findings: Sequence[Mapping[str, Any]]
+    lineage: str | None
+    serial: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionRow:
+    id: str
+    run_id: str
+    plan_digest: str | None
+    decision: str
+    accepted: bool
+    channel: Channel
+    by: Principal
+    confirm_name: str | None
+    comment: str | None
+    code: str | None
+    message: str | None
+    nonce: str
+    at: datetime
+
+    @property
+    def approval(self) -> Approval:
+        return Approval(
+            plan_digest=self.plan_digest or "",
+            by=self.by,
+            channel=self.channel,
+            at=self.at,
+            confirm_name=self.confirm_name,
+            comment=self.comment,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRow:
+    id: str
+    run_id: str
+    stack_id: str
+    plan_digest: str
+    epoch: int
+    host: str
+    boot_id: str
+    opened_at: datetime
+    closed_at: datetime | None
+    outcome: str | None
+    evidence: Sequence[str]
+
+
+def _plan(row: Row[Any]) -> PlanRow:
+    return PlanRow(
+        run_id=row.run_id,
+        number=row.number,
+        plan_digest=row.plan_digest,
+        document=ApprovalDocument.model_validate_json(row.document) if row.document else None,
+        semantic_digest=row.semantic_digest,
+        summary=Plan.model_validate_json(row.summary),
+        inputs=json.loads(row.inputs),
+        findings=json.loads(row.findings),
+        lineage=row.lineage,
+        serial=row.serial,
+        created_at=moment(row.created_at),
+    )
+
+
+def _decision(row: Row[Any]) -> DecisionRow:
+    return DecisionRow(
+        id=row.id,
+        run_id=row.run_id,
+        plan_digest=row.plan_digest,
+        decision=row.decision,
+        accepted=row.accepted,
+        channel=Channel(row.channel),
+        by=Principal(id=row.principal, kind=Kind(row.principal_kind), acts_for=row.acts_for),
+        confirm_name=row.confirm_name,
+        comment=row.comment,
+        code=row.code,
+        message=row.message,
+        nonce=row.nonce,
+        at=moment(row.at),
+    )
+
+
+def _attempt(row: Row[Any]) -> AttemptRow:
+    return AttemptRow(
+        id=row.id,
+        run_id=row.run_id,
+        stack_id=row.stack_id,
+        plan_digest=row.plan_digest,
+        epoch=row.epoch,
+        host=row.host,
+        boot_id=row.boot_id,
+        opened_at=moment(row.opened_at),
+        closed_at=moment(row.closed_at) if row.closed_at else None,
+        outcome=row.outcome,
+        evidence=json.loads(row.evidence) if row.evidence else (),
+    )
+
+
+async def get_plan(conn: AsyncConnection, org: str, run_id: str, number: int | None = None) -> PlanRow | None:
+    """The plan with that number, or the newest."""
+    query = select(plans).where(plans.c.org_id == org, plans.c.run_id == run_id)
+    query = query.where(plans.c.number == number) if number is not None else query.order_by(desc(plans.c.number)).limit(1)
+    row = (await conn.execute(query)).first()
+    return _plan(row) if row else None
+
+
+async def plan_by_digest(conn: AsyncConnection, org: str, plan_digest: str) -> PlanRow | None:
+    row = (await conn.execute(select(plans).where(plans.c.org_id == org, plans.c.plan_digest == plan_digest))).first()
+    return _plan(row) if row else None
+
+
+async def decisions_of(conn: AsyncConnection, org: str, run_id: str) -> list[DecisionRow]:
+    """Oldest first, the refused ones too."""
+    query = select(decisions).where(decisions.c.org_id == org, decisions.c.run_id == run_id).order_by(decisions.c.at, decisions.c.id)
+    return [_decision(row) for row in await conn.execute(query)]
+
+
+async def decision_by_nonce(conn: AsyncConnection, org: str, nonce: str) -> DecisionRow | None:
+    row = (await conn.execute(select(decisions).where(decisions.c.org_id == org, decisions.c.nonce == nonce))).first()
+    return _decision(row) if row else None
+
+
+async def attempts_of(conn: AsyncConnection, org: str, run_id: str) -> list[AttemptRow]:
+    query = select(attempts).where(attempts.c.org_id == org, attempts.c.run_id == run_id).order_by(attempts.c.opened_at)
+    return [_attempt(row) for row in await conn.execute(query)]
+
+
+async def attempt_by_id(conn: AsyncConnection, org: str, attempt_id: str) -> AttemptRow | None:
+    row = (await conn.execute(select(attempts).where(attempts.c.org_id == org, attempts.c.id == attempt_id))).first()
+    return _attempt(row) if row else None
+
+
+async def attempt_of_plan(conn: AsyncConnection, org: str, plan_digest: str) -> AttemptRow | None:
+    row = (await conn.execute(select(attempts).where(attempts.c.org_id == org, attempts.c.plan_digest == plan_digest))).first()
+    return _attempt(row) if row else None

@@ -1,0 +1,134 @@
+"""Asking twice is asking once: the receipt, the run and its first event in one transaction.
+
+The run id is made of organization, principal, tool and key; without a key the identical request of the same principal joins
+its open run.
+"""
+
+import json
+import secrets as random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store import audit
+from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.schema import events, receipts, runs
+from countersign.core import ids
+from countersign.core.digests import sha256
+from countersign.core.engine import StackConfig
+from countersign.core.errors import IdempotencyMismatch
+from countersign.core.principal import Principal
+from countersign.core.run import Mode, RunState, RunType
+
+RECEIPTS_LIVE = timedelta(days=90)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requested:
+    run_id: str
+    replayed: bool = False  # the same key was used before
+    joined: bool = False  # the same request is still open
+
+
+def fingerprints(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """A digest per argument: enough to name what differs, not to read it."""
+    return {name: sha256(json.dumps(value, sort_keys=True).encode()) for name, value in sorted(arguments.items())}
+
+
+async def receipt(tx: AsyncConnection, *, org: str, principal: str, tool: str, key: str, arguments: Mapping[str, Any]) -> str | None:
+    """The run an earlier use of `key` started, or None. Raises IdempotencyMismatch naming the arguments that differ."""
+    query = select(receipts).where(
+        receipts.c.org_id == org, receipts.c.principal == principal, receipts.c.tool == tool, receipts.c.key == key
+    )
+    row = (await tx.execute(query)).first()
+    if row is None:
+        return None
+    before, now = json.loads(row.arguments), fingerprints(arguments)
+    if before != now:
+        differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        raise IdempotencyMismatch(
+            f"this idempotency key was used with other values of {', '.join(differing)}; use a new key for a new intent",
+            field=differing[0],
+            details={"fields": differing, "run_id": row.run_id},
+        )
+    return str(row.run_id)
+
+
+async def request_run(
+    store: Store,
+    *,
+    org: str,
+    principal: Principal,
+    run_type: RunType,
+    stack: StackConfig,
+    arguments: Mapping[str, Any],
+    key: str | None,
+    message: str | None,
+    mode: Mode | None = None,
+) -> Requested:
+    """Write receipt and run, or find those written before. `mode` narrows the type's own (a dry run is speculative)."""
+    request_digest = sha256(json.dumps([run_type.name, stack.stack_id, fingerprints(arguments)]).encode())
+    async with store.begin() as tx:
+        if key is not None:
+            known = await receipt(tx, org=org, principal=principal.id, tool=run_type.name, key=key, arguments=arguments)
+            if known is not None:
+                return Requested(run_id=known, replayed=True)
+        else:
+            joinable = select(runs.c.id).where(
+                runs.c.org_id == org,
+                runs.c.requester == principal.id,
+                runs.c.request_digest == request_digest,
+                runs.c.ended_at.is_(None),
+            )
+            if (row := (await tx.execute(joinable.limit(1))).first()) is not None:
+                return Requested(run_id=row.id, joined=True)
+        run_id = ids.run_id(org=org, principal=principal.id, tool=run_type.name, key=key or f"{request_digest} {random.token_hex(16)}")
+        now = store.now()
+        if key is not None:
+            await tx.execute(
+                receipts.insert().values(
+                    org_id=org,
+                    principal=principal.id,
+                    tool=run_type.name,
+                    key=key,
+                    arguments=json.dumps(fingerprints(arguments)),
+                    run_id=run_id,
+                    created_at=stamp(now),
+                    expires_at=stamp(now + RECEIPTS_LIVE),
+                )
+            )
+        added = await tx.execute(
+            events.insert().values(
+                org_id=org, run_id=run_id, at=stamp(now), kind="state", state=str(RunState.PENDING), body=json.dumps({"by": principal.id})
+            )
+        )
+        await tx.execute(
+            runs.insert().values(
+                org_id=org,
+                id=run_id,
+                type=run_type.name,
+                engine=run_type.engine,
+                mode=str(mode or run_type.mode),
+                stack_id=stack.stack_id,
+                stack_path=stack.path,
+                env=stack.env,
+                state=str(RunState.PENDING),
+                requester=principal.id,
+                requester_kind=str(principal.kind),
+                acts_for=principal.acts_for,
+                request=json.dumps(dict(arguments)),
+                request_digest=request_digest,
+                message=message,
+                created_at=stamp(now),
+                updated_at=stamp(now),
+                cursor=added.inserted_primary_key[0] if added.inserted_primary_key else 0,
+            )
+        )
+        await audit.append(
+            tx, org=org, at=stamp(now), action=run_type.name, by=principal, target=stack.path, run_id=run_id, request=request_digest
+        )
+        return Requested(run_id=run_id)

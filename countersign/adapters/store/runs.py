@@ -1,0 +1,202 @@
+"""Runs as rows, and the one way to move them.
+
+`move` asks the transition table, compares and swaps the state, and writes the event: there is no other writer of a run's
+state. What the front answers is read here; no workflow is ever queried for it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, case, desc, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store.database import Store, moment, stamp
+from countersign.adapters.store.schema import events, runs
+from countersign.core.errors import Conflict, NotFound
+from countersign.core.policy import Requirement
+from countersign.core.principal import Kind, Principal
+from countersign.core.run import ENDS, Mode, RunState, may_follow
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    id: str
+    org: str
+    type: str
+    engine: str
+    mode: Mode
+    stack_id: str
+    stack_path: str  # "org/env/slug"
+    env: str  # "org/env"
+    state: RunState
+    requester: Principal
+    request: Mapping[str, Any]
+    message: str | None
+    reason: str | None
+    code: str | None
+    plan_number: int
+    plan_digest: str | None
+    change_class: str | None
+    requirement: Requirement | None
+    expires_at: datetime | None
+    done: int
+    total: int
+    current: str
+    outputs: Mapping[str, Any] | None
+    resources: Sequence[Mapping[str, Any]]
+    created_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+    cursor: int
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDS
+
+    @property
+    def changes(self) -> bool:
+        return self.mode in (Mode.APPLY, Mode.DESTROY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    n: int
+    at: datetime
+    kind: str
+    state: RunState
+    body: Mapping[str, Any]
+
+
+def _run(row: Row[Any]) -> RunRow:
+    return RunRow(
+        id=row.id,
+        org=row.org_id,
+        type=row.type,
+        engine=row.engine,
+        mode=Mode(row.mode),
+        stack_id=row.stack_id,
+        stack_path=row.stack_path,
+        env=row.env,
+        state=RunState(row.state),
+        requester=Principal(id=row.requester, kind=Kind(row.requester_kind), acts_for=row.acts_for),
+        request=json.loads(row.request),
+        message=row.message,
+        reason=row.reason,
+        code=row.code,
+        plan_number=row.plan_number,
+        plan_digest=row.plan_digest,
+        change_class=row.change_class,
+        requirement=Requirement.model_validate_json(row.requirement) if row.requirement else None,
+        expires_at=moment(row.expires_at) if row.expires_at else None,
+        done=row.done,
+        total=row.total,
+        current=row.current,
+        outputs=json.loads(row.outputs) if row.outputs else None,
+        resources=json.loads(row.resources) if row.resources else (),
+        created_at=moment(row.created_at),
+        updated_at=moment(row.updated_at),
+        ended_at=moment(row.ended_at) if row.ended_at else None,
+        cursor=row.cursor,
+    )
+
+
+async def get_run(conn: AsyncConnection, org: str, run_id: str) -> RunRow:
+    """Raises NotFound."""
+    row = (await conn.execute(select(runs).where(runs.c.org_id == org, runs.c.id == run_id))).first()
+    if row is None:
+        raise NotFound(f"no run {run_id}; `run_list` tells which there are", field="run_id", next=["run_list"])
+    return _run(row)
+
+
+async def list_runs(
+    conn: AsyncConnection,
+    org: str,
+    *,
+    stack_id: str | None = None,
+    states: Sequence[RunState] = (),
+    types: Sequence[str] = (),
+    requester: str | None = None,
+    env: str | None = None,
+    since: datetime | None = None,
+    open_only: bool = False,
+    waiting_first: bool = True,
+    offset: int = 0,
+    limit: int = 20,
+) -> tuple[list[RunRow], int]:
+    """One page, those that wait for a decision first, then the newest; and how many there are in all."""
+    query = select(runs).where(runs.c.org_id == org)
+    if stack_id:
+        query = query.where(runs.c.stack_id == stack_id)
+    if states:
+        query = query.where(runs.c.state.in_([str(s) for s in states]))
+    if types:
+        query = query.where(runs.c.type.in_(types))
+    if requester:
+        query = query.where((runs.c.requester == requester) | (runs.c.acts_for == requester))
+    if env:
+        query = query.where(runs.c.env == env)
+    if since:
+        query = query.where(runs.c.created_at >= stamp(since))
+    if open_only:
+        query = query.where(runs.c.ended_at.is_(None))
+    total = (await conn.execute(select(func.count()).select_from(query.subquery()))).scalar_one()
+    waiting = case((runs.c.state.in_(["awaiting_approval", "needs_operator"]), 0), else_=1)
+    order = (waiting, desc(runs.c.created_at), runs.c.id) if waiting_first else (desc(runs.c.created_at), runs.c.id)
+    rows = await conn.execute(query.order_by(*order).offset(offset).limit(limit))
+    return [_run(row) for row in rows], int(total)
+
+
+async def run_events(conn: AsyncConnection, org: str, run_id: str, *, after: int = 0, limit: int = 200) -> list[Event]:
+    query = select(events).where(events.c.org_id == org, events.c.run_id == run_id, events.c.n > after).order_by(events.c.n).limit(limit)
+    return [
+        Event(n=row.n, at=moment(row.at), kind=row.kind, state=RunState(row.state), body=json.loads(row.body))
+        for row in await conn.execute(query)
+    ]
+
+
+async def note(tx: AsyncConnection, run: RunRow, *, at: datetime, kind: str, body: Mapping[str, Any], **columns: Any) -> RunRow:
+    """Write an event and, with it, columns of the run, the state left as it is."""
+    return await _write(tx, run, run.state, at=at, kind=kind, body=body, columns=columns)
+
+
+async def move(
+    tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, body: Mapping[str, Any] | None = None, **columns: Any
+) -> RunRow:
+    """Record that the run is in `to` now. Raises Conflict where the table forbids it or somebody else moved it meanwhile."""
+    if not may_follow(run.state, to):
+        raise Conflict(f"a run in {run.state} cannot become {to}", details={"state": run.state})
+    if to in ENDS:
+        columns.setdefault("ended_at", stamp(at))
+        columns.setdefault("current", "")
+    return await _write(tx, run, to, at=at, kind="state", body=body or {}, columns=columns)
+
+
+async def _write(
+    tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, kind: str, body: Mapping[str, Any], columns: Mapping[str, Any]
+) -> RunRow:
+    added = await tx.execute(
+        events.insert().values(
+            org_id=run.org, run_id=run.id, at=stamp(at), kind=kind, state=str(to), body=json.dumps(body, ensure_ascii=False)
+        )
+    )
+    n = added.inserted_primary_key[0] if added.inserted_primary_key else 0
+    changed = await tx.execute(
+        update(runs)
+        .where(runs.c.org_id == run.org, runs.c.id == run.id, runs.c.state == str(run.state))
+        .values(state=str(to), updated_at=stamp(at), cursor=n, **columns)
+    )
+    if changed.rowcount != 1:
+        raise Conflict(f"run {run.id} is not in {run.state} any more; look again", next=["run_get"])
+    return await get_run(tx, run.org, run.id)
+
+
+async def progress(store: Store, run: RunRow, *, done: int, total: int, current: str) -> None:
+    """Tell how far an apply is; a run that moved on meanwhile is left alone."""
+    async with store.begin() as tx:
+        live = await get_run(tx, run.org, run.id)
+        if not live.ended and (live.done, live.total, live.current) != (done, total, current):
+            columns = {"done": done, "total": total, "current": current[:400]}
+            await note(tx, live, at=store.now(), kind="progress", body=columns, **columns)

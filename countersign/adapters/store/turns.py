@@ -1,0 +1,71 @@
+"""Whose turn it is on a state: held while planning and from claim to closed attempt, never while a person decides.
+
+Rows, next to the fencing epoch and of the same truth. A run asks, gets the turn or its place, and is woken by whoever
+releases it; a timer looks again, so that a lost wake-up blocks nobody.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store.schema import attempts, turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """`position` 0 holds the turn; else that many runs are before this one, named in `ahead`, the holder first."""
+
+    position: int
+    ahead: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> bool:
+        return self.position == 0
+
+
+async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, at: str) -> Place:
+    """Ask for the turn, or for one's place. An attempt another run left open holds the turn until evidence closes it."""
+    mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
+    rows = (await tx.execute(select(turns).where(mine).order_by(turns.c.held.desc(), turns.c.number))).all()
+    if run_id not in {row.run_id for row in rows}:
+        number = max((row.number for row in rows), default=0) + 1
+        await tx.execute(turns.insert().values(org_id=org, stack_id=stack_id, run_id=run_id, number=number, held=False, since=at))
+        rows = (await tx.execute(select(turns).where(mine).order_by(turns.c.held.desc(), turns.c.number))).all()
+    open_by = await open_attempt_of(tx, org=org, stack_id=stack_id)
+    ahead = [row.run_id for row in rows[: [row.run_id for row in rows].index(run_id)]]
+    if open_by is not None and open_by != run_id and open_by not in ahead:
+        ahead.insert(0, open_by)
+    if not ahead:
+        await tx.execute(update(turns).where(mine, turns.c.run_id == run_id).values(held=True))
+    return Place(position=len(ahead), ahead=tuple(ahead))
+
+
+async def place(conn: AsyncConnection, *, org: str, stack_id: str, run_id: str) -> Place | None:
+    """The run's place without asking for one; None where it waits for no turn."""
+    mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
+    rows = [row.run_id for row in await conn.execute(select(turns.c.run_id).where(mine).order_by(turns.c.held.desc(), turns.c.number))]
+    if run_id not in rows:
+        return None
+    ahead = rows[: rows.index(run_id)]
+    open_by = await open_attempt_of(conn, org=org, stack_id=stack_id)
+    if open_by is not None and open_by != run_id and open_by not in ahead:
+        ahead.insert(0, open_by)
+    return Place(position=len(ahead), ahead=tuple(ahead))
+
+
+async def release(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str) -> str | None:
+    """Leave the queue, whether holding or waiting; returns the run that is next and should be woken."""
+    mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
+    await tx.execute(delete(turns).where(mine, turns.c.run_id == run_id))
+    if (await tx.execute(select(func.count()).select_from(turns).where(mine, turns.c.held.is_(True)))).scalar_one():
+        return None
+    row = (await tx.execute(select(turns.c.run_id).where(mine).order_by(turns.c.number).limit(1))).first()
+    return str(row.run_id) if row else None
+
+
+async def open_attempt_of(conn: AsyncConnection, *, org: str, stack_id: str) -> str | None:
+    """The run whose attempt is open on this state, or None."""
+    query = select(attempts.c.run_id).where(attempts.c.org_id == org, attempts.c.stack_id == stack_id, attempts.c.closed_at.is_(None))
+    row = (await conn.execute(query)).first()
+    return str(row.run_id) if row else None

@@ -1,0 +1,175 @@
+"""Reaching Temporal: one way to connect, and what the front says to a run.
+
+Nothing here reads a run's state: states are read from rows. A Temporal that does not answer is `unavailable`, and what was
+asked stays on record.
+"""
+
+import hashlib
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from countersign.adapters.settings import Settings
+from countersign.adapters.store.runs import RunRow
+from countersign.core import attributes
+from countersign.core.approval import ApproveInput, CancelInput, RejectInput
+from countersign.core.details import plain
+from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, Unavailable
+from countersign.core.step import RUNS_QUEUE
+from countersign.core.steps import Decided, RunInput
+
+T = TypeVar("T")
+RPC = timedelta(seconds=5)
+DECISION_RPC = timedelta(seconds=20)  # a worker may be on its way back
+WORKFLOW = "Run"
+
+
+async def connect(settings: Settings, *, identity: str, lazy: bool = False) -> Client:
+    """Raises Unavailable where nothing answers, unless `lazy`."""
+    try:
+        return await Client.connect(
+            settings.temporal_target,
+            namespace=settings.temporal_namespace,
+            data_converter=pydantic_data_converter,
+            identity=identity,
+            lazy=lazy,
+        )
+    except RuntimeError:
+        raise Unavailable(f"Temporal does not answer at {settings.temporal_target}; start it, or set temporal_address") from None
+
+
+def _attributes(run: RunRow) -> TypedSearchAttributes:
+    values = {
+        attributes.ORG: run.org,
+        attributes.ENV: run.env,
+        attributes.STACK: run.stack_path,
+        attributes.STATE: str(run.state),
+        attributes.TYPE: run.type,
+        attributes.ENGINE: run.engine,
+        # Search attributes are never encrypted, so the requester is an opaque id here.
+        attributes.REQUESTER: opaque(run.requester.id),
+    }
+    return TypedSearchAttributes([SearchAttributePair(SearchAttributeKey.for_keyword(k), v) for k, v in values.items()])
+
+
+def opaque(principal: str) -> str:
+    return "p_" + hashlib.sha256(principal.encode()).hexdigest()[:16]
+
+
+class Runs:
+    """What the front, and whoever repopulates Temporal, may say to run workflows."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def start(self, run: RunRow, *, again: bool = False) -> None:
+        """Start the run's workflow; one that was started before is left as it is.
+
+        `again` also starts a run whose workflow was ended from outside, so that it can follow what it left open.
+        """
+        try:
+            await _answered(
+                self._client.start_workflow(
+                    WORKFLOW,
+                    RunInput(org=run.org, run_id=run.id, engine=run.engine),
+                    id=run.id,
+                    task_queue=RUNS_QUEUE,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE if again else WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    search_attributes=_attributes(run),
+                    static_summary=plain(f"{run.type} {run.stack_path}"),
+                    static_details=_static_details(run),
+                    rpc_timeout=RPC,
+                )
+            )
+        except WorkflowAlreadyStartedError:
+            return
+
+    async def approve(self, run_id: str, given: ApproveInput, *, update_id: str) -> Decided:
+        return await self._decide(run_id, "approve", given, update_id)
+
+    async def reject(self, run_id: str, given: RejectInput, *, update_id: str) -> Decided:
+        return await self._decide(run_id, "reject", given, update_id)
+
+    async def _decide(self, run_id: str, name: str, given: ApproveInput | RejectInput, update_id: str) -> Decided:
+        try:
+            return await _answered(
+                self._client.get_workflow_handle(run_id).execute_update(
+                    name, given, id=update_id, result_type=Decided, rpc_timeout=DECISION_RPC
+                )
+            )
+        except WorkflowUpdateFailedError as refused:
+            raise _from_cause(refused.cause) from None
+        except WorkflowUpdateRPCTimeoutOrCancelledError:
+            raise Unavailable("no worker took the decision in time; it may still count, so look at the run before deciding again") from None
+
+    async def cancel(self, run_id: str, given: CancelInput) -> None:
+        await self._signal(run_id, "cancel", given)
+
+    async def resume(self, run_id: str, by: str) -> None:
+        await self._signal(run_id, "resume", by)
+
+    async def wake(self, run_id: str) -> None:
+        """Tell a run to look at its row. One that is gone needs no waking."""
+        try:
+            await self._signal(run_id, "wake")
+        except (NotFound, Unavailable):
+            return
+
+    async def status(self, run_id: str) -> str | None:
+        """RUNNING, TERMINATED, … of the newest workflow run, or None where Temporal knows none."""
+        try:
+            description = await _answered(self._client.get_workflow_handle(run_id).describe(rpc_timeout=RPC))
+        except NotFound:
+            return None
+        return description.status.name if description.status else None
+
+    async def reachable(self) -> bool:
+        try:
+            return bool(await self._client.service_client.check_health(timeout=timedelta(seconds=2)))
+        except (RPCError, RuntimeError):
+            return False
+
+    async def _signal(self, run_id: str, name: str, *args: Any) -> None:
+        await _answered(self._client.get_workflow_handle(run_id).signal(name, args=args, rpc_timeout=RPC))
+
+
+async def _answered(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except RPCError as failed:
+        if failed.status is RPCStatusCode.NOT_FOUND:
+            raise NotFound("Temporal has no running workflow of that run; `run_get` tells how it ended") from None
+        if failed.status is RPCStatusCode.FAILED_PRECONDITION:
+            raise FailedPrecondition("the run has ended meanwhile; `run_get` tells how") from None
+        raise Unavailable("Temporal does not answer; what was asked is on record, ask again with the same idempotency key") from None
+    except RuntimeError:
+        # A lazy client that never reached its server.
+        raise Unavailable("Temporal does not answer; what was asked is on record, ask again with the same idempotency key") from None
+
+
+def _from_cause(cause: BaseException | None) -> CountersignError:
+    if isinstance(cause, ApplicationError) and cause.type in BY_CODE:
+        return BY_CODE[cause.type](cause.message)
+    return FailedPrecondition("the run refused the decision; `run_get` tells what it waits for")
+
+
+def _static_details(run: RunRow) -> str:
+    return (
+        f"**{plain(run.type)}** on `{plain(run.stack_path)}`, run `{run.id}`.\n\n"
+        "The plan, and what to send where, stand under *Current Details* while a worker is up.\n\n"
+        'To decide: *Send an Update*, `approve` with `{"plan_digest": "sha256:…"}` (and `confirm_name` where it destroys), '
+        'or `reject` with `{"reason": "…"}`. The same names work as signals; a refused signal is told in *Current Details*.'
+    )

@@ -1,0 +1,1 @@
+"""The composition root of a Temporal worker: the only place that knows which adapters stand behind which steps."""

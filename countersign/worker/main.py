@@ -1,0 +1,185 @@
+"""Wiring: which adapter stands behind which step, on which queue, and how many at once."""
+
+import asyncio
+import contextlib
+import os
+import secrets as random
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.engine import EngineActivities, Here
+from activities.ledger import LedgerSteps, Wake
+from countersign.adapters import temporal
+from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.keyring import Keyring
+from countersign.adapters.settings import Settings
+from countersign.adapters.store.database import Store
+from countersign.core.engine import Engine
+from countersign.core.errors import Unavailable
+from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
+from countersign.core.steps import ENGINES
+from countersign.worker.interceptors import CodedErrors
+from countersign.worker.sweep import keep_sweeping
+from workflows.run import Run
+
+log = structlog.get_logger(__name__)
+
+PASSED_THROUGH = ("countersign", "workflows", "pydantic", "pydantic_core", "annotated_types")
+CONNECT_EVERY = 0.05  # seconds; connecting fails at once while there is no server
+
+
+def host_id(data: Path) -> str:
+    """What names this machine *and* its disk: attempts live in the data folder, so that is what a follower must share."""
+    file = data / "host"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = file.with_suffix(f".{os.getpid()}")
+        made.write_text(f"h{random.token_hex(6)}\n")
+        try:
+            os.link(made, file)  # whoever comes first names it
+        except FileExistsError:
+            pass
+        finally:
+            made.unlink()
+    return file.read_text().strip()
+
+
+def boot_id() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.exists() else "unknown"
+
+
+def registered(step: Step[Any, Any], method: Callable[[Any], Awaitable[Any]]) -> Callable[..., Any]:
+    """The activity Temporal knows under the step's name."""
+
+    async def run(request: Any) -> Any:
+        return await method(request)
+
+    run.__annotations__ = {"request": step.takes, "return": step.gives}
+    return activity.defn(name=step.name)(run)
+
+
+def marked_steps(steps: object) -> list[Callable[..., Any]]:
+    """All methods that say which step they implement."""
+    methods = (getattr(steps, name) for name in dir(type(steps)) if hasattr(getattr(type(steps), name), "__step__"))
+    return [registered(method.__step__, method) for method in methods]
+
+
+def build_workers(
+    client: Client,
+    *,
+    store: Store,
+    artifacts: Artifacts,
+    keyring: Keyring,
+    settings: Settings,
+    engines: Sequence[Engine],
+    here: Here,
+    wake: Wake,
+) -> list[Worker]:
+    """A worker for runs and decisions, one per engine, and one for what only this machine can do."""
+    policy = settings.effective_policy
+    ledger = LedgerSteps(store=store, policy=policy, trust=settings.ui_trust, verify=keyring.verify, wake=wake)
+    local: list[Callable[..., Any]] = []
+    starting: dict[str, list[Callable[..., Any]]] = {}
+    for engine in engines:
+        steps = ENGINES[engine.name]
+        does = EngineActivities(
+            engine=engine, steps=steps, store=store, artifacts=artifacts, keyring=keyring, policy=policy, here=here, wake=wake
+        )
+        starting[engine.name] = [registered(steps.plan, does.plan), registered(steps.apply, does.apply)]
+        local += [registered(steps.follow, does.follow)]
+    slots = settings.plan_slots or 2 * (os.cpu_count() or 2)
+    common: dict[str, Any] = {
+        "interceptors": [CodedErrors()],
+        "max_heartbeat_throttle_interval": timedelta(seconds=1),
+        "default_heartbeat_throttle_interval": timedelta(seconds=1),
+        "graceful_shutdown_timeout": timedelta(seconds=2),
+    }
+    return [
+        Worker(
+            client,
+            task_queue=RUNS_QUEUE,
+            workflows=[Run],
+            activities=marked_steps(ledger),
+            sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+            workflow_runner=SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)),
+            **common,
+        ),
+        *(
+            Worker(client, task_queue=engine_queue(name), activities=steps, max_concurrent_activities=slots, **common)
+            for name, steps in starting.items()
+        ),
+        Worker(client, task_queue=host_queue(here.host), activities=local, max_concurrent_activities=100, **common),
+    ]
+
+
+async def connected(settings: Settings, *, identity: str, stop: asyncio.Event) -> Client | None:
+    """A client, as soon as Temporal answers; None where we are told to stop before that."""
+    while not stop.is_set():
+        try:
+            return await temporal.connect(settings, identity=identity)
+        except Unavailable:
+            await asyncio.sleep(CONNECT_EVERY)
+    return None
+
+
+def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
+    from countersign.adapters.terraform.engine import TerraformEngine
+
+    terraform = settings.terraform
+    return [
+        TerraformEngine(
+            settings=terraform,
+            stacks_root=settings.stacks or Path("infra/stacks").absolute(),
+            work_root=settings.data / "work",
+            attempts_root=settings.data / "attempts",
+            mac_key=keyring.mac_key,
+            mac_kid=keyring.mac_kid,
+        )
+    ]
+
+
+async def serve(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT. Engine processes that change something go on without us and are found again."""
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    keyring = Keyring.open(settings.data, role="worker")
+    store = await Store.open(settings.database_url)
+    artifacts = Artifacts(store, keyring, settings.data / "artifacts")
+    here = Here(host=host_id(settings.data), boot_id=boot_id(), state_url=settings.state_url)
+    try:
+        client = await connected(settings, identity=f"worker@{here.host}", stop=stop)
+        if client is None:
+            return
+        workflows = temporal.Runs(client)
+        workers = build_workers(
+            client,
+            store=store,
+            artifacts=artifacts,
+            keyring=keyring,
+            settings=settings,
+            engines=engines_of(settings, keyring),
+            here=here,
+            wake=workflows.wake,
+        )
+        sweeping = asyncio.create_task(keep_sweeping(store, workflows, [o.slug for o in settings.organizations], stop))
+        async with contextlib.AsyncExitStack() as working:
+            for worker in workers:
+                await working.enter_async_context(worker)
+            log.info("worker ready", host=here.host, temporal=settings.temporal_target)
+            (settings.data / "worker.ready").write_text(str(os.getpid()))
+            await stop.wait()
+        await sweeping
+    finally:
+        await store.close()
+    await asyncio.sleep(0.1)  # a Temporal client that is torn down with its loop crashes the interpreter (sdk-python issue 300)

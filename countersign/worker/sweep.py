@@ -1,0 +1,76 @@
+"""Temporal can be emptied, restored, or told to terminate; the rows stay, and this brings the two together again.
+
+A run whose workflow is missing is started again and hears from its first step where it stands. One that was ended from
+outside is told truthfully: canceled where nothing was begun, followed where an attempt is open.
+"""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import structlog
+
+from countersign.adapters.store import audit, runs, turns
+from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.runs import RunRow
+from countersign.adapters.temporal import Runs
+from countersign.core.errors import CountersignError
+from countersign.core.principal import SYSTEM
+from countersign.core.run import RunState, may_follow
+
+log = structlog.get_logger(__name__)
+
+EVERY = timedelta(seconds=10)
+SETTLED = timedelta(seconds=5)  # a row younger than this may still be on its way into Temporal
+MOST = 200  # runs looked at in one round
+_ENDED_BY_SOMEBODY = frozenset({"TERMINATED", "CANCELED"})
+
+
+async def sweep(store: Store, workflows: Runs, orgs: list[str]) -> int:
+    """One round over all open runs; returns how many had to be brought together."""
+    mended = 0
+    for org in orgs:
+        async with store.read() as conn:
+            open_runs, _ = await runs.list_runs(conn, org, open_only=True, waiting_first=False, limit=MOST)
+        for run in open_runs:
+            if store.now() - run.updated_at < SETTLED:
+                continue
+            status = await workflows.status(run.id)
+            if status == "RUNNING":
+                continue
+            mended += 1
+            if status is None:
+                await workflows.start(run)
+            elif status in _ENDED_BY_SOMEBODY and await _end_truthfully(store, workflows, run, status):
+                continue
+            else:
+                await workflows.start(run, again=True)
+    return mended
+
+
+async def _end_truthfully(store: Store, workflows: Runs, run: RunRow, status: str) -> bool:
+    """Record the end of a run whose workflow somebody ended, if nothing was begun. False: it has to go on, to be followed."""
+    async with store.begin() as tx:
+        live = await runs.get_run(tx, run.org, run.id)
+        if live.ended:
+            return True
+        if await turns.open_attempt_of(tx, org=run.org, stack_id=run.stack_id) == run.id or not may_follow(live.state, RunState.CANCELED):
+            return False
+        now, why = store.now(), f"its workflow was ended in Temporal ({status.lower()}) before anything was changed"
+        live = await runs.move(tx, live, RunState.CANCELED, at=now, body={"message": why}, reason=why, code="canceled")
+        await audit.append(tx, org=run.org, at=stamp(now), action="run.ended_in_temporal", by=SYSTEM, target=run.stack_path, run_id=run.id)
+        freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
+    if freed:
+        await workflows.wake(freed)
+    return True
+
+
+async def keep_sweeping(store: Store, workflows: Runs, orgs: list[str], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            if mended := await sweep(store, workflows, orgs):
+                log.info("brought runs and workflows together", runs=mended)
+        except CountersignError as failed:
+            log.warning("sweep put off", reason=failed.message)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), EVERY.total_seconds())

@@ -1,0 +1,1 @@
+"""The stories. Workflows import only `core`: no I/O, no clock, no randomness."""

@@ -1,0 +1,374 @@
+"""One run, of any engine: plan, wait for people, apply, and never lose track.
+
+The workflow decides what happens next and nothing else: rows say where the run stands, steps move it, and each step answers
+with the standing this story branches on. Whatever is replayed, reset or repeated here, the claim in the store decides
+whether anything is applied.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RawValue, RetryPolicy, SearchAttributeKey
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import ValidationError
+
+    from countersign.core import attributes
+    from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims, RejectInput
+    from countersign.core.details import plain
+    from countersign.core.digests import DIGEST
+    from countersign.core.model import Payload
+    from countersign.core.run import ENDS, RunState
+    from countersign.core.step import Step, host_queue
+    from countersign.core.steps import (
+        DECIDE,
+        ENGINES,
+        MOVE,
+        STAND,
+        ApplyInput,
+        Decided,
+        DecideInput,
+        EndInput,
+        EndReason,
+        FollowInput,
+        RunInput,
+        RunRef,
+        Standing,
+    )
+
+Gives = TypeVar("Gives", bound=Payload)
+S = RunState
+
+LOOK_AGAIN = timedelta(seconds=15)  # a wake-up may be lost with whoever should have sent it
+REFUSALS_SHOWN = 5
+CANCELED_IN_UI = "cancellation requested in Temporal"
+_STATE = SearchAttributeKey.for_keyword(attributes.STATE)
+_CLASS = SearchAttributeKey.for_keyword(attributes.CHANGE_CLASS)
+# States worth a search attribute: what an operator filters by. Each costs a task, so the passing ones are left out.
+_SHOWN = ENDS | {S.AWAITING_APPROVAL, S.NEEDS_OPERATOR}
+
+
+@workflow.defn(name="Run")
+class Run:
+    @workflow.init
+    def __init__(self, start: RunInput) -> None:
+        self._start = start
+        self._ref = RunRef(org=start.org, run_id=start.run_id)
+        self._steps = ENGINES[start.engine]
+        self._standing = Standing(state=S.PENDING)
+        self._cancel: CancelInput | None = None
+        self._woken = False
+        self._resumed_by: str | None = None
+        self._refusals: list[str] = []
+        self._applies = 0
+
+    @workflow.run
+    async def run(self, start: RunInput) -> Standing:
+        await self._plan()
+        while self._standing.state not in ENDS:
+            try:
+                await self._next()
+            except asyncio.CancelledError:
+                # The Temporal UI's own cancellation: the same wish, from whoever reaches that UI.
+                self._cancel = self._cancel or CancelInput(reason=CANCELED_IN_UI)
+                await self._look()
+        self._publish()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self._standing.model_copy(update={"details": ""})
+
+    async def _next(self) -> None:
+        match self._standing.state:
+            case S.AWAITING_APPROVAL:
+                await self._wait_for_people()
+            case S.APPROVED:
+                await self._apply()
+            case S.APPLYING | S.VERIFYING | S.CANCELING | S.RECONCILING:
+                await self._follow()
+            case S.INTERRUPTED:
+                await self._reconcile()
+            case S.NEEDS_OPERATOR:
+                await self._wait_for_operator()
+            case _:
+                await self._wait_for_turn()
+
+    # -- the story ----------------------------------------------------------------------------------------------------
+
+    async def _plan(self) -> None:
+        """Plan, or learn where the run stands; a plan nobody may make any more ends the run."""
+        try:
+            standing = await self._do(self._steps.plan, self._ref)
+        except ActivityError as failed:
+            if is_cancelled_exception(failed):
+                await self._look()
+                return
+            await self._end(EndReason.FAILED, _why(failed))
+            return
+        self._stand(standing)
+
+    async def _wait_for_turn(self) -> None:
+        """Queued, or planned on a state that moved: wait for the turn, and look again in time."""
+        if self._cancel is not None:
+            await self._end(EndReason.CANCELED, self._cancel.reason)
+            return
+        if self._standing.state is S.PENDING:
+            await self._sleep_until_woken(LOOK_AGAIN)
+            if self._cancel is not None:
+                return
+        await self._plan()
+
+    async def _wait_for_people(self) -> None:
+        """Nothing is held while people think. A decision, a wish to cancel, a newer request, or time ends the wait."""
+        waiting = self._standing
+        left = waiting.expires_at - workflow.now() if waiting.expires_at else timedelta(hours=24)
+        try:
+            await workflow.wait_condition(
+                lambda: self._standing is not waiting or self._woken or self._cancel is not None,
+                timeout=max(left, timedelta(0)) + timedelta(seconds=1),
+                timeout_summary="approval deadline",
+            )
+        except TimeoutError:
+            await self._end(EndReason.EXPIRED, "nobody agreed in time")
+            return
+        if self._standing is not waiting:
+            return
+        if self._cancel is not None:
+            await self._end(EndReason.CANCELED, self._cancel.reason)
+            return
+        await self._look()
+
+    async def _apply(self) -> None:
+        """Apply the approved plan. The step is tried once; whatever happens to it, the row says what it came to."""
+        if self._cancel is not None:
+            await self._end(EndReason.CANCELED, self._cancel.reason)
+            return
+        assert self._standing.plan_digest is not None
+        request = ApplyInput(org=self._start.org, run_id=self._start.run_id, plan_digest=self._standing.plan_digest)
+        try:
+            standing = await self._do(self._steps.apply, request)
+        except ActivityError as lost:
+            self._applies += 1
+            await self._look()
+            if self._standing.state is S.APPROVED and self._applies >= 3 and not is_cancelled_exception(lost):
+                await self._end(EndReason.FAILED, f"the apply could not be started: {_why(lost)}")
+            return
+        self._stand(standing)
+        if standing.state is S.APPROVED:  # nothing was claimed: somebody else's turn, or a freeze
+            await self._sleep_until_woken(LOOK_AGAIN)
+            await self._look()
+
+    async def _follow(self) -> None:
+        """Somebody's hands were lost on the way: watch the attempt on its own machine, for as long as it is open."""
+        if self._standing.attempt_id is None or self._standing.host is None:
+            await self._look()
+            if self._standing.attempt_id is None and self._standing.state not in ENDS:
+                await self._end(EndReason.LOST, "the run has no open attempt to follow")
+            return
+        request = FollowInput(
+            org=self._start.org, run_id=self._start.run_id, attempt_id=self._standing.attempt_id, stop=self._cancel is not None
+        )
+        try:
+            self._stand(await self._do(self._steps.follow, request, host=self._standing.host))
+        except ActivityError as lost:
+            if is_cancelled_exception(lost):
+                await self._look()
+                return
+            await self._end(EndReason.LOST, _why(lost))
+
+    async def _reconcile(self) -> None:
+        """Nobody knows what the attempt did. An engine that can find out does; else a person is asked."""
+        if self._steps.reconcile is not None and self._standing.attempt_id is not None:
+            request = FollowInput(org=self._start.org, run_id=self._start.run_id, attempt_id=self._standing.attempt_id)
+            try:
+                self._stand(await self._do(self._steps.reconcile, request, host=self._standing.host))
+                return
+            except ActivityError as lost:
+                workflow.logger.warning("reconciling did not end: %s", _why(lost))
+        await self._end(EndReason.LOST, "the apply was interrupted")
+
+    async def _wait_for_operator(self) -> None:
+        await workflow.wait_condition(lambda: self._resumed_by is not None)
+        by, self._resumed_by = self._resumed_by, None
+        await self._end(EndReason.RESUME, "resumed", by=by)
+
+    # -- decisions ----------------------------------------------------------------------------------------------------
+
+    @workflow.update(description='Agree to the plan: {"plan_digest": "sha256:…", "confirm_name": "…" where it destroys, "comment": "…"}')
+    async def approve(self, given: ApproveInput) -> Decided:
+        return await self._decide(DecideInput(**self._ids(), approve=given), or_raise=True)
+
+    @approve.validator
+    def _approvable(self, given: ApproveInput) -> None:
+        self._check(given)
+
+    @workflow.update(description='End the run before any change: {"reason": "…"}')
+    async def reject(self, given: RejectInput) -> Decided:
+        return await self._decide(DecideInput(**self._ids(), reject=given), or_raise=True)
+
+    @reject.validator
+    def _rejectable(self, given: RejectInput) -> None:
+        self._check(given)
+
+    @workflow.signal(name="approve", description="Like the update, without an answer: a refusal stands in the run's details")
+    async def approve_signal(self, *given: RawValue) -> None:
+        await self._decide_by_signal(ApproveInput, given)
+
+    @workflow.signal(name="reject", description="Like the update, without an answer: a refusal stands in the run's details")
+    async def reject_signal(self, *given: RawValue) -> None:
+        await self._decide_by_signal(RejectInput, given)
+
+    @workflow.signal(description='Stop as soon as it is safe: {"reason": "…"}')
+    async def cancel(self, *given: RawValue) -> None:
+        self._cancel = self._parsed(CancelInput, given) or self._cancel
+
+    @workflow.signal(description="Look at the run's row again")
+    def wake(self, *_: RawValue) -> None:
+        self._woken = True
+
+    @workflow.signal(description="An operator asks to look for the lost attempt again; the payload says who")
+    def resume(self, *given: RawValue) -> None:
+        try:
+            by = workflow.payload_converter().from_payload(given[0].payload, str)
+        except Exception:  # whatever was typed into the UI: the wish counts, its author is unknown then
+            by = "person:temporal-ui"
+        self._resumed_by = by
+
+    async def _decide_by_signal(self, kind: type[ApproveInput] | type[RejectInput], given: Sequence[RawValue]) -> None:
+        decision = self._parsed(kind, given)
+        if decision is None:
+            return
+        try:
+            self._check(decision)
+            asked = (
+                DecideInput(**self._ids(), approve=decision, via="signal")
+                if isinstance(decision, ApproveInput)
+                else DecideInput(**self._ids(), reject=decision, via="signal")
+            )
+            await self._decide(asked, or_raise=False)
+        except ApplicationError as refused:
+            self._refused(refused.message)
+
+    def _parsed(self, kind: type[Any], given: Sequence[RawValue]) -> Any:
+        """The one object a signal carries, or None where it carries something else; that is told, and changes nothing."""
+        name = kind.__name__.removesuffix("Input").lower()
+        if len(given) != 1:
+            self._refused(f"{name}: send exactly one JSON object, not {len(given)} arguments")
+            return None
+        try:
+            value = workflow.payload_converter().from_payload(given[0].payload, dict[str, Any])
+            return kind.model_validate(value)
+        except ValidationError as invalid:
+            fields = ", ".join(sorted({".".join(map(str, e["loc"])) or "the object" for e in invalid.errors()}))
+            self._refused(f"{name}: wrong or missing: {fields}")
+        except Exception:  # a payload nobody can decode must not wedge the workflow
+            self._refused(f"{name}: the payload is no JSON object")
+        return None
+
+    def _refused(self, message: str) -> None:
+        self._refusals = [*self._refusals, plain(message)][-REFUSALS_SHOWN:]
+        self._publish_details()
+
+    def _ids(self) -> dict[str, str]:
+        return {"org": self._start.org, "run_id": self._start.run_id, "nonce": str(workflow.uuid4())}
+
+    def _check(self, given: ApproveInput | RejectInput) -> None:
+        """Shape and state, for the update's validator and for signals alike. What counts is decided by the step."""
+        if isinstance(given, ApproveInput) and not DIGEST.match(given.plan_digest):
+            raise ApplicationError("plan_digest must be sha256: and 64 hex digits, as shown with the plan", type="invalid_argument")
+        if isinstance(given, RejectInput) and not given.reason.strip():
+            raise ApplicationError("a rejection needs a reason", type="invalid_argument")
+        if self._standing.state not in (S.PENDING, S.PLANNING, S.STALE, S.AWAITING_APPROVAL):
+            raise ApplicationError(f"the run waits for no decision: it is {self._standing.state}", type="failed_precondition")
+
+    async def _decide(self, asked: DecideInput, *, or_raise: bool) -> Decided:
+        """Let the step decide. A decision that came before the plan waits for it; only the recorded verdict counts."""
+        await workflow.wait_condition(lambda: self._standing.state not in (S.PENDING, S.PLANNING, S.STALE))
+        decided = await self._do(DECIDE, asked)
+        if decided.accepted:
+            if self._standing.state is S.AWAITING_APPROVAL:  # what came meanwhile is newer than this answer
+                self._stand(decided.standing)
+            return decided.model_copy(update={"standing": decided.standing.model_copy(update={"details": ""})})
+        self._refused(f"{decided.by}: {decided.message}")
+        if or_raise:
+            raise ApplicationError(decided.message, type=decided.code or "failed_precondition")
+        return decided
+
+    # -- means --------------------------------------------------------------------------------------------------------
+
+    async def _do(self, step: Step[Any, Gives], request: Payload, *, host: str | None = None) -> Gives:
+        """Run one step. A wish to cancel reaches a step in progress once; what it then answers counts."""
+        # What cannot be cancelled (decide, move) is short; the others tell their own end.
+        handle = workflow.start_activity(
+            step.name,
+            request,
+            result_type=step.gives,
+            task_queue=host_queue(host) if step.on_host and host else step.queue,
+            start_to_close_timeout=step.attempt_timeout,
+            schedule_to_start_timeout=step.schedule_to_start,
+            heartbeat_timeout=step.heartbeat_timeout,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            retry_policy=RetryPolicy(
+                initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=15), maximum_attempts=step.attempts
+            ),
+            summary=f"{step.name} {self._start.run_id}",
+        )
+        if step.heartbeat_timeout is not None:
+            known = self._cancel
+            try:
+                await workflow.wait_condition(lambda: handle.done() or self._cancel is not known)
+            except asyncio.CancelledError:
+                self._cancel = self._cancel or CancelInput(reason=CANCELED_IN_UI)
+            if not handle.done():
+                handle.cancel()
+        result: Gives = await handle
+        return result
+
+    async def _end(self, reason: EndReason, message: str, *, by: str | None = None) -> None:
+        if by is None and reason is EndReason.CANCELED and self._cancel is not None:
+            by = _canceler(self._cancel)
+        asked = EndInput(org=self._start.org, run_id=self._start.run_id, reason=reason, by=by, message=message)
+        self._stand(await self._do(MOVE, asked))
+
+    async def _look(self) -> None:
+        self._woken = False
+        self._stand(await self._do(STAND, self._ref))
+
+    async def _sleep_until_woken(self, longest: timedelta) -> None:
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(lambda: self._woken or self._cancel is not None, timeout=longest, timeout_summary="look again")
+        self._woken = False
+
+    def _stand(self, standing: Standing) -> None:
+        before, self._standing = self._standing, standing
+        if standing.state is not before.state:
+            self._publish()
+
+    def _publish(self) -> None:
+        self._publish_details()
+        if self._standing.state in _SHOWN:
+            workflow.upsert_search_attributes(
+                [_STATE.value_set(str(self._standing.state)), _CLASS.value_set(self._standing.change_class or "none")]
+            )
+
+    def _publish_details(self) -> None:
+        refused = "\n\n### Refused signals\n" + "\n".join(f"- `{r}`" for r in self._refusals) if self._refusals else ""
+        workflow.set_current_details(self._standing.details + refused)
+
+
+def _why(failed: ActivityError) -> str:
+    cause = failed.cause
+    return plain(getattr(cause, "message", None) or str(cause) or "the step was lost")
+
+
+def _canceler(given: CancelInput) -> str | None:
+    """Who asked, as far as an unverified word goes: the front checked its right, and the audit row of the front says it."""
+    if given.signed is None:
+        return None
+    try:
+        return DecisionClaims.model_validate_json(given.signed.payload).principal.id
+    except ValidationError:
+        return None
