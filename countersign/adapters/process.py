@@ -92,8 +92,10 @@ async def supervise(
     grace: float = 30.0,
     tick: float = 0.5,
     pass_fds: Sequence[int] = (),
+    read: bool = True,
 ) -> Ended:
     """Run to the end; output goes to `folder/name.out` and `.err`. `on_lines` gets new lines at least every `tick` seconds, maybe none.
+    Without `read` it gets none: the output is one document.
 
     Cancelled, or where `on_lines` raises: one SIGINT to the process alone, `grace` seconds, then SIGKILL to its group; then the
     cancellation or error is raised on. What the process leaves behind in its group is killed in any case.
@@ -123,8 +125,8 @@ async def supervise(
     try:
         while not ended.done():
             await asyncio.wait({ended}, timeout=tick)
-            await on_lines(lines.new())
-        await on_lines(lines.new())
+            await on_lines(lines.new() if read else [])
+        await on_lines(lines.new() if read else [])
         return Ended(code=ended.result(), out=out, errors=tail_of(errors))
     except BaseException:
         await _interrupted(process, ended, grace)

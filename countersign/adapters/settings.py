@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     terraform: TerraformSettings = TerraformSettings()
     plan_slots: int | None = None  # steps of one engine at once; None: twice the cores
     queue_recheck_seconds: float = 15.0
+    search_path: str = "/usr/local/bin:/usr/bin:/bin"  # where engines are looked for; `load` takes PATH
     follow_wait_seconds: float = 120.0  # how long a lost attempt waits for its machine
 
     @field_validator("data", "stacks", mode="after")
@@ -143,7 +144,7 @@ def load(data: Path | None = None, **overrides: Any) -> Settings:
         except tomllib.TOMLDecodeError as broken:
             raise InvalidArgument(f"{file} is no TOML: {broken}", field="countersign.toml") from None
     try:
-        return Settings(**{**values, "data": folder, **{k: v for k, v in overrides.items() if v is not None}})
+        return Settings(**{"search_path": os.environ.get("PATH", ""), **values, "data": folder, **{k: v for k, v in overrides.items() if v is not None}})
     except ValidationError as invalid:
         first = invalid.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"

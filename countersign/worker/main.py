@@ -138,12 +138,21 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
     terraform = settings.terraform
     return [
         TerraformEngine(
-            settings=terraform,
             stacks_root=settings.stacks or Path("infra/stacks").absolute(),
             work_root=settings.data / "work",
             attempts_root=settings.data / "attempts",
             mac_key=keyring.mac_key,
             mac_kid=keyring.mac_kid,
+            search_path=settings.search_path,
+            executable=terraform.executable,
+            tofu_executable=terraform.tofu_executable,
+            mirror=terraform.mirror,
+            allowed_providers=terraform.allowed_providers,
+            allowed_modules=terraform.allowed_modules,
+            denied_data_sources=terraform.denied_data_sources,
+            environment=terraform.environment,
+            go_settings=terraform.go_settings,
+            grace_seconds=terraform.grace_seconds,
         )
     ]
 

@@ -1,0 +1,288 @@
+"""One attempt at an apply: launched once, followed by anybody, told on evidence.
+
+The attempt's folder is all there is: who launched it may be gone. Nothing here is tried twice, and an apply that cannot be
+told to be done, partial or never begun is `interrupted`.
+"""
+
+import asyncio
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from countersign.adapters.process import Detached, Lines, supervise, tail_of
+from countersign.adapters.terraform import bundle
+from countersign.adapters.terraform.environment import child_environment, credential_environment
+from countersign.adapters.terraform.executable import Commands, Executable
+from countersign.adapters.terraform.planning import Surroundings
+from countersign.adapters.terraform.workspace import short_folder
+from countersign.core.engine import ApplyJob, Beat, Outcome
+from countersign.core.errors import FailedPrecondition, InvalidArgument, ProviderError
+from countersign.core.model import Payload
+from countersign.core.redaction import Redactor
+from countersign.core.run import RunState
+from countersign.core.terraform import events
+from countersign.core.terraform.events import Journal
+
+LOG_MAX = 2 << 20  # characters of the log that is kept, first and last half
+JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
+LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted, after which SIGINT is sent again
+LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
+_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
+
+
+class Noted(Payload):
+    """`attempt.json`: what a follower needs and the journal does not say. No secret."""
+
+    attempt_id: str
+    run_id: str
+    expected: int
+    temporary: str  # folder for sockets, outside of the attempt's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """The attempts of this machine, each in a private folder below `root`."""
+
+    root: Path
+    around: Surroundings
+    grace: float  # seconds between the one SIGINT and SIGKILL
+
+    def where(self, attempt_id: str) -> Path:
+        if not _ID.match(attempt_id):
+            raise InvalidArgument(f"{attempt_id[:100]!r} is no attempt id", field="attempt_id")
+        return self.root / attempt_id
+
+    def detached(self, attempt_id: str) -> Detached:
+        return Detached(folder=self.where(attempt_id) / "run", marker=attempt_id)
+
+    # Launching
+
+    async def launch(self, job: ApplyJob, executable: Executable) -> None:
+        """Start the apply unless this attempt was started already. Raises FailedPrecondition where it was given up."""
+        folder = self.where(job.attempt_id)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hold = await self.detached(job.attempt_id).hold()
+        if hold is None:
+            return
+        with hold:
+            credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
+            _clear(folder)
+            meta, secrets, work = await asyncio.to_thread(bundle.unpack, job.bundle, _made(folder / "bundle"))
+            if meta.engine != executable.name:
+                raise FailedPrecondition(f"the plan was made by {meta.engine}, and the stack now says {executable.name}; plan again")
+            temporary = short_folder()
+            _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
+            noted = Noted(attempt_id=job.attempt_id, run_id=job.run_id, expected=job.expected, temporary=str(temporary))
+            _private(folder / "attempt.json", noted.model_dump_json())
+            environment = child_environment(
+                attempt=job.attempt_id,
+                home=_made(folder / "home"),
+                temporary=temporary,
+                search_path=self.around.search_path,
+                cli_config=self.around.cli_config,
+                passed=self.around.passed,
+                credential=credential,
+                state=job.state,
+            )
+            commands = Commands(executable=executable)
+            if not await asyncio.to_thread(self.around.pool.install, meta.warm_key, work):
+                await self._initialise(commands, work, folder, environment)
+            await hold.launch(commands.apply(folder / "bundle" / bundle.PLAN), cwd=work, env=environment)
+
+    async def _initialise(self, commands: Commands, work: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        """Another machine planned this: fetch the provider packages that the lock file pins."""
+        journal = Journal()
+
+        async def heard(lines: list[bytes]) -> None:
+            for line in lines:
+                journal.feed(line)
+
+        ended = await supervise(commands.init(), cwd=work, env=environment, folder=folder, name="init", on_lines=heard)
+        if ended.code != 0:
+            redactor = _redactor(folder)
+            found = [events.redacted(f, redactor) for f in journal.findings]
+            raise ProviderError(f"init before the apply failed, nothing was changed: {redactor.line(events.in_words(found), 1000)}")
+
+    # Following
+
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
+        """Watch to the end. Being cancelled leaves the apply as it is: unwatched it finishes, and the next follower tells it."""
+        detached = self.detached(attempt_id)
+        if not detached.is_alive() and detached.exit_code() is None and (detached.abandoned or detached.abandon()):
+            return _never_started()
+        journal, lines = Journal(), Lines(detached.folder / "journal")
+        noted = _noted(self.where(attempt_id))
+        total = noted.expected if noted else 0
+        try:
+            sent_again = False
+            while True:
+                ended = await detached.ended(LOOK)
+                for line in lines.new():
+                    journal.feed(line)
+                await beat(journal.progress(total))
+                if ended:
+                    break
+                if detached.exit_code() is None and stop():
+                    detached.interrupt()
+                sent_again = self._press(detached, journal, sent_again)
+            if detached.exit_code() is None and not detached.started:
+                # Whoever prepared it gave up on the way.
+                return _never_started() if detached.abandon() else await self.follow(attempt_id, beat, stop=stop)
+            return await self._told(attempt_id, detached, journal, lines, total, beat)
+        finally:
+            lines.close()
+
+    def _press(self, detached: Detached, journal: Journal, sent_again: bool) -> bool:
+        """After an interrupt: send it again where it provably got lost, kill when the grace is over."""
+        since = detached.interrupted_at
+        if since is None:
+            return sent_again
+        waited = time.time() - since
+        if waited > self.grace:
+            detached.kill()
+        elif waited > LOST_SIGNAL and not sent_again and not any("nterrupt" in text for text in journal.text):
+            return detached.interrupt(again=True)
+        return sent_again
+
+    async def _told(self, attempt_id: str, detached: Detached, journal: Journal, lines: Lines, total: int, beat: Beat) -> Outcome:
+        code = detached.exit_code()
+        left_over = detached.sweep()
+        for _ in range(50):
+            if not detached.is_alive():
+                break
+            await beat(journal.progress(total))
+            await asyncio.sleep(0.1)
+        for line in lines.new():
+            journal.feed(line)
+        folder = self.where(attempt_id)
+        errors = tail_of(detached.folder / "errors")
+        ended = events.Ended(
+            exit_code=code,
+            whole=lines.whole and not detached.is_alive(),
+            stop_asked=detached.interrupted_at is not None,
+            killed=detached.killed,
+            state_left_over=(folder / "bundle" / bundle.TREE / "errored.tfstate").exists(),
+        )
+        redactor = _redactor(folder)
+        state, why, message = events.verdict(journal, ended)
+        if code in (126, 127) and not journal.text:  # the shell's word that it could not start the engine
+            state, why, message = RunState.ERRORED, "unavailable", "The engine could not be started; nothing was changed. Run `countersign doctor`."
+        if errors and not journal.errors and state is not RunState.VERIFYING:
+            message = f"{message} It said: {errors[-500:]}"
+        progress = journal.progress(total)
+        told_journal, log = await asyncio.to_thread(_told_texts, detached.folder / "journal", journal, errors, redactor)
+        return Outcome(
+            state=state,
+            code=why,
+            message=redactor.line(message, 1500),
+            done=total if state is RunState.VERIFYING else progress.done,
+            total=total,
+            outputs=events.told_outputs(journal, redactor) if state is RunState.VERIFYING else {},
+            resources=events.told_results(journal, redactor),
+            log=log,
+            journal=told_journal,
+            evidence=_evidence(ended, journal, lines, left_over),
+        )
+
+    # Cleaning up
+
+    async def forget(self, attempt_id: str) -> None:
+        """Remove the attempt's folder. Raises FailedPrecondition while anything of it lives."""
+        folder = self.where(attempt_id)
+        if self.detached(attempt_id).is_alive():
+            raise FailedPrecondition(f"{attempt_id} still runs; follow it to its end first")
+        noted = _noted(folder)
+        if noted is not None and Path(noted.temporary).name.startswith("cs-"):
+            await asyncio.to_thread(shutil.rmtree, noted.temporary, True)
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+
+
+def _never_started() -> Outcome:
+    return Outcome(
+        state=RunState.ERRORED,
+        code="unavailable",
+        message="The apply never started; nothing was changed. Start a new run.",
+        evidence=("nothing was started under this attempt, and nothing can be any more",),
+    )
+
+
+def _evidence(ended: events.Ended, journal: Journal, lines: Lines, left_over: int) -> tuple[str, ...]:
+    said = [
+        "no exit code was left" if ended.exit_code is None else f"exit code {ended.exit_code}",
+        "the journal was read to its end" if ended.whole else "the journal is torn, or something of the attempt still lives",
+    ]
+    if lines.dropped:
+        said.append(f"{lines.dropped} lines of the journal were too long to read")
+    if journal.summary is not None:
+        said.append("summary: " + ", ".join(f"{number} {what}" for what, number in sorted(journal.summary.items())))
+    if not journal.touched:
+        said.append("no operation that changes something was begun")
+    if ended.stop_asked:
+        said.append("it was interrupted on request")
+    if ended.killed:
+        said.append("it was killed after the grace time")
+    if left_over:
+        said.append(f"{left_over} processes it left behind were ended")
+    if ended.state_left_over:
+        said.append("errored.tfstate was left: the state could not be stored")
+    return tuple(said)
+
+
+def _told_texts(path: Path, journal: Journal, errors: str, redactor: Redactor) -> tuple[bytes, str]:
+    """The journal as NDJSON and the log as text, both redacted; bounded."""
+    kept: list[bytes] = []
+    room = JOURNAL_MAX
+    lines = Lines(path)
+    try:
+        for line in lines.new():
+            told = events.redacted_line(line, redactor)
+            room -= len(told) + 1
+            if room < 0:
+                kept.append(b'{"@level":"warn","@message":"the rest of the journal was too long to keep","type":"log"}')
+                break
+            kept.append(told)
+    finally:
+        lines.close()
+    log = redactor.lines("\n".join([*journal.text, *([errors] if errors else [])]))
+    if len(log) > LOG_MAX:
+        half = LOG_MAX // 2
+        log = f"{log[:half]}\n… {len(log) - LOG_MAX} characters left out …\n{log[-half:]}"
+    return b"\n".join(kept) + (b"\n" if kept else b""), log
+
+
+def _redactor(folder: Path) -> Redactor:
+    try:
+        secrets: Sequence[str] = json.loads((folder / "secrets.json").read_bytes())
+    except (OSError, ValueError):
+        secrets = ()
+    return Redactor(secrets)
+
+
+def _noted(folder: Path) -> Noted | None:
+    try:
+        return Noted.model_validate_json((folder / "attempt.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _clear(folder: Path) -> None:
+    """What an earlier launch of this attempt prepared and did not start."""
+    for entry in folder.iterdir():
+        if entry.name != "run":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+

@@ -1,0 +1,89 @@
+"""The bundle: everything apply needs, in one piece whose hash people approved.
+
+A tar of the saved plan, the configuration as it was planned (with the files the plan made), the lock file and the modules;
+not of provider packages, which the lock file pins and machines share. Equal content gives equal bytes. It holds secrets in
+clear (the saved plan does): it is sealed by the caller and unpacked into an attempt's private folder only.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from countersign.core.errors import FailedPrecondition
+from countersign.core.model import Payload
+
+PLAN, META, SECRETS, TREE = "plan.tfplan", "meta.json", "secrets.json", "tree"
+
+
+class Meta(Payload):
+    v: Literal["countersign.bundle/1"] = "countersign.bundle/1"
+    engine: str  # "terraform" | "tofu"
+    engine_build: str
+    plan_sha256: str
+    warm_key: str  # where a machine that planned this keeps the provider packages
+
+
+def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], tree: Path) -> bytes:
+    """The bundle of a planned folder. `secrets` are what apply must hide in everything it tells."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, META, meta.model_dump_json().encode())
+        _add(tar, SECRETS, json.dumps(sorted(secrets)).encode())
+        _add(tar, PLAN, plan)
+        for path in files_below(tree):
+            relative = path.relative_to(tree).as_posix()
+            _add(tar, f"{TREE}/{relative}", path.read_bytes(), mode=0o700 if path.stat().st_mode & 0o100 else 0o600)
+    return out.getvalue()
+
+
+def files_below(tree: Path) -> list[Path]:
+    """Regular files of a planned folder in a fixed order, provider packages and links left out."""
+    providers = tree / ".terraform" / "providers"
+    return sorted(p for p in tree.rglob("*") if p.is_file() and not p.is_symlink() and not p.is_relative_to(providers))
+
+
+def made_files(tree: Path, planned: Iterable[str]) -> dict[str, str]:
+    """Files the plan made beside the source: path → sha256."""
+    known = set(planned)
+    found = {}
+    for path in files_below(tree):
+        relative = path.relative_to(tree).as_posix()
+        if relative not in known and relative != ".terraform/terraform.tfstate":
+            found[relative] = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def unpack(data: bytes, folder: Path) -> tuple[Meta, list[str], Path]:
+    """Write the bundle into the empty `folder`: its meta, its secrets and the work directory. Raises FailedPrecondition if it is none."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            members = tar.getmembers()
+            for member in members:
+                if not member.isreg() or member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise FailedPrecondition("the plan's bundle holds something that is no plain file; plan again")
+                target = folder / member.name
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                content = tar.extractfile(member)
+                target.write_bytes(content.read() if content else b"")
+                target.chmod(0o700 if member.mode & 0o100 else 0o600)
+        meta = Meta.model_validate_json((folder / META).read_bytes())
+        secrets: Any = json.loads((folder / SECRETS).read_bytes())
+    except (tarfile.TarError, OSError, ValueError, ValidationError):
+        raise FailedPrecondition("the plan's bundle cannot be read; plan again") from None
+    if "sha256:" + hashlib.sha256((folder / PLAN).read_bytes()).hexdigest() != meta.plan_sha256:
+        raise FailedPrecondition("the saved plan in the bundle is not the one that was planned; plan again")
+    work = folder / TREE
+    work.mkdir(mode=0o700, exist_ok=True)
+    return meta, [str(s) for s in secrets], work
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o600) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = len(data), mode, 0
+    tar.addfile(info, io.BytesIO(data))

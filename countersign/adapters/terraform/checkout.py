@@ -1,0 +1,109 @@
+"""From a name to a copy of its source: what may be planned, and its digest.
+
+The copy is made by reading every file once, so that what is digested, checked and planned are the same bytes, whatever
+happens to the folder meanwhile.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from countersign.core.digests import digest_of
+from countersign.core.errors import FailedPrecondition, InvalidArgument, NotFound
+from countersign.core.redaction import clean_line
+
+OVERRIDE = "zzz_countersign_override.tf"
+LOCK_FILE = ".terraform.lock.hcl"
+FILES = 10_000
+SIZE = 64 << 20  # bytes of all files
+_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+_IGNORED = frozenset({".git", ".hg", ".svn", ".DS_Store", "__pycache__"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """The files of one source: path below its root → content. `digest` covers paths, contents and the executable bit."""
+
+    files: Mapping[str, bytes]
+    executable: frozenset[str]
+
+    @property
+    def digest(self) -> str:
+        return digest_of([[path, path in self.executable, hashlib.sha256(data).hexdigest()] for path, data in sorted(self.files.items())])
+
+    @property
+    def lock(self) -> str | None:
+        """sha256 of the dependency lock file, or None."""
+        data = self.files.get(LOCK_FILE)
+        return None if data is None else "sha256:" + hashlib.sha256(data).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        for path, data in self.files.items():
+            target = folder / path
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.write_bytes(data)
+            target.chmod(0o700 if path in self.executable else 0o600)
+
+
+def read_tree(root: Path, name: str) -> Tree:
+    """The stack's folder `name` below `root`. Raises InvalidArgument, NotFound or FailedPrecondition saying what to change."""
+    folder = _folder(root, name)
+    files: dict[str, bytes] = {}
+    executable: set[str] = set()
+    size = 0
+    for path, relative in _walk(folder, folder):
+        size += path.stat().st_size
+        if len(files) >= FILES or size > SIZE:
+            raise FailedPrecondition(f"the source {name} has more than {FILES} files or {SIZE >> 20} MiB; keep only the configuration in it", field="source")
+        files[relative] = path.read_bytes()
+        if path.stat().st_mode & 0o100:
+            executable.add(relative)
+    if not any(f.endswith((".tf", ".tf.json", ".tofu", ".tofu.json")) and "/" not in f for f in files):
+        raise NotFound(f"the source {name} holds no configuration (*.tf); name the folder of a root module", field="source")
+    return Tree(files=files, executable=frozenset(executable))
+
+
+def _folder(root: Path, name: str) -> Path:
+    parts = name.split("/")
+    if not all(_PART.match(part) for part in parts):
+        raise InvalidArgument(f"{clean_line(name)[:100]!r} is no name of a stack's folder; write it like `network/prod`, without `..`", field="source.path")
+    folder = root.resolve()
+    for part in parts:
+        folder = folder / part
+        if folder.is_symlink():
+            raise InvalidArgument(f"the source {name} goes through a link; name the folder itself", field="source.path")
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {name} below the configured folder of stacks", field="source.path")
+    return folder
+
+
+def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    for entry in sorted(folder.iterdir()):
+        relative = entry.relative_to(root).as_posix()
+        if entry.name in _IGNORED:
+            continue
+        if entry.name == ".terraform" or ".tfstate" in entry.name:
+            raise FailedPrecondition(
+                f"the source contains {clean_line(relative)}: init would try to take over that state; remove it and keep it out of the folder",
+                field="source",
+            )
+        if entry.name == OVERRIDE:
+            raise FailedPrecondition(f"the source contains {OVERRIDE}, a name Countersign uses itself; remove it", field="source")
+        if entry.is_symlink():
+            target = entry.resolve()
+            if not target.is_relative_to(root) or not target.is_file():
+                raise FailedPrecondition(
+                    f"{clean_line(relative)} is a link to something that is no file of this source; replace it by the file", field="source"
+                )
+        if entry.is_dir():
+            yield from _walk(entry, root)
+        elif entry.is_file():
+            try:
+                relative.encode()
+            except UnicodeEncodeError:
+                raise FailedPrecondition(f"{clean_line(relative)!r} is no name in UTF-8; rename that file", field="source") from None
+            yield entry, relative
+        else:
+            raise FailedPrecondition(f"{clean_line(relative)} is neither file nor folder; remove it", field="source")

@@ -1,0 +1,92 @@
+"""The engine: `plan` here, `launch` and `follow` for what changes the world, each in its own module."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from countersign.adapters.terraform.applying import Attempts
+from countersign.adapters.terraform.environment import write_cli_config
+from countersign.adapters.terraform.executable import Executable, resolve
+from countersign.adapters.terraform.planning import Planning, Surroundings
+from countersign.adapters.terraform.static_check import Reader
+from countersign.adapters.terraform.warm import WarmPool
+from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned
+from countersign.core.terraform.semantic import Macs
+from countersign.core.terraform.source import AllowList
+
+
+class TerraformEngine:
+    """Terraform and OpenTofu, as `countersign.core.engine.Engine` asks.
+
+    `stacks_root` is the folder of stacks; `work_root` and `attempts_root` are ours (0700), the latter on a disk that outlives
+    the worker. `mac_key` keys the fingerprints in plans: one per deployment, `mac_kid` names it. `search_path` is a PATH;
+    `environment` is passed to every child as it is. `grace_seconds` lie between the one SIGINT and SIGKILL of an apply.
+    """
+
+    name = "terraform"
+
+    def __init__(
+        self,
+        *,
+        stacks_root: Path,
+        work_root: Path,
+        attempts_root: Path,
+        mac_key: bytes,
+        mac_kid: str,
+        search_path: str = "/usr/local/bin:/usr/bin:/bin",
+        executable: Path | None = None,
+        tofu_executable: Path | None = None,
+        mirror: Path | None = None,
+        allowed_providers: tuple[str, ...] = AllowList().providers,
+        allowed_modules: tuple[str, ...] = AllowList().modules,
+        denied_data_sources: tuple[str, ...] = AllowList().denied_data,
+        environment: Mapping[str, str] | None = None,
+        go_settings: Mapping[str, str] | None = None,
+        grace_seconds: float = 1800.0,
+    ) -> None:
+        for folder in (work_root, attempts_root):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        cli_config = work_root / "engine.tfrc"
+        write_cli_config(cli_config, mirror=mirror)
+        self._configured = {"terraform": executable, "tofu": tofu_executable}
+        self._search_path = search_path
+        self._builds: dict[str, str] = {}  # identity of an executable → its build, learnt from its plans
+        self._around = Surroundings(
+            stacks_root=stacks_root,
+            work_root=work_root / "stacks",
+            search_path=search_path,
+            cli_config=cli_config,
+            passed={**(go_settings or {}), **(environment or {})},
+            allow=AllowList(providers=allowed_providers, modules=allowed_modules, denied_data=denied_data_sources),
+            macs=Macs(key=mac_key, kid=mac_kid),
+            reader=Reader(work_root / "declared"),
+            pool=WarmPool(work_root / "warm"),
+        )
+        self._attempts = Attempts(root=attempts_root, around=self._around, grace=grace_seconds)
+
+    def executable(self, name: str = "terraform") -> Executable:
+        """What would run for stacks of the engine `name`. Raises FailedPrecondition saying what to install."""
+        return resolve(name, configured=self._configured.get(name), search_path=self._search_path)
+
+    async def plan(self, job: PlanJob, beat: Beat) -> Planned:
+        """A saved plan, or findings for `Mode.VALIDATE`.
+
+        Raises ProviderError or PolicyDenied with `details["findings"]` where the configuration fails or is refused,
+        InvalidArgument for an undeclared variable, Locked and Unavailable where it is worth asking again.
+        """
+        executable = self.executable(job.stack.engine)
+        build = self._builds.get(executable.identity)
+        planned = await Planning(job, beat, executable=executable, around=self._around, build=build).run()
+        self._builds[executable.identity] = planned.plan.engine_build
+        return planned
+
+    async def launch(self, job: ApplyJob) -> None:
+        await self._attempts.launch(job, self.executable(job.stack.engine))
+
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
+        return await self._attempts.follow(attempt_id, beat, stop=stop)
+
+    async def forget(self, attempt_id: str) -> None:
+        await self._attempts.forget(attempt_id)
+
+    def where(self, attempt_id: str) -> Path:
+        return self._attempts.where(attempt_id)

@@ -1,0 +1,88 @@
+"""The environment of the engine's child processes: an allow-list, never our own.
+
+What the child has in its environment every command of a configuration can read, so it gets what this attempt needs and
+nothing else; `TF_CLI_ARGS`, `TF_VAR_…`, `TF_LOG` and the like of whoever started the worker never reach it.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from countersign.adapters.process import MARKER
+from countersign.core.engine import Reveal, StateAccess
+from countersign.core.errors import InvalidArgument
+
+_NAME = re.compile(r"^[A-Z][A-Z0-9_]{0,127}$")
+_RESERVED = re.compile(r"^(?:TF_|LD_|PYTHON|GIT_|BASH|COUNTERSIGN_|GODEBUG$|GOTRACEBACK$|PATH$|HOME$|TMPDIR$|IFS$|ENV$|SHELL$)")
+
+
+def child_environment(
+    *,
+    attempt: str,
+    home: Path,
+    temporary: Path,
+    search_path: str,
+    cli_config: Path,
+    passed: Mapping[str, str],
+    credential: Mapping[str, str],
+    state: StateAccess | None,
+) -> dict[str, str]:
+    """`passed` is the operator's (proxies, CA bundles, Go settings); `credential` is the stack's, already checked."""
+    environment = {
+        **passed,
+        **credential,
+        "PATH": search_path,
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "LANG": "C.UTF-8",
+        "TF_IN_AUTOMATION": "1",
+        "TF_INPUT": "0",
+        "CHECKPOINT_DISABLE": "1",
+        "TF_CLI_CONFIG_FILE": str(cli_config),
+        MARKER: attempt,
+    }
+    if state is not None:
+        environment |= {
+            "TF_HTTP_ADDRESS": state.address,
+            "TF_HTTP_LOCK_ADDRESS": state.address,  # without these there is no locking; the method tells them apart
+            "TF_HTTP_UNLOCK_ADDRESS": state.address,
+            "TF_HTTP_USERNAME": state.username,
+            "TF_HTTP_PASSWORD": state.password,
+            "TF_HTTP_RETRY_MAX": "4",
+            "TF_HTTP_RETRY_WAIT_MIN": "1",
+            "TF_HTTP_RETRY_WAIT_MAX": "8",
+        }
+    return environment
+
+
+async def credential_environment(slug: str | None, reveal: Reveal) -> dict[str, str]:
+    """The variables of a credential: a sealed JSON object {NAME: text}. Raises InvalidArgument without telling any value."""
+    if slug is None:
+        return {}
+    try:
+        values = json.loads(await reveal(slug))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise InvalidArgument(
+            f"the credential {slug} must be a JSON object of environment variables, each a text; set it again with `countersign secret set {slug}`",
+            field="credential",
+        )
+    for name in values:
+        if not _NAME.match(name) or _RESERVED.match(name):
+            raise InvalidArgument(f"the credential {slug} sets the variable {name[:64]!r}, which is not one a provider reads; remove it", field="credential")
+    return values
+
+
+def write_cli_config(path: Path, *, mirror: Path | None) -> None:
+    """Our own CLI configuration: no credentials, and with a mirror no registry is asked. It must exist, or the engines warn."""
+    text = "disable_checkpoint = true\n"
+    if mirror is not None:
+        quoted = json.dumps(str(mirror.absolute())).replace("${", "$${").replace("%{", "%%{")
+        text += f"provider_installation {{\n  filesystem_mirror {{\n    path = {quoted}\n  }}\n}}\n"
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text(text)
+        temporary.replace(path)

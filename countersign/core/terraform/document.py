@@ -1,0 +1,231 @@
+"""Reading `show -json`: exact numbers, marks beside values, and the attributes of one change before and after.
+
+Terraform writes sensitive values in clear and says only beside them (`*_sensitive`, `after_unknown`) what they are, so
+nothing else in this package looks at a value without its marks.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from countersign.core.errors import ProviderError
+from countersign.core.redaction import SHORTEST, strings_in
+
+_DECIMAL = re.compile(r"^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$")
+
+
+class Number(str):
+    """A number as it was written: 1e400 and thirty digits survive, and no float ever rounds one."""
+
+    __slots__ = ()
+
+    @property
+    def normal(self) -> str:
+        """Sign, digits without zeros at the ends, exponent: 3, 3.0 and 30e-1 are equal."""
+        parts = _DECIMAL.match(self)
+        if parts is None:
+            return str(self)
+        sign, whole, fraction, exponent = parts.group(1), parts.group(2), parts.group(3) or "", int(parts.group(4) or 0)
+        digits = (whole + fraction).lstrip("0")
+        power = exponent - len(fraction)
+        bare = digits.rstrip("0")
+        return f"{sign}{bare}e{power + len(digits) - len(bare)}" if bare else "0"
+
+
+def parse(data: bytes | str) -> dict[str, Any]:
+    """The document of `show -json`. Raises ProviderError where it is none this version understands."""
+    try:
+        document = json.loads(data, parse_int=Number, parse_float=Number)
+    except ValueError:
+        raise ProviderError("the engine's plan document is no JSON; plan again, and report this if it stays") from None
+    if not isinstance(document, dict) or not str(document.get("format_version", "")).startswith("1."):
+        raise ProviderError("the engine writes plans in a format this version does not know; use a supported engine version")
+    return document
+
+
+def refuse_unfinished(document: Mapping[str, Any], *, partial: bool) -> None:
+    """Raise ProviderError for a plan that must not be compared or approved. `partial`: the caller asked for targets."""
+    if document.get("errored"):
+        raise ProviderError("the plan ended in errors, so it cannot be applied; correct the configuration and plan again")
+    if document.get("deferred_changes"):
+        raise ProviderError("the plan defers changes to a later one, so it cannot be approved as a whole; plan without deferring")
+    if document.get("complete") is False and not partial:
+        raise ProviderError("the plan is incomplete (a target or an exclusion), so it cannot be approved; plan the whole stack")
+
+
+def marked(marks: object) -> bool:
+    """Whether anything in a tree of marks is true."""
+    if isinstance(marks, Mapping):
+        return any(marked(m) for m in marks.values())
+    if isinstance(marks, list):
+        return any(marked(m) for m in marks)
+    return marks is True
+
+
+def below(marks: object, key: str | int) -> object:
+    """The marks of one child; a true mark covers everything below it."""
+    if marks is True:
+        return True
+    if isinstance(marks, Mapping):
+        return marks.get(key, False)
+    if isinstance(marks, list) and isinstance(key, int) and key < len(marks):
+        return marks[key]
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """A value with its marks; `unknown` only ever is set on the side after."""
+
+    value: Any = None
+    unknown: Any = False
+    sensitive: Any = False
+
+    @property
+    def absent(self) -> bool:
+        return self.value is None and not marked(self.unknown)
+
+    def child(self, key: str | int) -> "Side":
+        value: Any = None
+        if isinstance(self.value, Mapping):
+            value = self.value.get(key)
+        elif isinstance(self.value, list) and isinstance(key, int) and key < len(self.value):
+            value = self.value[key]
+        return Side(value=value, unknown=below(self.unknown, key), sensitive=below(self.sensitive, key))
+
+    def keys(self) -> list[str]:
+        names = {str(k) for tree in (self.value, self.unknown) if isinstance(tree, Mapping) for k in tree}
+        return sorted(names)
+
+    def length(self) -> int:
+        return max((len(tree) for tree in (self.value, self.unknown) if isinstance(tree, list)), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceChange:
+    """One entry of `resource_changes`."""
+
+    address: str
+    previous_address: str | None
+    mode: str
+    type: str
+    provider: str
+    deposed: str | None
+    actions: tuple[str, ...]
+    before: Side
+    after: Side
+    replace_paths: tuple[str, ...]
+    importing: Mapping[str, Any] | None
+    generated_config: str | None
+    reason: str | None
+
+    @property
+    def moved(self) -> bool:
+        return self.previous_address is not None and self.previous_address != self.address
+
+    @property
+    def bare_no_op(self) -> bool:
+        return self.actions == ("no-op",) and not self.moved and self.importing is None
+
+    def attributes(self) -> Iterator[tuple[str, Side, Side]]:
+        """Top-level attributes that this change sets, changes or removes: (name, before, after), by name."""
+        updates = self.actions == ("update",)
+        for name in sorted({*self.before.keys(), *self.after.keys()}):
+            before, after = self.before.child(name), self.after.child(name)
+            if updates:
+                if before.value == after.value and not marked(after.unknown) and before.sensitive == after.sensitive:
+                    continue
+            elif before.absent and after.absent:
+                continue
+            yield name, before, after
+
+
+def changes(document: Mapping[str, Any]) -> list[ResourceChange]:
+    """Every entry of `resource_changes`, no-ops included, as the engine ordered them."""
+    return [_change(entry) for entry in document.get("resource_changes") or ()]
+
+
+def _change(entry: Mapping[str, Any]) -> ResourceChange:
+    change = entry.get("change") or {}
+    return ResourceChange(
+        address=str(entry.get("address", "")),
+        previous_address=entry.get("previous_address"),
+        mode=str(entry.get("mode", "managed")),
+        type=str(entry.get("type", "")),
+        provider=str(entry.get("provider_name", "")),
+        deposed=entry.get("deposed"),
+        actions=tuple(str(a) for a in change.get("actions") or ()),
+        before=Side(value=change.get("before"), sensitive=change.get("before_sensitive", False)),
+        after=Side(value=change.get("after"), unknown=change.get("after_unknown", False), sensitive=change.get("after_sensitive", False)),
+        replace_paths=tuple(sorted(spelled(path) for path in change.get("replace_paths") or ())),
+        importing=change.get("importing"),
+        generated_config=change.get("generated_config"),
+        reason=entry.get("action_reason"),
+    )
+
+
+def outputs(document: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...], Side, Side]]:
+    """Changed outputs: (name, actions, before, after), by name."""
+    for name, change in sorted((document.get("output_changes") or {}).items()):
+        actions = tuple(str(a) for a in change.get("actions") or ())
+        if actions == ("no-op",):
+            continue
+        before = Side(value=change.get("before"), sensitive=change.get("before_sensitive", False))
+        after = Side(value=change.get("after"), unknown=change.get("after_unknown", False), sensitive=change.get("after_sensitive", False))
+        yield name, actions, before, after
+
+
+def spelled(path: Iterable[str | int]) -> str:
+    """A path of the plan as people write it: `rule[0].port`."""
+    text = ""
+    for part in path:
+        if isinstance(part, Number | int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else str(part)
+    return text
+
+
+def secrets_of(document: Mapping[str, Any]) -> set[str]:
+    """Every text of at least SHORTEST characters that stands under a sensitive mark or in a variable declared sensitive."""
+    found: set[str] = set()
+    for change in changes(document):
+        _collect(change.before.value, change.before.sensitive, found)
+        _collect(change.after.value, change.after.sensitive, found)
+    for drift in document.get("resource_drift") or ():
+        change_ = _change(drift)
+        _collect(change_.before.value, change_.before.sensitive, found)
+        _collect(change_.after.value, change_.after.sensitive, found)
+    for change in (document.get("output_changes") or {}).values():
+        _collect(change.get("before"), change.get("before_sensitive"), found)
+        _collect(change.get("after"), change.get("after_sensitive"), found)
+    prior = (document.get("prior_state") or {}).get("values") or {}
+    for values in (document.get("planned_values") or {}, prior):
+        for output in (values.get("outputs") or {}).values():
+            _collect(output.get("value"), output.get("sensitive"), found)
+        _collect_module(values.get("root_module") or {}, found)
+    declared = ((document.get("configuration") or {}).get("root_module") or {}).get("variables") or {}
+    for name, variable in (document.get("variables") or {}).items():
+        _collect(variable.get("value"), bool((declared.get(name) or {}).get("sensitive")), found)
+    return found
+
+
+def _collect_module(module: Mapping[str, Any], found: set[str]) -> None:
+    for resource in module.get("resources") or ():
+        _collect(resource.get("values"), resource.get("sensitive_values"), found)
+    for child in module.get("child_modules") or ():
+        _collect_module(child, found)
+
+
+def _collect(value: object, marks: object, found: set[str]) -> None:
+    if marks is True:
+        # A Number of six digits is a secret too where it is marked: account numbers, codes.
+        found.update(text for text in strings_in(value) if len(text) >= SHORTEST)
+    elif isinstance(marks, Mapping) and isinstance(value, Mapping):
+        for key, mark in marks.items():
+            _collect(value.get(key), mark, found)
+    elif isinstance(marks, list) and isinstance(value, list):
+        for item, mark in zip(value, marks, strict=False):
+            _collect(item, mark, found)

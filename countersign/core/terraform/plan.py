@@ -1,0 +1,168 @@
+"""A plan document as people and policy see it: changes with classes, counts, and what a reviewer reads first."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from countersign.core.plan import Change, ChangeClass, Counts, Plan, shown, worst
+from countersign.core.redaction import Redactor
+from countersign.core.terraform import document as doc
+from countersign.core.terraform.classes import STATEFUL_TYPES, action_of, classes_of, is_rights, is_stateful, unknown_rights
+from countersign.core.terraform.document import ResourceChange, marked
+
+NAMED = 5  # addresses in one sentence; the whole list is in the view
+ATTRIBUTES = 20  # names of attributes in a stored change
+_COUNTED = {"create": "create", "update": "update", "replace": "replace", "delete": "delete", "forget": "forgotten"}
+
+
+def plan_of(
+    document: Mapping[str, Any], *, engine: str, semantic_digest: str, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES
+) -> Plan:
+    """What the whole run carries about a plan: no values, bounded, worst first.
+
+    `engine` is "terraform" or "tofu". Data sources read at apply are changes without a class: shown, not counted.
+    """
+    entries = [c for c in doc.changes(document) if not c.bare_no_op]
+    changes = [change_of(c, redactor, stateful) for c in entries]
+    classes = [c.change_class for c in changes]
+    if document.get("action_invocations"):
+        classes.append(ChangeClass.UNKNOWN)
+    outputs_changed = tuple(redactor.line(name) for name, *_ in doc.outputs(document))
+    if outputs_changed and worst(classes) is ChangeClass.NONE:
+        classes.append(ChangeClass.UPDATE)  # only the record changes, yet others may read it
+    return Plan(
+        engine=engine,
+        engine_build=f"{engine} {document.get('terraform_version', 'unknown')}",
+        counts=counts_of(entries),
+        change_class=worst(classes),
+        changes=shown(changes),
+        risks=tuple(redactor.line(sentence, 500) for sentence in risks_of(document, entries, stateful)),
+        outputs_changed=outputs_changed[:100],
+        semantic_digest=semantic_digest,
+    )
+
+
+def change_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES) -> Change:
+    attributes = [f"{name}+" if marked(after.unknown) else name for name, _, after in change.attributes()]
+    return Change(
+        address=redactor.line(_where(change)),
+        type=redactor.line(change.type),
+        action=action_of(change),
+        change_class=worst(classes_of(change, stateful)),
+        previous_address=redactor.line(change.previous_address or "") or None if change.moved else None,
+        replace_paths=tuple(redactor.line(path) for path in change.replace_paths[:ATTRIBUTES]),
+        attributes=tuple(redactor.line(name) for name in attributes[:ATTRIBUTES]),
+    )
+
+
+def counts_of(changes: Iterable[ResourceChange]) -> Counts:
+    """Imports and moves that also change something count as both."""
+    counted: dict[str, int] = {}
+    for change in changes:
+        kinds = [_COUNTED.get(action_of(change))]
+        kinds += ["imported"] if change.importing is not None else []
+        kinds += ["moved"] if change.moved else []
+        if action_of(change) == "unknown":
+            kinds.append("update")
+        for kind in kinds:
+            if kind is not None and change.mode == "managed":
+                counted[kind] = counted.get(kind, 0) + 1
+    return Counts(**counted)
+
+
+def _where(change: ResourceChange) -> str:
+    return change.address if change.deposed is None else f"{change.address} (deposed object {change.deposed})"
+
+
+def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], stateful: Iterable[str] = STATEFUL_TYPES) -> Iterator[str]:
+    """Sentences a reviewer reads first, the worst at the top. They name addresses, never values."""
+    stateful = tuple(stateful)
+    by_action: dict[str, list[ResourceChange]] = {}
+    for change in changes:
+        by_action.setdefault(action_of(change), []).append(change)
+    if strange := by_action.get("unknown"):
+        yield f"This version does not know what would be done to {_named(strange)}: denied unless policy says otherwise."
+    if invoked := document.get("action_invocations"):
+        yield f"{_some(len(invoked), 'action')} would be invoked beside the resources; what an action does cannot be shown."
+    gone = [c for a in ("delete", "replace") for c in by_action.get(a, ()) if is_stateful(c.type, stateful)]
+    if gone:
+        yield f"Data may be lost: {_named(gone)} would be destroyed or replaced."
+    if deleted := [c for c in by_action.get("delete", ()) if c not in gone]:
+        yield f"{_some(len(deleted), 'object')} would be destroyed: {_named(deleted)}."
+    if replaced := [c for c in by_action.get("replace", ()) if c not in gone]:
+        why = sorted({path for c in replaced for path in c.replace_paths})
+        yield f"{_some(len(replaced), 'object')} would be destroyed and created again: {_named(replaced)}" + (
+            f", because of {', '.join(why[:NAMED])}." if why else "."
+        )
+    if forgotten := by_action.get("forget"):
+        yield f"Left behind, running and unmanaged: {_named(forgotten)}."
+    rights = [c for c in changes if is_rights(c.type) and action_of(c) in ("create", "update", "replace", "delete")]
+    if rights:
+        yield f"Changes who may do what: {_named(rights)}."
+    if unsettled := [c for c in rights if unknown_rights(c)]:
+        yield f"What is granted is known only after apply: {_named(unsettled)}."
+    if exposed := [c for c in changes if _loses_its_mark(c)]:
+        yield f"Values that were sensitive would be shown in clear from now on: {_named(exposed)}."
+    yield from _of_commands(document, changes)
+    if imported := [c for c in changes if c.importing is not None]:
+        yield f"Existing objects would come under this stack's control: {_named(imported)}."
+    if drifted := document.get("resource_drift"):
+        yield f"{_some(len(drifted), 'object')} changed outside of this stack since the last apply; the plan takes that into account."
+    failed = [c for c in document.get("checks") or () if c.get("status") in ("fail", "error")]
+    if failed:
+        yield f"{_some(len(failed), 'check')} of the configuration fails: {', '.join(str((c.get('address') or {}).get('to_display', '?')) for c in failed[:NAMED])}."
+    settled_later = sum(1 for c in changes for _, _, after in c.attributes() if marked(after.unknown))
+    if settled_later:
+        yield f"{_some(settled_later, 'value')} will be known only after apply; the view lists them."
+
+
+def _of_commands(document: Mapping[str, Any], changes: list[ResourceChange]) -> Iterator[str]:
+    runs = {"create", "replace"}
+    configured = dict(_provisioners(((document.get("configuration") or {}).get("root_module")) or {}))
+    commanded = [c for c in changes if action_of(c) in runs | {"delete"} and _unindexed(c.address) in configured]
+    if commanded:
+        kinds = sorted({kind for c in commanded for kind in configured[_unindexed(c.address)]})
+        yield f"Commands run while applying ({', '.join(kinds)}): {_named(commanded)}. A plan cannot show what they do."
+    if read := [c for c in changes if action_of(c) == "read"]:
+        yield f"Read only while applying, after the approval: {_named(read)}."
+
+
+def _provisioners(module: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Address without indexes → types of its provisioners."""
+    for resource in module.get("resources") or ():
+        if provisioners := resource.get("provisioners"):
+            yield prefix + str(resource.get("address")), tuple(sorted({str(p.get("type")) for p in provisioners}))
+    for name, call in (module.get("module_calls") or {}).items():
+        yield from _provisioners(call.get("module") or {}, f"{prefix}module.{name}.")
+
+
+def _unindexed(address: str) -> str:
+    """`module.a["x.y"].b.c[0]` → `module.a.b.c`; brackets inside quotes are text."""
+    out, quoted, depth, escaped = [], False, 0, False
+    for letter in address:
+        if quoted:
+            quoted = escaped or letter != '"'
+            escaped = letter == "\\" and not escaped
+        elif letter == '"':
+            quoted = True
+        elif letter == "[":
+            depth += 1
+        elif letter == "]":
+            depth -= 1
+        elif depth == 0:
+            out.append(letter)
+    return "".join(out)
+
+
+def _loses_its_mark(change: ResourceChange) -> bool:
+    if action_of(change) != "update":
+        return False
+    return any(marked(before.sensitive) and not marked(after.sensitive) and not after.absent for _, before, after in change.attributes())
+
+
+def _named(changes: list[ResourceChange]) -> str:
+    names = ", ".join(_where(c) for c in changes[:NAMED])
+    return names + (f" and {len(changes) - NAMED} more" if len(changes) > NAMED else "")
+
+
+def _some(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

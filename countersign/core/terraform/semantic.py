@@ -1,0 +1,188 @@
+"""`countersign.plan/1`: one document for all plans that mean the same, without a value anybody could guess.
+
+Two plans of one configuration never have equal bytes; people must not be asked twice because of that. Every value is a
+keyed MAC, marked sensitive or not, because Terraform does not mark every secret; whoever holds the document can recompute
+the digest without the key. Left out on purpose: times, serial, lineage, drift, reasons.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from countersign.core.digests import canonical, sha256
+from countersign.core.terraform import document as doc
+from countersign.core.terraform.classes import classes_of
+from countersign.core.terraform.document import Number, ResourceChange, Side, marked
+
+VERSION = "countersign.plan/1"
+
+
+def tagged(value: object, unknown: object = False) -> list[object]:
+    """A value as a tree in which no two types share a spelling; partly unknown values keep their known part."""
+    if unknown is True:
+        return ["u"]
+    if value is None and not marked(unknown):
+        return ["z"]
+    if isinstance(value, bool):
+        return ["b", value]
+    if isinstance(value, Number):
+        return ["n", value.normal]
+    if isinstance(value, int):
+        return ["n", Number(value).normal]
+    if isinstance(value, str):
+        return ["s", value]
+    side = Side(value=value, unknown=unknown)
+    if isinstance(value, list) or isinstance(unknown, list):
+        children = [side.child(i) for i in range(side.length())]
+        return ["l", [tagged(c.value, c.unknown) for c in children]]
+    if isinstance(value, Mapping) or isinstance(unknown, Mapping):
+        return ["m", [[key, *tagged((c := side.child(key)).value, c.unknown)] for key in side.keys()]]
+    raise TypeError(f"a plan holds no {type(value).__name__}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Macs:
+    """Keyed fingerprints. The domain holds purpose, address and attribute: equal secrets in two places look different."""
+
+    key: bytes = field(repr=False)
+    kid: str
+
+    def of(self, tree: object, *domain: str) -> str:
+        """16 bytes in hex. `tree` is JSON without floats."""
+        name = "\x1f".join(part.replace("\x1f", "\x1f\x1f") for part in domain)
+        spelled = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)  # ASCII: lone surrogates survive
+        message = b"\0".join((VERSION.encode(), name.encode("utf-8", "surrogatepass"), spelled.encode()))
+        return hmac.new(self.key, message, hashlib.sha256).digest()[:16].hex()
+
+    def side(self, side: Side, *domain: str) -> str | None:
+        """`?` unknown, None absent, else a MAC; `~` partly unknown, `!` sensitive."""
+        mark = "!" if marked(side.sensitive) else ""
+        if side.unknown is True:
+            return "?" + mark
+        if side.absent:
+            return None
+        return self.of(tagged(side.value, side.unknown), *domain) + ("~" if marked(side.unknown) else "") + mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a plan was made from; changes effects without changing a single value of the plan."""
+
+    stack_id: str
+    mode: str  # "normal" | "destroy"
+    engine: str  # "terraform" | "tofu"
+    source: str  # digest of the checkout, without our own files
+    lock: str | None  # sha256 of the lock file
+    targets: tuple[str, ...] = ()
+    volatile: frozenset[str] = frozenset()  # variables that may differ: tokens of one attempt
+
+
+def semantic(document: Mapping[str, Any], *, origin: Origin, macs: Macs) -> tuple[bytes, str]:
+    """The document as canonical JSON, and its digest. Raises ProviderError for a plan that must not be compared."""
+    doc.refuse_unfinished(document, partial=bool(origin.targets))
+    records = [_record(c, macs) for c in doc.changes(document) if not c.bare_no_op]
+    whole = {
+        "v": VERSION,
+        "kid": macs.kid,
+        "stack": origin.stack_id,
+        "mode": origin.mode,
+        "engine": f"{origin.engine} {document.get('terraform_version', '')}",
+        "source": origin.source,
+        "lock": origin.lock,
+        "targets": sorted(origin.targets),
+        "variables": variables(document, macs, origin.volatile),
+        "changes": sorted(records, key=lambda r: (r["address"], r["deposed"] or "")),
+        "outputs": {
+            name: [list(actions), macs.side(before, "output", name), macs.side(after, "output", name)]
+            for name, actions, before, after in doc.outputs(document)
+        },
+        "actions": [macs.of(_exact(a), "action", str(a.get("address"))) for a in document.get("action_invocations") or ()],
+    }
+    data = canonical(_encodable(whole))
+    return data, sha256(data)
+
+
+def variables(document: Mapping[str, Any], macs: Macs, volatile: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Variable → MAC of the value it has in this plan."""
+    return {
+        name: macs.of(tagged(variable.get("value")), "variable", name)
+        for name, variable in sorted((document.get("variables") or {}).items())
+        if name not in volatile
+    }
+
+
+def _record(change: ResourceChange, macs: Macs) -> dict[str, Any]:
+    where = change.address if change.deposed is None else f"{change.address} {change.deposed}"
+    updates = change.actions == ("update",)
+    record: dict[str, Any] = {
+        "address": change.address,
+        "mode": change.mode,
+        "type": change.type,
+        "provider": change.provider,
+        "deposed": change.deposed,
+        "previous_address": change.previous_address,
+        "actions": list(change.actions),
+        "classes": [str(c) for c in classes_of(change)],
+        "replace_paths": list(change.replace_paths),
+    }
+    attributes: dict[str, Any] = {}
+    for name, before, after in change.attributes():
+        if not updates and after.absent:
+            continue
+        # The old value says nothing where the new one is unknown: it may differ without a change of meaning.
+        old = macs.side(before, "attribute", where, name) if updates and after.unknown is not True else None
+        attributes[name] = [old, macs.side(after, "attribute", where, name)]
+    if attributes:
+        record["attributes"] = attributes
+    if isinstance(change.before.value, Mapping):
+        record["object"] = macs.of(tagged(change.before.value.get("id")), "object", where)
+    if change.importing is not None:
+        record["importing"] = macs.of(_exact(change.importing), "import", where)
+    if change.generated_config is not None:
+        record["generated_config"] = macs.of(change.generated_config, "generated", where)
+    return record
+
+
+def _exact(value: object) -> object:
+    return tagged(value)
+
+
+def _encodable(value: Any) -> Any:
+    """Lone surrogates have no UTF-8; they are spelled out, so that no plan can make the digest fail."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(k): _encodable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_encodable(v) for v in value]
+    return value
+
+
+def difference(old: bytes, new: bytes) -> tuple[str, ...]:
+    """What distinguishes two semantic documents, in addresses and attribute names, without a value."""
+    before, after = json.loads(old), json.loads(new)
+    lines: list[str] = []
+    for part in ("stack", "mode", "engine", "source", "lock", "kid", "targets", "actions"):
+        if before.get(part) != after.get(part):
+            lines.append(f"{part} differs")
+    for part in ("variables", "outputs"):
+        names = {**before.get(part, {}), **after.get(part, {})}
+        lines += [f"{part[:-1]} {n} differs" for n in sorted(names) if before.get(part, {}).get(n) != after.get(part, {}).get(n)]
+    olds, news = ({(c["address"], c["deposed"]): c for c in d.get("changes", ())} for d in (before, after))
+    for key in sorted({*olds, *news}, key=lambda k: (k[0], k[1] or "")):
+        if key not in news:
+            lines.append(f"{key[0]}: no longer planned ({', '.join(olds[key]['actions'])})")
+        elif key not in olds:
+            lines.append(f"{key[0]}: now planned ({', '.join(news[key]['actions'])})")
+        elif olds[key] != news[key]:
+            lines.append(f"{key[0]}: {', '.join(_differing(olds[key], news[key]))}")
+    return tuple(lines)
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    names = [p for p in sorted({*old, *new} - {"attributes"}) if old.get(p) != new.get(p)]
+    was, now = old.get("attributes", {}), new.get("attributes", {})
+    return names + [n for n in sorted({*was, *now}) if was.get(n) != now.get(n)]

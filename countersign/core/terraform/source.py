@@ -1,0 +1,235 @@
+"""Judging a configuration before anything of it runs: providers, module sources, data sources and backends.
+
+Planning runs configuration that nobody approved yet, with the stack's plan credential in its environment; so what it may
+load is the operator's list, and it is checked before `init` downloads the first byte.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import Field
+
+from countersign.core.engine import Finding
+from countersign.core.model import Payload
+
+# What engines add to a source address that names no host.
+DEFAULT_HOSTS = frozenset({"registry.terraform.io", "registry.opentofu.org"})
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})|\\U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})")
+BUILT_IN = "terraform.io/builtin/terraform"
+
+
+class Place(Payload):
+    """Something a file mentions and where."""
+
+    name: str
+    line: int | None = None
+
+
+class Declared(Payload):
+    """`countersign.declared/1`: what one file declares, all that judging needs. Extracted once per file content."""
+
+    sources: dict[str, str] = Field(default_factory=dict)  # local provider name → source address as written
+    source_lines: dict[str, int | None] = Field(default_factory=dict)
+    providers: tuple[Place, ...] = ()  # local names in use: of resources, data sources, provider blocks
+    modules: tuple[Place, ...] = ()  # sources as written
+    data: tuple[Place, ...] = ()  # types of data sources
+    backends: tuple[Place, ...] = ()  # types; "cloud" for a cloud block
+    variables: tuple[str, ...] = ()
+    sensitive: tuple[str, ...] = ()  # of them: those declared sensitive
+
+
+class AllowList(Payload):
+    """The operator's globs. A provider pattern without a host means the engine's default registry."""
+
+    providers: tuple[str, ...] = ("terraform.io/builtin/*", "hashicorp/*", "opentofu/*")
+    modules: tuple[str, ...] = ("./*", "../*")
+    denied_data: tuple[str, ...] = ("external", "http")
+
+
+def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
+    """What a parsed file declares; of python-hcl2 (labels in quotes, blocks in lists) or of a .tf.json.
+
+    Neither parser tells lines, so they are those of the first mention in `text`.
+    """
+    sources: dict[str, str] = {}
+    backends: list[Place] = []
+    for body in _bodies(parsed.get("terraform")):
+        for required in _bodies(body.get("required_providers")):
+            for name, wanted in _named(required):
+                for one in _bodies(wanted):
+                    if one.get("source") is not None:
+                        sources[name] = _text(one["source"])
+        backends += [Place(name=kind, line=_line(text, "backend", kind)) for kind, _ in _blocks(body.get("backend"), 1)]
+        backends += [Place(name="cloud", line=_line(text, "cloud")) for _ in _bodies(body.get("cloud"))]
+    data = list(_blocks(parsed.get("data"), 2))
+    for _, check in _blocks(parsed.get("check"), 1):
+        data += _blocks(check.get("data"), 2)
+    managed = [*_blocks(parsed.get("resource"), 2), *_blocks(parsed.get("ephemeral"), 2), *data]
+    used = [Place(name=_provider_of(kind, block), line=_line(text, kind)) for kind, block in managed]
+    used += [Place(name=name, line=_line(text, "provider", name)) for name, _ in _blocks(parsed.get("provider"), 1)]
+    imports = [_local_name(b["provider"]) for b in _bodies(parsed.get("import")) if b.get("provider")]
+    used += [Place(name=name, line=_line(text, "provider", name)) for name in imports]
+    modules = [_text(body.get("source", "")) for _, body in _blocks(parsed.get("module"), 1)]
+    return Declared(
+        sources=sources,
+        source_lines={name: _line(text, "source", source) for name, source in sources.items()},
+        providers=tuple(used),
+        modules=tuple(Place(name=source, line=_line(text, "source", source)) for source in modules),
+        data=tuple(Place(name=kind, line=_line(text, "data", kind)) for kind, _ in data),
+        backends=tuple(backends),
+        variables=tuple(name for name, _ in _blocks(parsed.get("variable"), 1)),
+        sensitive=tuple(name for name, body in _blocks(parsed.get("variable"), 1) if body.get("sensitive") not in (None, False)),
+    )
+
+
+def judge(files: Mapping[str, Declared], allow: AllowList) -> list[Finding]:
+    """What the operator does not allow; empty where all of it may run. `files` maps paths below the root to what they declare."""
+    found: list[Finding] = []
+    by_folder: dict[str, dict[str, str]] = {}
+    for path, file in files.items():
+        by_folder.setdefault(posixpath.dirname(path), {}).update(file.sources)
+    for path, file in sorted(files.items()):
+        folder = posixpath.dirname(path)
+        found += _providers(path, file, by_folder[folder], allow)
+        for module in file.modules:
+            if why := _module_refused(module.name, folder, allow):
+                found.append(_refusal(path, module.line, f"module source {module.name!r} is not allowed", why))
+        for source in file.data:
+            if any(fnmatchcase(source.name, pattern) for pattern in allow.denied_data):
+                found.append(
+                    _refusal(
+                        path,
+                        source.line,
+                        f'data source "{source.name}" is not allowed',
+                        "It reaches outside while planning, before anybody approved anything. Remove it, or ask the operator to take it "
+                        "from terraform.denied_data_sources.",
+                    )
+                )
+        for backend in file.backends:
+            if backend.name != "local":
+                found.append(
+                    _refusal(
+                        path,
+                        backend.line,
+                        f'backend "{backend.name}" is not supported yet',
+                        "Countersign keeps the state itself, fenced so that only one run can write it. Remove the backend or cloud block "
+                        "and move the state in with `terraform state push`.",
+                    )
+                )
+    return found
+
+
+def source_address(source: str) -> str:
+    """A provider's source in the form patterns have: lower case, default host left out, `aws` as `hashicorp/aws`."""
+    parts = source.strip().lower().split("/")
+    if len(parts) == 1:
+        return BUILT_IN if parts[0] == "terraform" else f"hashicorp/{parts[0]}"
+    if len(parts) == 3 and parts[0] in DEFAULT_HOSTS:
+        return "/".join(parts[1:])
+    return "/".join(parts)
+
+
+def provider_allowed(source: str, allow: AllowList) -> bool:
+    """`source` as in a configuration or in the engine's documents."""
+    address = source_address(source)
+    return any(fnmatchcase(address, source_address(p) if p.count("/") == 2 else p) for p in allow.providers)
+
+
+def variables(files: Mapping[str, Declared]) -> frozenset[str]:
+    """Names of the root module's variables."""
+    return frozenset(name for path, file in files.items() if not posixpath.dirname(path) for name in file.variables)
+
+
+def _providers(path: str, file: Declared, sources: Mapping[str, str], allow: AllowList) -> Iterator[Finding]:
+    seen: set[str] = set()
+    named = [Place(name=name, line=file.source_lines.get(name)) for name in file.sources]
+    for place in (*named, *file.providers):
+        source = sources.get(place.name, place.name)
+        if source in seen:
+            continue
+        seen.add(source)
+        if not provider_allowed(source, allow):
+            yield _refusal(
+                path,
+                place.line,
+                f"provider {source!r} is not allowed",
+                f"Allowed are {', '.join(allow.providers)}. Use one of those, or ask the operator to add it to terraform.allowed_providers.",
+            )
+
+
+def _module_refused(source: str, folder: str, allow: AllowList) -> str | None:
+    if "${" in source or not source:
+        return "It must be a literal text, so that it can be checked before anything is loaded."
+    if not any(fnmatchcase(source, pattern) for pattern in allow.modules) or source.startswith(("/", "~")):
+        return f"Allowed are {', '.join(allow.modules)}. Use a module inside the stack's folder, or ask the operator to add to terraform.allowed_modules."
+    if source.startswith(("./", "../")):
+        target = posixpath.normpath(posixpath.join(folder, source))
+        if target.startswith(".."):
+            return "It leads out of the stack's folder, and only that folder is planned. Put the module below it."
+    return None
+
+
+def _refusal(path: str, line: int | None, summary: str, detail: str) -> Finding:
+    return Finding(severity="error", summary=summary, detail=detail, file=path, line=line)
+
+
+def _provider_of(kind: str, block: Mapping[str, Any]) -> str:
+    if block.get("provider"):
+        return _local_name(block["provider"])
+    return kind.split("_", 1)[0]
+
+
+def _local_name(reference: object) -> str:
+    """`${aws.west}`, `aws.west` or `aws` → `aws`."""
+    return _text(reference).removeprefix("${").removesuffix("}").split(".", 1)[0].strip()
+
+
+def _text(value: object) -> str:
+    """A literal as python-hcl2 (in quotes) or JSON writes it."""
+    text = str(value)
+    text = text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text
+    # "ht\u0074p" is the same label to the engine.
+    return _ESCAPED.sub(lambda m: chr(int(m.group(1) or m.group(2), 16)), text) if "\\" in text else text
+
+
+def _named(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in body.items():
+        if not key.startswith("__") and key != "//":
+            yield _text(key), value
+
+
+def _bodies(value: object) -> Iterator[Mapping[str, Any]]:
+    """Bodies of a block without labels: one, or a list of them, however deep the lists."""
+    if isinstance(value, Mapping):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _bodies(item)
+
+
+def _blocks(value: object, labels: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Bodies of a block with labels, each with its first label. JSON may put lists at every level."""
+    for body in _bodies(value):
+        for name, inner in _named(body):
+            if labels == 1:
+                for found in _bodies(inner):
+                    yield name, found
+            else:
+                for _, found in _blocks(inner, labels - 1):
+                    yield name, found
+
+
+def _line(text: str, *words: str) -> int | None:
+    """The first line that names all of these, in this order; counted from 1."""
+    if not all(words):
+        return None
+    pattern = re.compile(".*?".join(re.escape(word) for word in words))
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.search(line)), None)
+
+
+def places(findings: Iterable[Finding]) -> str:
+    """All refusals on one line each, for a message."""
+    return "; ".join(f"{f.summary} ({f.file} line {f.line})" if f.line else f"{f.summary} ({f.file})" for f in findings)

@@ -1,0 +1,81 @@
+"""Who is calling: a bearer key over HTTP, the local user's agent over stdio.
+
+The key is looked up at every request, so that a revoked one ends at once. A header or an address is never an identity, and
+may only narrow what the key gives.
+"""
+
+import re
+
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import AccessToken
+
+from countersign.adapters.store.database import Store
+from countersign.adapters.store.keys import find_key
+from countersign.core.errors import Unauthenticated
+from countersign.core.principal import Kind, Principal
+from mcp_front.domain import Access
+from mcp_front.rights import ROLES, Caller, checked_role
+
+SCOPE = "mcp"
+ISSUER = "countersign:keys"
+
+
+class KeyVerifier:
+    """The SDK's TokenVerifier over the keys of the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """None, and so a 401, for what is unknown, expired, revoked, or has a role that does not exist."""
+        async with self._store.read() as conn:
+            key = await find_key(conn, token, now=self._store.now())
+        if key is None or key.role not in ROLES:
+            return None
+        return AccessToken(
+            token=key.id,  # the secret itself goes no further than here
+            client_id=key.id,
+            subject=key.principal.id,
+            scopes=[SCOPE],
+            claims={
+                "iss": ISSUER,
+                "org": key.org,
+                "role": key.role,
+                "kind": str(key.principal.kind),
+                "acts_for": key.principal.acts_for,
+            },
+        )
+
+
+def caller_of(token: AccessToken) -> Caller:
+    claims = token.claims or {}
+    if claims.get("iss") != ISSUER or token.subject is None:
+        raise Unauthenticated("this token is not one of our keys")
+    return Caller(
+        principal=Principal(id=token.subject, kind=Kind(claims["kind"]), acts_for=claims["acts_for"]),
+        org=claims["org"],
+        role=claims["role"],
+    )
+
+
+def caller_now(default: Caller | None) -> Caller:
+    """Who makes this request: the bearer of its key, else the one the connection belongs to (stdio)."""
+    token = get_access_token()
+    if token is not None:
+        return caller_of(token)
+    if default is None:
+        raise Unauthenticated("a key is needed: `countersign key create` makes one, sent as `Authorization: Bearer …`")
+    return default
+
+
+def local_agent(user: str, *, org: str, role: str) -> Caller:
+    """Over stdio: an agent on behalf of the local user. It never decides for others, whatever the role says."""
+    name = re.sub(r"[^A-Za-z0-9._@+-]", "-", user).strip("-.") or "local"
+    person = f"person:{name}"
+    return Caller(
+        principal=Principal(id=f"agent:stdio-{name}"[:100], kind=Kind.AGENT, acts_for=person),
+        org=org,
+        role=checked_role(role, Kind.AGENT),
+        withheld=frozenset({Access.DECIDE}),
+        via="stdio",
+    )

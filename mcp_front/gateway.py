@@ -1,0 +1,225 @@
+"""From a call to a durable run, and from a person's word to a signed decision.
+
+A start writes receipt and run first, so that asking twice is asking once and nothing is lost when Temporal is away; then it
+starts the workflow. A decision is signed here, over who said it, and decided elsewhere: only the recorded verdict counts.
+"""
+
+import secrets as random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import anyio
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.settings import Settings
+from countersign.adapters.store import plans, runs
+from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.requests import request_run
+from countersign.adapters.store.runs import RunRow
+from countersign.adapters.store.watch import Watch
+from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims, RejectInput, SignedDecision
+from countersign.core.details import who_must_agree
+from countersign.core.digests import canonical
+from countersign.core.engine import StackConfig
+from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, PermanentError, Unavailable
+from countersign.core.policy import Need
+from countersign.core.principal import Principal
+from countersign.core.run import Mode, RunState, RunType
+from countersign.core.steps import Decided
+from mcp_front.envelope import Ask, Progress, RunHandle
+from mcp_front.rights import Caller
+
+SIGNED_FOR = timedelta(minutes=2)  # how long a decision may be on its way
+START_WITHIN = 1.5  # seconds for Temporal to take a start; the row is there whatever becomes of it
+WAITS = frozenset({RunState.AWAITING_APPROVAL, RunState.NEEDS_OPERATOR})  # for a person
+
+
+class RunsPort(Protocol):
+    """What the front says to run workflows; `adapters.temporal.Runs` does it."""
+
+    async def start(self, run: RunRow, *, again: bool = False) -> None: ...
+    async def approve(self, run_id: str, given: ApproveInput, *, update_id: str) -> Decided: ...
+    async def reject(self, run_id: str, given: RejectInput, *, update_id: str) -> Decided: ...
+    async def cancel(self, run_id: str, given: CancelInput) -> None: ...
+    async def resume(self, run_id: str, by: str) -> None: ...
+    async def reachable(self) -> bool: ...
+
+
+class Signer(Protocol):
+    """The front's own key; `adapters.keyring.Keyring` has it."""
+
+    def sign(self, payload: bytes) -> tuple[str, str]:
+        """(signature as base64, id of the key)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    run: RunRow
+    replayed: bool  # an earlier call started it
+
+
+class Gateway:
+    def __init__(
+        self, *, settings: Settings, store: Store, watch: Watch, runs: Callable[[], Awaitable[RunsPort]], signer: Signer
+    ) -> None:
+        """`runs` reaches Temporal when it is first needed; it raises Unavailable where there is none."""
+        self._settings = settings
+        self._store = store
+        self._watch = watch
+        self._runs = runs
+        self._signer = signer
+
+    async def start(
+        self,
+        caller: Caller,
+        run_type: RunType,
+        stack: StackConfig,
+        arguments: Mapping[str, Any],
+        *,
+        key: str | None,
+        message: str | None,
+        mode: Mode | None = None,
+    ) -> Started:
+        """Write the run and start its workflow; a client that goes away meanwhile does not stop it. Raises Unavailable, and
+        the run is on record then: the same call again starts it."""
+        with anyio.CancelScope(shield=True):
+            asked = await request_run(
+                self._store,
+                org=caller.org,
+                principal=caller.principal,
+                run_type=run_type,
+                stack=stack,
+                arguments=arguments,
+                key=key,
+                message=message,
+                mode=mode,
+            )
+            async with self._store.read() as conn:
+                run = await runs.get_run(conn, caller.org, asked.run_id)
+            if run.state is RunState.PENDING:
+                await self.ensure_started(run)
+        return Started(run=run, replayed=asked.replayed or asked.joined)
+
+    async def ensure_started(self, run: RunRow, *, again: bool = False) -> None:
+        try:
+            with anyio.fail_after(START_WITHIN):
+                await (await self._runs()).start(run, again=again)
+        except TimeoutError:
+            raise _away(run.id) from None
+        except Unavailable:
+            raise _away(run.id) from None
+
+    async def wait(
+        self,
+        org: str,
+        run_id: str,
+        until: Callable[[RunRow], bool],
+        *,
+        seconds: float,
+        on_look: Callable[[RunRow], Awaitable[None]] | None = None,
+    ) -> RunRow:
+        """The run as soon as `until` holds, or as it is after `seconds`. Raises NotFound."""
+        ends = anyio.current_time() + seconds
+        while True:
+            seen = self._watch.seen
+            async with self._store.read() as conn:
+                run = await runs.get_run(conn, org, run_id)
+            if on_look is not None:
+                await on_look(run)
+            left = ends - anyio.current_time()
+            if until(run) or left <= 0:
+                return run
+            await self._watch.changed(after=seen, timeout=left)
+
+    async def handle(self, conn: AsyncConnection, run: RunRow) -> RunHandle:
+        return RunHandle(
+            run_id=run.id,
+            state=str(run.state),
+            plan_digest=run.plan_digest,
+            change_class=run.change_class,
+            progress=Progress(done=run.done, total=run.total),
+            approval=await self._ask(conn, run),
+        )
+
+    async def _ask(self, conn: AsyncConnection, run: RunRow) -> Ask | None:
+        need = run.requirement
+        if run.state is not RunState.AWAITING_APPROVAL or need is None:
+            return None
+        decided = await plans.decisions_of(conn, run.org, run.id)
+        agreed = {d.by.id for d in decisions_in_force(decided, run.plan_digest)}
+        who = who_must_agree(need)
+        if need.need in (Need.OTHER, Need.TWO) and run.requester.person:
+            who += f" ({run.requester.person})"
+        return Ask(
+            needed=max(need.people - len(agreed), 0),
+            by=[who],
+            confirm_name=need.confirm_name,
+            url=self.page_url(run.id),
+            expires_at=stamp(run.expires_at) if run.expires_at else None,
+        )
+
+    def page_url(self, run_id: str) -> str:
+        return f"{self._settings.front_url}/runs/{run_id}"
+
+    async def approve(self, caller: Caller, run: RunRow, *, digest: str, comment: str | None, confirm_name: str | None) -> None:
+        """Forward an approval, signed. Raises the refusal, which `decide` has recorded then."""
+        claims = self._claims(caller, run, "approve", plan_digest=digest, comment=comment, confirm_name=confirm_name)
+        given = ApproveInput(plan_digest=digest, comment=comment, confirm_name=confirm_name, signed=self._sign(claims))
+        _counts(await (await self._runs()).approve(run.id, given, update_id=claims.nonce), run)
+
+    async def reject(self, caller: Caller, run: RunRow, *, reason: str) -> None:
+        claims = self._claims(caller, run, "reject", comment=reason)
+        given = RejectInput(reason=reason, signed=self._sign(claims))
+        _counts(await (await self._runs()).reject(run.id, given, update_id=claims.nonce), run)
+
+    async def cancel(self, caller: Caller, run: RunRow, *, reason: str, force: bool) -> None:
+        claims = self._claims(caller, run, "cancel", comment=reason)
+        await (await self._runs()).cancel(run.id, CancelInput(reason=reason, force=force, signed=self._sign(claims)))
+
+    async def resume(self, caller: Caller, run: RunRow) -> None:
+        await (await self._runs()).resume(run.id, caller.principal.id)
+
+    async def temporal_answers(self) -> bool:
+        try:
+            return await (await self._runs()).reachable()
+        except CountersignError:
+            return False
+
+    def _claims(self, caller: Caller, run: RunRow, decision: Any, **said: str | None) -> DecisionClaims:
+        return DecisionClaims(
+            org=run.org,
+            run_id=run.id,
+            decision=decision,
+            principal=Principal(id=caller.principal.id, kind=caller.principal.kind, acts_for=caller.principal.acts_for),
+            nonce=random.token_hex(16),
+            expires_at=self._store.now() + SIGNED_FOR,
+            **said,
+        )
+
+    def _sign(self, claims: DecisionClaims) -> SignedDecision:
+        payload = canonical(claims.model_dump(mode="json"))
+        signature, key_id = self._signer.sign(payload)
+        return SignedDecision(payload=payload.decode(), signature=signature, key_id=key_id)
+
+
+def decisions_in_force(decided: Sequence[plans.DecisionRow], plan_digest: str | None) -> list[plans.DecisionRow]:
+    return [d for d in decided if d.accepted and d.decision == "approve" and d.plan_digest == plan_digest]
+
+
+def _counts(decided: Decided, run: RunRow) -> None:
+    if decided.accepted:
+        return
+    error: type[CountersignError] = BY_CODE.get(decided.code or "", PermanentError)
+    steps = ["run_get"] if error is FailedPrecondition else ["run_plan"]
+    raise error(decided.message, next=steps, details={"run_id": run.id, "recorded": True})
+
+
+def _away(run_id: str) -> Unavailable:
+    return Unavailable(
+        "Temporal does not answer yet; the run is on record and nothing was changed. Ask again with the same arguments and key",
+        retry_after_seconds=5,
+        next=["run_get"],
+        details={"run_id": run_id},
+    )

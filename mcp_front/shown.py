@@ -1,0 +1,165 @@
+"""Runs as callers read them: rows turned into bounded, labelled answers."""
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store import plans, runs, turns
+from countersign.adapters.store.database import stamp
+from countersign.adapters.store.plans import DecisionRow
+from countersign.adapters.store.runs import Event, RunRow
+from countersign.core.redaction import Redactor
+from countersign.core.run import RunState
+from mcp_front.call import Call
+from mcp_front.envelope import Answer, RunHandle, clean, untrusted
+from mcp_front.rights import Reach, reach
+
+_REDACTOR = Redactor()
+
+_NEXT: dict[RunState, tuple[str, ...]] = {
+    RunState.AWAITING_APPROVAL: ("run_plan", "run_approve", "run_reject", "run_wait"),
+    RunState.NEEDS_OPERATOR: ("run_resume", "run_logs"),
+    RunState.PLANNED_AND_FINISHED: ("run_plan",),
+    RunState.APPLIED: ("run_evidence", "terraform_get_workspace"),
+    RunState.PARTIALLY_APPLIED: ("run_logs", "run_resume"),
+    RunState.REJECTED: ("run_rerun",),
+    RunState.EXPIRED: ("run_rerun",),
+    RunState.CANCELED: ("run_rerun",),
+    RunState.ERRORED: ("run_logs", "run_rerun"),
+}
+
+
+def next_of(run: RunRow) -> tuple[str, ...]:
+    return _NEXT.get(run.state, ("run_wait", "run_cancel"))
+
+
+async def queue_of(call: Call, conn: AsyncConnection, run: RunRow) -> dict[str, Any] | None:
+    """The run's place in the queue of its state; None while it waits for no turn."""
+    if run.state not in (RunState.PENDING, RunState.APPROVED, RunState.STALE):
+        return None
+    place = await turns.place(conn, org=run.org, stack_id=run.stack_id, run_id=run.id)
+    if place is None or place.held:
+        return None
+    far = reach(call.caller, call.front.toolset.tools["run_get"])
+    return {"position": place.position, "ahead": list(place.ahead) if far is Reach.ALL else []}
+
+
+def waits_for(run: RunRow, handle: RunHandle, queue: dict[str, Any] | None) -> str | None:
+    """In words, what has to happen next and who does it."""
+    if handle.approval is not None:
+        name = ", who types the name" if handle.approval.confirm_name else ""
+        return f"approval by {handle.approval.by[0]}{name}"
+    if queue is not None:
+        return f"its turn: {queue['position']} run(s) on the same state are before it"
+    return {
+        RunState.PENDING: "a worker",
+        RunState.NEEDS_OPERATOR: "an operator, see reason",
+        RunState.APPROVED: "its apply to start",
+        RunState.APPLYING: "the engine",
+        RunState.PLANNING: "the engine",
+    }.get(run.state)
+
+
+async def summary(call: Call, conn: AsyncConnection, run: RunRow, handle: RunHandle) -> dict[str, Any]:
+    queue = await queue_of(call, conn, run)
+    data = {
+        "type": run.type,
+        "mode": str(run.mode),
+        "workspace": run.stack_path,
+        "env": run.env,
+        "requester": run.requester.id,
+        "acts_for": run.requester.acts_for,
+        "message": untrusted(run.message, run.requester.id) if run.message else None,
+        "created_at": stamp(run.created_at),
+        "updated_at": stamp(run.updated_at),
+        "ended_at": stamp(run.ended_at) if run.ended_at else None,
+        "waits_for": waits_for(run, handle, queue),
+        "code": run.code,
+        "reason": untrusted(run.reason, f"reason of {run.id}", limit=4000) if run.reason else None,
+        "current": clean(run.current) or None,
+        "queue": queue,
+        "cursor": str(run.cursor),
+    }
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def row(run: RunRow) -> dict[str, Any]:
+    """A run in a list."""
+    data = {
+        "run_id": run.id,
+        "type": run.type,
+        "workspace": run.stack_path,
+        "state": str(run.state),
+        "requester": run.requester.id,
+        "change_class": run.change_class,
+        "plan_digest": run.plan_digest,
+        "created_at": stamp(run.created_at),
+        "ended_at": stamp(run.ended_at) if run.ended_at else None,
+        "code": run.code,
+    }
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def event(e: Event) -> dict[str, Any]:
+    return {"n": e.n, "at": stamp(e.at), "kind": e.kind, "state": str(e.state), **({"body": clean(dict(e.body))} if e.body else {})}
+
+
+def folded(found: list[Event]) -> list[dict[str, Any]]:
+    """What happened, with only the last of each row of progress reports."""
+    kept = [e for e, after in zip(found, [*found[1:], None], strict=True) if not (e.kind == "progress" and after is not None and after.kind == "progress")]
+    return [event(e) for e in kept]
+
+
+def decision(d: DecisionRow) -> dict[str, Any]:
+    data = {
+        "decision": d.decision,
+        "accepted": d.accepted,
+        "by": d.by.id,
+        "kind": str(d.by.kind),
+        "acts_for": d.by.acts_for,
+        "channel": str(d.channel),
+        "plan_digest": d.plan_digest,
+        "typed_name": d.confirm_name,
+        "comment": untrusted(d.comment, d.by.id, limit=2000) if d.comment else None,
+        "code": d.code,
+        "message": d.message,
+        "at": stamp(d.at),
+    }
+    return {name: value for name, value in data.items() if value is not None}
+
+
+async def included(conn: AsyncConnection, run: RunRow, include: frozenset[str]) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    if include & {"steps", "timeline"}:
+        found = await runs.run_events(conn, run.org, run.id, limit=1000)
+        if "timeline" in include:
+            data["timeline"] = folded(found)
+        if "steps" in include:
+            states = [e for e in found if e.kind == "state"]
+            data["steps"] = [{"state": str(e.state), "at": stamp(e.at)} for e in states]
+    if "inputs" in include:
+        data["inputs"] = _REDACTOR.value(clean(dict(run.request)))
+    if "outputs" in include:
+        data["outputs"] = {"untrusted": True, "source": f"outputs of {run.id}", "values": clean(dict(run.outputs or {}))}
+    if "resources" in include:
+        rows = list(run.resources)
+        data["resources"] = {"untrusted": True, "source": f"apply of {run.id}", "total": len(rows), "items": clean(rows[:100])}
+    if "approvals" in include:
+        data["approvals"] = [decision(d) for d in await plans.decisions_of(conn, run.org, run.id)]
+        data["requirement"] = run.requirement.model_dump(mode="json", exclude_none=True) if run.requirement else None
+    return {name: value for name, value in data.items() if value is not None}
+
+
+async def answer(call: Call, run: RunRow, *, warnings: tuple[str, ...] = (), replayed: bool = False, data: dict[str, Any] | None = None) -> Answer:
+    """The handle of a run that was just started, moved or looked at."""
+    async with call.front.store.read() as conn:
+        run = await runs.get_run(conn, run.org, run.id)
+        handle = await call.front.gateway.handle(conn, run)
+        queue = await queue_of(call, conn, run)
+    if queue is not None:
+        data = {**(data or {}), "queue": queue}
+    wanted = waits_for(run, handle, queue)
+    text = f"{run.id} ({run.type} on {run.stack_path}) is {run.state}" + (f", waiting for {wanted}" if wanted else "")
+    if run.reason and run.ended:
+        text += f": {clean(run.reason)[:300]}"
+    return Answer(text=text, run=handle, data=data, warnings=warnings, replayed=replayed, next=next_of(run))

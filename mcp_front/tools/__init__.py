@@ -1,0 +1,9 @@
+"""The tools, one module per server of the catalogue."""
+
+from mcp_front.domain import Toolset
+
+
+def toolset() -> Toolset:
+    from mcp_front.tools import core, runs, terraform
+
+    return Toolset([core.CORE, runs.RUNS, terraform.TERRAFORM])

@@ -1,0 +1,234 @@
+"""`core`: who one is, where one may act, and how to find and read what is not listed."""
+
+import json
+import re
+from contextlib import suppress
+from typing import Annotated, Any
+
+from pydantic import Field
+from sqlalchemy import select
+
+from countersign.adapters.store import records, runs
+from countersign.adapters.store.database import stamp
+from countersign.adapters.store.schema import artifacts
+from countersign.core.errors import InvalidArgument, NotFound
+from countersign.core.principal import Kind
+from mcp_front import lookup
+from mcp_front.call import Call
+from mcp_front.domain import Access, Domain, ToolSpec
+from mcp_front.envelope import Answer, untrusted
+from mcp_front.rights import Reach, allowed, listed, permissions, reach
+
+CORE = Domain("core")
+_READ = Access.READ
+
+Ref = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+@CORE.tool("whoami", _READ, title="Who am I")
+async def whoami(call: Call) -> Answer:
+    """Show the caller's identity: principal, whom it acts for, organization, role, effective permissions and limits. Never a token."""
+    caller, principal = call.caller, call.caller.principal
+    data = {
+        "principal": principal.id,
+        "kind": str(principal.kind),
+        "acts_for": principal.acts_for,
+        "organization": caller.org,
+        "organizations": [caller.org],
+        "role": caller.role,
+        "permissions": permissions(caller, call.front.toolset.servers),
+        "may_decide": principal.kind is Kind.PERSON and Access.DECIDE not in caller.withheld,
+        "environments": list(lookup.environments(call)),
+        "limits": {},
+        "via": caller.via,
+    }
+    for_whom = f" for {principal.acts_for}" if principal.acts_for else ""
+    return Answer(text=f"{principal.id}{for_whom}, {caller.role} in {caller.org}", data=data, next=("list_environments", "search_tools"))
+
+
+def _organization(call: Call) -> dict[str, Any]:
+    org = next((o for o in call.front.settings.organizations if o.slug == call.org), None)
+    if org is None:
+        return {"id": call.org, "slug": call.org, "name": call.org, "environments": [], "version": 1}
+    return {"id": org.slug, "slug": org.slug, "name": org.name or org.slug, "environments": [e.slug for e in org.environments], "version": 1}
+
+
+@CORE.tool("list_organizations", _READ, title="List organizations", paged=True)
+async def list_organizations(call: Call, text: str | None = None) -> Answer:
+    """List the organizations the caller may see."""
+    rows = [row for row in [_organization(call)] if not text or text.lower() in f"{row['slug']} {row['name']}".lower()]
+    rows = rows[call.offset : call.offset + call.given.limit]
+    return Answer(
+        text=f"{len(rows)} organization(s)", data={"organizations": rows}, page=call.page(returned=len(rows), total=max(len(rows), call.offset))
+    )
+
+
+@CORE.tool("get_organization", _READ, title="Get organization")
+async def get_organization(call: Call, ref: Ref) -> Answer:
+    """Get an organization's record by id or slug, with its environments and what policy asks for."""
+    if ref != call.org:
+        raise NotFound(f"no organization {ref[:80]}", field="ref", next=["list_organizations"])
+    policy = call.front.policy
+    rules = [{"env": r.env, "classes": [str(c) for c in r.classes] or ["every"], "need": str(r.need)} for r in policy.rules]
+    data = _organization(call) | {"settings": {"policy": {"rules": rules, "version": policy.version, "approval_hours": policy.approval_hours}}}
+    return Answer(text=f"organization {ref}", data=data, next=("list_environments",))
+
+
+async def _environment(call: Call, conn: Any, path: str) -> dict[str, Any]:
+    env = lookup.environments(call)[path]
+    _, workspaces = await records.list_stacks(conn, call.org, env=path, limit=1)
+    visible = runs_visible(call)
+    data = {
+        "ref": path,
+        "slug": env.slug,
+        "name": env.name or env.slug,
+        "rank": env.rank,
+        "protected": call.front.policy.is_protected(path),
+        "preview": False,
+        "workspaces": workspaces,
+    }
+    if visible is not None:
+        _, data["open_runs"] = await runs.list_runs(conn, call.org, env=path, open_only=True, limit=1, **visible)
+    return data
+
+
+def runs_visible(call: Call) -> dict[str, Any] | None:
+    """The narrowing of `list_runs` to what the caller may see; None for nothing."""
+    far = reach(call.caller, call.front.toolset.tools["run_get"])
+    if far is Reach.NONE:
+        return None
+    return {} if far is Reach.ALL else {"requester": call.caller.principal.id}
+
+
+@CORE.tool("list_environments", _READ, title="List environments", paged=True)
+async def list_environments(call: Call, org: str | None = None) -> Answer:
+    """List environments by rank, with protection, workspaces and open runs."""
+    if org is not None and org != call.org:
+        raise NotFound(f"no organization {org[:80]}", field="org", next=["list_organizations"])
+    paths = list(lookup.environments(call))
+    shown = paths[call.offset : call.offset + call.given.limit]
+    async with call.front.store.read() as conn:
+        rows = [await _environment(call, conn, path) for path in shown]
+    return Answer(
+        text=f"{len(paths)} environment(s): {', '.join(shown)}",
+        data={"environments": rows},
+        page=call.page(returned=len(rows), total=len(paths)),
+        next=("terraform_list_workspaces",),
+    )
+
+
+@CORE.tool("get_environment", _READ, title="Get environment")
+async def get_environment(call: Call, ref: Ref) -> Answer:
+    """Get an environment by `org/slug`: protection, who must agree to which change, its workspaces and open runs."""
+    path = lookup.environment(call, ref, field="ref")
+    async with call.front.store.read() as conn:
+        data = await _environment(call, conn, path)
+        stacks, total = await records.list_stacks(conn, call.org, env=path, limit=50)
+        visible = runs_visible(call)
+        waiting = (await runs.list_runs(conn, call.org, env=path, open_only=True, limit=20, **visible))[0] if visible is not None else []
+    data["deployed"] = {"workspaces": [s.slug for s in stacks], "total": total}
+    data["runs"] = [{"run_id": r.id, "type": r.type, "state": str(r.state), "workspace": r.stack_path} for r in waiting]
+    data["approvals"] = [
+        {"classes": [str(c) for c in r.classes] or ["every other"], "need": str(r.need)}
+        for r in call.front.policy.rules
+        if all(r.matches(path, c) for c in r.classes) or not r.classes
+    ]
+    return Answer(text=f"environment {path}, {total} workspace(s)", data=data, next=("terraform_list_workspaces", "run_list"))
+
+
+@CORE.tool("search_tools", _READ, title="Search tools")
+async def search_tools(call: Call, text: Annotated[str, Field(min_length=1, max_length=200)], server: str | None = None) -> Answer:
+    """Search the tools the caller may use, listed or not, and show their arguments. Any tool found can be called by its name."""
+    toolset = call.front.toolset
+    if server is not None and server not in toolset.servers:
+        raise InvalidArgument(f"no server {server[:40]!r}{lookup.nearest(server, toolset.servers)}", field="server")
+    words = set(re.findall(r"[a-z0-9]+", text.lower()))
+    scored = []
+    for spec in toolset.tools.values():
+        if allowed(call.caller, spec) and (server is None or spec.server == server):
+            score = _score(spec, words)
+            if score > 0:
+                scored.append((-score, spec.name, spec))
+    found = [spec for *_, spec in sorted(scored)[:8]]
+    rows = [
+        {
+            "name": spec.name,
+            "server": spec.server,
+            "access": str(spec.access),
+            "description": spec.description,
+            "arguments": spec.input_schema,
+            "listed": listed(call.caller, spec),
+        }
+        for spec in found
+    ]
+    return Answer(text=f"{len(scored)} tool(s): {', '.join(s.name for s in found) or 'none'}", data={"tools": rows, "total": len(scored)})
+
+
+_SAME = {"approve": "countersign", "destroy": "delete teardown remove", "apply": "deploy change", "logs": "output log", "plan": "preview diff"}
+
+
+def _score(spec: ToolSpec, words: set[str]) -> float:
+    """Words of the name weigh most, then of title and description; a beginning of a word counts half."""
+    name = set(spec.name.split("_")) | {w for part in spec.name.split("_") for w in _SAME.get(part, "").split()}
+    body = set(re.findall(r"[a-z0-9]+", f"{spec.title} {spec.description} {' '.join(spec.input_schema['properties'])}".lower()))
+    score = 0.0
+    for word in words:
+        stem = word.rstrip("s")
+        score += 4 * (word in name or stem in name) + 1 * (word in body or stem in body)
+        score += 0.5 * (len(word) > 2 and any(other.startswith(word) for other in name | body))
+    return score
+
+
+@CORE.tool("read_artifact", _READ, title="Read artifact")
+async def read_artifact(
+    call: Call,
+    artifact_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,80}$")],
+    from_: Annotated[int, Field(alias="from", ge=0)] = 0,
+    lines: Annotated[int, Field(ge=1, le=1000)] = 200,
+) -> Answer:
+    """Read a range of lines of an artifact of a run: a log, a plan view, an export. Redacted and untrusted; lapsed ones are gone."""
+    front = call.front
+    async with front.store.read() as conn:
+        row = await _readable(call, conn, artifact_id)
+        data = await front.artifacts.read(conn, org=call.org, artifact_id=artifact_id)
+    every = _lines(data)
+    part = every[from_ : from_ + lines]
+    end = from_ + len(part)
+    body = {
+        "artifact_id": artifact_id,
+        "kind": row["kind"],
+        "run_id": row["run_id"],
+        "from": from_,
+        "lines": len(part),
+        "total_lines": len(every),
+        "next_from": end if end < len(every) else None,
+        "content": untrusted("\n".join(part), f"artifact {artifact_id}", limit=40_000),
+    }
+    return Answer(text=f"lines {from_} to {end} of {len(every)} of {row['kind']}", data=body)
+
+
+def _lines(data: bytes) -> list[str]:
+    """Lines of text; a JSON document is laid out, so that it has lines."""
+    text = data.decode(errors="replace")
+    if text.startswith("{") and text.count("\n") < 3:
+        with suppress(ValueError):
+            text = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    return text.splitlines()
+
+
+async def _readable(call: Call, conn: Any, artifact_id: str) -> dict[str, Any]:
+    """The artifact's row, if it may be read and belongs to a run the caller may see. Raises NotFound."""
+    query = select(artifacts).where(artifacts.c.org_id == call.org, artifacts.c.id == artifact_id)
+    row = (await conn.execute(query)).first()
+    missing = NotFound(
+        f"no readable artifact {artifact_id}; they are kept as long as their run, and bundles and state are never read",
+        field="artifact_id",
+        next=["run_get", "run_logs"],
+    )
+    if row is None or not row.readable or row.run_id is None or (row.expires_at and row.expires_at <= stamp(call.front.store.now())):
+        raise missing
+    run = await runs.get_run(conn, call.org, row.run_id)
+    if not allowed(call.caller, call.front.toolset.tools["run_get"], run=run):
+        missing.details["hidden"] = True
+        raise missing
+    return {"kind": row.kind, "run_id": row.run_id}

@@ -1,0 +1,262 @@
+"""The claim holds against everything Temporal can do: resets, replayed signals, steps started by hand, lost workers."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
+
+from countersign.adapters.store import audit, plans
+from countersign.core.errors import CountersignError
+from countersign.core.run import RunState
+from countersign.core.steps import ApplyInput
+from countersign.worker.sweep import sweep
+from tests.service import ANA, BO, Service, eventually, service, temporal_server
+from tests.toy.engine import ToyEngine, install
+
+pytestmark = pytest.mark.anyio
+install()
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[Client]:
+    async with temporal_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
+    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
+        yield running
+
+
+def toy(it: Service) -> ToyEngine:
+    assert isinstance(it.engine, ToyEngine)
+    return it.engine
+
+
+async def reset_to_start(it: Service, run_id: str) -> None:
+    """What "Reset" in the Temporal UI does, to the first workflow task."""
+    handle = it.client.get_workflow_handle(run_id)
+    description = await handle.describe()
+    first = None
+    async for event in handle.fetch_history_events():
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+            first = event.event_id
+            break
+    assert first is not None
+    await it.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=it.client.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=run_id, run_id=description.run_id),
+            reason="a test resets it",
+            workflow_task_finish_event_id=first,
+            request_id=f"reset-{run_id}",
+        )
+    )
+
+
+async def by_hand(it: Service, request: ApplyInput) -> Any:
+    """`apply` as anybody with access to Temporal could start it: an activity without a workflow."""
+    return await ActivityEnvironment().run(it.steps().apply, request)
+
+
+async def test_an_apply_by_hand_of_a_plan_nobody_approved_starts_nothing_and_is_audited(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    standing = await by_hand(it, ApplyInput(org=it.org, run_id=run.id, plan_digest=waiting.plan_digest or ""))
+
+    assert standing.state is RunState.AWAITING_APPROVAL
+    assert toy(it).launched == []
+
+
+async def test_an_apply_by_hand_after_the_run_applied_starts_nothing(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    applied = await it.reaches(run.id, RunState.APPLIED)
+
+    await by_hand(it, ApplyInput(org=it.org, run_id=run.id, plan_digest=applied.plan_digest or ""))
+
+    assert toy(it).world == ["a create"]
+    assert len(toy(it).launched) == 1
+
+
+async def test_an_apply_by_hand_of_another_runs_plan_is_refused(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    other = await it.start(await it.stack("other"))
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    with pytest.raises(CountersignError) as refused:
+        await by_hand(it, ApplyInput(org=it.org, run_id=other.id, plan_digest=waiting.plan_digest or ""))
+
+    assert refused.value.code == "failed_precondition"
+
+
+async def test_a_reset_after_the_approval_applies_nothing_twice(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(run.id, RunState.APPLIED)
+
+    await reset_to_start(it, run.id)
+    await it.client.get_workflow_handle(run.id).result()
+
+    assert toy(it).world == ["a create"]
+    assert (await it.run(run.id)).state is RunState.APPLIED
+
+
+async def test_a_reset_in_mid_apply_follows_the_attempt_that_runs(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(run.id, RunState.APPLYING)
+
+    async def launched() -> bool:
+        return len(toy(it).launched) == 1
+
+    await eventually(launched, "the apply to be launched")
+    await reset_to_start(it, run.id)
+    (toy(it).where(toy(it).launched[0]) / "go").touch()
+
+    await it.reaches(run.id, RunState.APPLIED)
+    await it.client.get_workflow_handle(run.id).result()
+    assert toy(it).world == ["a create"]
+    assert len(toy(it).launched) == 1
+
+
+async def test_a_worker_that_goes_away_in_mid_apply_is_replaced_and_the_run_ends_applied(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(run.id, RunState.APPLYING)
+
+    await it.stop_workers()
+    await it.start_workers()
+    (toy(it).where(toy(it).launched[0]) / "go").touch()
+
+    await it.reaches(run.id, RunState.APPLIED)
+    assert toy(it).world == ["a create"]
+
+
+async def test_what_cannot_be_followed_waits_for_an_operator_and_blocks_the_state(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    stack = await it.stack()
+    run = await it.start(stack)
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(run.id, RunState.APPLYING)
+
+    async def launched() -> bool:
+        return len(toy(it).launched) == 1
+
+    await eventually(launched, "the apply to be launched")
+    (toy(it).where(toy(it).launched[0]) / "lost").touch()
+    waiting = await it.reaches(run.id, RunState.NEEDS_OPERATOR)
+
+    assert waiting.reason and "run_resume" in waiting.reason
+    second = await it.start(stack, by=BO)
+
+    async def queued() -> bool:
+        from countersign.adapters.store import turns
+
+        async with it.store.read() as conn:
+            place = await turns.place(conn, org=it.org, stack_id=stack.id, run_id=second.id)
+        return place is not None and place.ahead == (run.id,)
+
+    await eventually(queued, "the second run to be told who blocks the state")
+    attempt = toy(it).where(toy(it).launched[0])
+    (attempt / "lost").unlink()
+    (attempt / "go").touch()
+    await it.runs.resume(run.id, "person:ana")
+    await it.reaches(run.id, RunState.APPLIED)
+
+
+async def test_a_terminated_workflow_leaves_a_truthful_record_and_frees_the_turn(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    stack = await it.stack()
+    run = await it.start(stack)
+    await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    await it.client.get_workflow_handle(run.id).terminate("an operator terminates it")
+
+    async def swept() -> bool:
+        await sweep(it.store, it.runs, [it.org])
+        return (await it.run(run.id)).state is RunState.CANCELED
+
+    await eventually(swept, "the sweep to find the terminated workflow")
+    again = await it.start(stack, by=BO)
+    await it.reaches(again.id, RunState.AWAITING_APPROVAL)
+
+
+async def test_a_freeze_stops_the_claim_until_it_is_lifted(it: Service) -> None:
+    from sqlalchemy import update
+
+    from countersign.adapters.store.schema import switches
+
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    async with it.store.begin() as tx:
+        await tx.execute(
+            switches.insert().values(org_id=it.org, id="all_writes", is_on=True, reason="audit", by="person:bo", at="2026-01-01T00:00:00.000000Z")
+        )
+    await it.approve(waiting)
+    await it.reaches(run.id, RunState.APPROVED)
+    await by_hand(it, ApplyInput(org=it.org, run_id=run.id, plan_digest=waiting.plan_digest or ""))
+    assert toy(it).launched == []
+
+    async with it.store.begin() as tx:
+        await tx.execute(update(switches).values(is_on=False))
+    await it.runs.wake(run.id)
+    await it.reaches(run.id, RunState.APPLIED)
+
+
+async def test_two_approvals_racing_apply_once(it: Service) -> None:
+    import asyncio
+
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    results = await asyncio.gather(it.approve(waiting, by=ANA), it.approve(waiting, by=BO), return_exceptions=True)
+
+    await it.reaches(run.id, RunState.APPLIED)
+    assert toy(it).world == ["a create"]
+    assert any(not isinstance(r, BaseException) and r.accepted for r in results)
+
+
+async def test_an_approval_that_expires_cannot_be_used(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    now = it.store._clock  # the store's clock is the one that decides
+    it.store._clock = lambda: now() + timedelta(hours=25)
+    try:
+        with pytest.raises(CountersignError) as refused:
+            await it.approve(waiting)
+        assert refused.value.code in ("approval_expired", "permission_denied")
+    finally:
+        it.store._clock = now
+    assert toy(it).launched == []
+
+
+async def test_the_audit_chain_holds_and_names_what_happened(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(run.id, RunState.APPLIED)
+
+    async with it.store.read() as conn:
+        assert await audit.first_broken(conn, it.org) is None
+        assert [a.outcome for a in await plans.attempts_of(conn, it.org, run.id)] == ["applied"]

@@ -1,0 +1,177 @@
+"""The run, driven through a real Temporal with a tiny engine: what is asked, agreed, claimed, applied and recorded."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from countersign.core.errors import CountersignError
+from countersign.core.run import RunState
+from tests.service import AGENT, ANA, BO, Service, eventually, service, temporal_server
+from tests.toy.engine import ToyEngine, install
+
+pytestmark = pytest.mark.anyio
+install()
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[Client]:
+    async with temporal_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
+    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
+        yield running
+
+
+def toy(it: Service) -> ToyEngine:
+    assert isinstance(it.engine, ToyEngine)
+    return it.engine
+
+
+async def test_a_plan_that_a_person_agrees_to_is_applied_once(it: Service) -> None:
+    toy(it).want(("a", "create"), ("b", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    decided = await it.approve(waiting)
+    applied = await it.reaches(run.id, RunState.APPLIED)
+
+    assert decided.accepted
+    assert toy(it).world == ["a create", "b create"]
+    assert applied.outputs == {"made": {"value": 2}}
+    assert len(toy(it).launched) == 1
+
+
+async def test_a_plan_without_changes_ends_the_run(it: Service) -> None:
+    toy(it).want()
+    run = await it.start(await it.stack())
+
+    await it.reaches(run.id, RunState.PLANNED_AND_FINISHED)
+
+
+async def test_a_plan_that_fails_ends_the_run_with_its_reason(it: Service) -> None:
+    toy(it).want(error="the cloud says no")
+    run = await it.start(await it.stack())
+
+    ended = await it.reaches(run.id, RunState.ERRORED)
+
+    assert (ended.code, ended.reason) == ("provider_error", "the cloud says no")
+
+
+async def test_a_rejected_run_changes_nothing(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+
+    await it.reject(await it.reaches(run.id, RunState.AWAITING_APPROVAL), reason="not today")
+    ended = await it.reaches(run.id, RunState.REJECTED)
+
+    assert ended.reason == "not today"
+    assert toy(it).world == []
+
+
+async def test_an_agent_does_not_count_as_a_person(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    with pytest.raises(CountersignError) as refused:
+        await it.approve(waiting, by=AGENT)
+
+    assert refused.value.code == "policy_denied"
+    assert (await it.run(run.id)).state is RunState.AWAITING_APPROVAL
+
+
+async def test_another_digest_is_refused_with_the_current_one(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    with pytest.raises(CountersignError) as refused:
+        await it.approve(waiting, digest="sha256:" + "0" * 64)
+
+    assert refused.value.code == "plan_stale"
+    assert waiting.plan_digest and waiting.plan_digest in refused.value.message
+
+
+async def test_what_destroys_needs_the_typed_name(it: Service) -> None:
+    toy(it).want(("a", "delete"))
+    run = await it.start(await it.stack(), tool="destroy_toy")
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    for wrong in (None, "local/dev/other"):
+        with pytest.raises(CountersignError) as refused:
+            await it.approve(waiting, confirm_name=wrong)
+        assert refused.value.code == "confirmation_required"
+    await it.approve(waiting, confirm_name="local/dev/demo")
+
+    await it.reaches(run.id, RunState.APPLIED)
+
+
+async def test_an_approval_signed_for_another_run_is_refused(it: Service) -> None:
+    from countersign.core.approval import ApproveInput
+
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    other = await it.start(await it.stack("other"))
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    digest = waiting.plan_digest or ""
+    signed = it.signed(other.id, ANA, plan_digest=digest)
+
+    with pytest.raises(CountersignError) as refused:
+        await it.runs.approve(run.id, ApproveInput(plan_digest=digest, signed=signed), update_id="u")
+
+    assert refused.value.code == "permission_denied"
+
+
+async def test_a_second_run_on_a_state_waits_for_its_turn_and_a_stale_plan_is_made_again(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    stack = await it.stack()
+    first = await it.start(stack)
+    await it.approve(await it.reaches(first.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(first.id, RunState.APPLYING)
+
+    second = await it.start(stack, by=BO)
+
+    async def queued() -> bool:
+        from countersign.adapters.store import turns
+
+        async with it.store.read() as conn:
+            place = await turns.place(conn, org=it.org, stack_id=stack.id, run_id=second.id)
+        return place is not None and place.position == 1 and place.ahead == (first.id,)
+
+    await eventually(queued, "the second run to be told its place")
+    assert (await it.run(second.id)).state is RunState.PENDING
+    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    await it.reaches(first.id, RunState.APPLIED)
+    await it.reaches(second.id, RunState.AWAITING_APPROVAL, patience=10)
+
+
+async def test_a_cancel_before_the_apply_ends_the_run(it: Service) -> None:
+    from countersign.core.approval import CancelInput
+
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+
+    await it.runs.cancel(run.id, CancelInput(reason="never mind"))
+
+    assert (await it.reaches(run.id, RunState.CANCELED)).reason == "never mind"
+
+
+async def test_a_cancel_in_mid_apply_interrupts_once_and_tells_the_partial_result(it: Service) -> None:
+    from countersign.core.approval import CancelInput
+
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(run.id, RunState.APPLYING)
+
+    await it.runs.cancel(run.id, CancelInput(reason="stop"))
+
+    await it.reaches(run.id, RunState.PARTIALLY_APPLIED, patience=10)

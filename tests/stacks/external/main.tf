@@ -1,0 +1,3 @@
+data "external" "program" {
+  program = ["sh", "-c", "echo '{}'"]
+}

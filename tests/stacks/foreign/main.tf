@@ -1,0 +1,9 @@
+terraform {
+  required_providers {
+    stranger = {
+      source = "someone/stranger"
+    }
+  }
+}
+
+resource "stranger_thing" "a" {}

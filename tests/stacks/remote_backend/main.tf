@@ -1,0 +1,7 @@
+terraform {
+  backend "gcs" {
+    bucket = "state"
+  }
+}
+
+resource "terraform_data" "a" {}
