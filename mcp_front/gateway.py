@@ -61,9 +61,7 @@ class Started:
 
 
 class Gateway:
-    def __init__(
-        self, *, settings: Settings, store: Store, watch: Watch, runs: Callable[[], Awaitable[RunsPort]], signer: Signer
-    ) -> None:
+    def __init__(self, *, settings: Settings, store: Store, watch: Watch, runs: Callable[[], Awaitable[RunsPort]], signer: Signer) -> None:
         """`runs` reaches Temporal when it is first needed; it raises Unavailable where there is none."""
         self._settings = settings
         self._store = store

@@ -51,7 +51,13 @@ class GovernedServer(MCPServer[Any]):
 
     def __init__(self, front: Front, *, caller: Caller | None = None, **options: Any) -> None:
         super().__init__(
-            "countersign", title="Countersign", version=__version__, instructions=INSTRUCTIONS, middleware=[_narrowed], log_level="WARNING", **options
+            "countersign",
+            title="Countersign",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            middleware=[_narrowed],
+            log_level="WARNING",
+            **options,
         )
         self._front = front
         self._caller = caller
@@ -93,7 +99,9 @@ class GovernedServer(MCPServer[Any]):
     def _failed(self, caller: Caller, error: CountersignError, request_id: str) -> T.CallToolResult:
         result = failure(error, request_id=request_id, offered=self._offered(caller, error.next))
         return T.CallToolResult(
-            content=[T.TextContent(type="text", text=f"{error.code}: {error.message}")], structured_content=structured(result), is_error=True
+            content=[T.TextContent(type="text", text=f"{error.code}: {error.message}")],
+            structured_content=structured(result),
+            is_error=True,
         )
 
     async def _refused(self, caller: Caller, spec: ToolSpec, error: CountersignError, arguments: Mapping[str, Any]) -> None:

@@ -106,7 +106,11 @@ def event(e: Event) -> dict[str, Any]:
 
 def folded(found: list[Event]) -> list[dict[str, Any]]:
     """What happened, with only the last of each row of progress reports."""
-    kept = [e for e, after in zip(found, [*found[1:], None], strict=True) if not (e.kind == "progress" and after is not None and after.kind == "progress")]
+    kept = [
+        e
+        for e, after in zip(found, [*found[1:], None], strict=True)
+        if not (e.kind == "progress" and after is not None and after.kind == "progress")
+    ]
     return [event(e) for e in kept]
 
 
@@ -150,7 +154,9 @@ async def included(conn: AsyncConnection, run: RunRow, include: frozenset[str]) 
     return {name: value for name, value in data.items() if value is not None}
 
 
-async def answer(call: Call, run: RunRow, *, warnings: tuple[str, ...] = (), replayed: bool = False, data: dict[str, Any] | None = None) -> Answer:
+async def answer(
+    call: Call, run: RunRow, *, warnings: tuple[str, ...] = (), replayed: bool = False, data: dict[str, Any] | None = None
+) -> Answer:
     """The handle of a run that was just started, moved or looked at."""
     async with call.front.store.read() as conn:
         run = await runs.get_run(conn, run.org, run.id)

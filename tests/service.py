@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.keyring import Keyring
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -17,8 +19,6 @@ from temporalio.worker import Worker
 
 from activities.engine import EngineActivities, Here
 from countersign.adapters import temporal
-from countersign.adapters.artifacts import Artifacts
-from countersign.adapters.keyring import Keyring
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import plans, records, requests, runs
 from countersign.adapters.store.database import Store

@@ -144,7 +144,9 @@ def load(data: Path | None = None, **overrides: Any) -> Settings:
         except tomllib.TOMLDecodeError as broken:
             raise InvalidArgument(f"{file} is no TOML: {broken}", field="countersign.toml") from None
     try:
-        return Settings(**{"search_path": os.environ.get("PATH", ""), **values, "data": folder, **{k: v for k, v in overrides.items() if v is not None}})
+        return Settings(
+            **{"search_path": os.environ.get("PATH", ""), **values, "data": folder, **{k: v for k, v in overrides.items() if v is not None}}
+        )
     except ValidationError as invalid:
         first = invalid.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"

@@ -50,7 +50,13 @@ def _organization(call: Call) -> dict[str, Any]:
     org = next((o for o in call.front.settings.organizations if o.slug == call.org), None)
     if org is None:
         return {"id": call.org, "slug": call.org, "name": call.org, "environments": [], "version": 1}
-    return {"id": org.slug, "slug": org.slug, "name": org.name or org.slug, "environments": [e.slug for e in org.environments], "version": 1}
+    return {
+        "id": org.slug,
+        "slug": org.slug,
+        "name": org.name or org.slug,
+        "environments": [e.slug for e in org.environments],
+        "version": 1,
+    }
 
 
 @CORE.tool("list_organizations", _READ, title="List organizations", paged=True)
@@ -59,7 +65,9 @@ async def list_organizations(call: Call, text: str | None = None) -> Answer:
     rows = [row for row in [_organization(call)] if not text or text.lower() in f"{row['slug']} {row['name']}".lower()]
     rows = rows[call.offset : call.offset + call.given.limit]
     return Answer(
-        text=f"{len(rows)} organization(s)", data={"organizations": rows}, page=call.page(returned=len(rows), total=max(len(rows), call.offset))
+        text=f"{len(rows)} organization(s)",
+        data={"organizations": rows},
+        page=call.page(returned=len(rows), total=max(len(rows), call.offset)),
     )
 
 
@@ -70,7 +78,9 @@ async def get_organization(call: Call, ref: Ref) -> Answer:
         raise NotFound(f"no organization {ref[:80]}", field="ref", next=["list_organizations"])
     policy = call.front.policy
     rules = [{"env": r.env, "classes": [str(c) for c in r.classes] or ["every"], "need": str(r.need)} for r in policy.rules]
-    data = _organization(call) | {"settings": {"policy": {"rules": rules, "version": policy.version, "approval_hours": policy.approval_hours}}}
+    data = _organization(call) | {
+        "settings": {"policy": {"rules": rules, "version": policy.version, "approval_hours": policy.approval_hours}}
+    }
     return Answer(text=f"organization {ref}", data=data, next=("list_environments",))
 
 
@@ -164,7 +174,13 @@ async def search_tools(call: Call, text: Annotated[str, Field(min_length=1, max_
     return Answer(text=f"{len(scored)} tool(s): {', '.join(s.name for s in found) or 'none'}", data={"tools": rows, "total": len(scored)})
 
 
-_SAME = {"approve": "countersign", "destroy": "delete teardown remove", "apply": "deploy change", "logs": "output log", "plan": "preview diff"}
+_SAME = {
+    "approve": "countersign",
+    "destroy": "delete teardown remove",
+    "apply": "deploy change",
+    "logs": "output log",
+    "plan": "preview diff",
+}
 
 
 def _score(spec: ToolSpec, words: set[str]) -> float:

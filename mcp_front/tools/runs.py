@@ -100,7 +100,9 @@ async def run_list(
         )
     waiting = sum(1 for run in found if run.state in WAITS)
     text = f"{total} run(s)" + (f", {waiting} of those shown wait for somebody" if waiting else "")
-    return Answer(text=text, data={"runs": [shown.row(run) for run in found]}, page=call.page(returned=len(found), total=total), next=("run_get",))
+    return Answer(
+        text=text, data={"runs": [shown.row(run) for run in found]}, page=call.page(returned=len(found), total=total), next=("run_get",)
+    )
 
 
 @RUNS.tool("run_wait", Access.READ, title="Wait for run", carried=True)
@@ -176,15 +178,15 @@ async def run_reject(call: Call, run_id: RunId, reason: Annotated[str, Field(min
 
 def _decidable(run: RunRow) -> None:
     if run.state is RunState.EXPIRED:
-        raise ApprovalExpired("the time to approve this plan is over; a new run makes a new plan", next=["run_rerun"], details={"run_id": run.id})
+        raise ApprovalExpired(
+            "the time to approve this plan is over; a new run makes a new plan", next=["run_rerun"], details={"run_id": run.id}
+        )
     if run.ended:
         raise FailedPrecondition(f"the run has ended: {run.state}", next=["run_get"], details={"run_id": run.id})
 
 
 @RUNS.tool("run_cancel", Access.WRITE, title="Cancel run", carried=True)
-async def run_cancel(
-    call: Call, run_id: RunId, reason: Annotated[str | None, Field(max_length=500)] = None, force: bool = False
-) -> Answer:
+async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Field(max_length=500)] = None, force: bool = False) -> Answer:
     """Cancel a run. Before apply nothing is changed; an apply is interrupted once, saves its state and tells its partial result.
     `force` only after the grace period of a first cancel."""
     async with call.front.store.read() as conn:

@@ -209,7 +209,9 @@ async def test_a_freeze_stops_the_claim_until_it_is_lifted(it: Service) -> None:
     waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
     async with it.store.begin() as tx:
         await tx.execute(
-            switches.insert().values(org_id=it.org, id="all_writes", is_on=True, reason="audit", by="person:bo", at="2026-01-01T00:00:00.000000Z")
+            switches.insert().values(
+                org_id=it.org, id="all_writes", is_on=True, reason="audit", by="person:bo", at="2026-01-01T00:00:00.000000Z"
+            )
         )
     await it.approve(waiting)
     await it.reaches(run.id, RunState.APPROVED)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from countersign.core.digests import digest_of, sha256
-from countersign.core.engine import ApplyJob, Beat, Outcome, Planned, PlanJob, Progress
+from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Progress
 from countersign.core.errors import ProviderError
 from countersign.core.plan import Change, ChangeClass, Counts, Plan, worst
 from countersign.core.run import RUN_TYPES, Mode, RunState, RunType
@@ -105,7 +105,12 @@ class ToyEngine:
             (folder / "rc").write_text("0")
         await beat(Progress(done=total, total=total))
         return Outcome(
-            state=RunState.VERIFYING, done=total, total=total, outputs={"made": {"value": total}}, log="applied\n", evidence=("exit code 0",)
+            state=RunState.VERIFYING,
+            done=total,
+            total=total,
+            outputs={"made": {"value": total}},
+            log="applied\n",
+            evidence=("exit code 0",),
         )
 
     async def forget(self, attempt_id: str) -> None:

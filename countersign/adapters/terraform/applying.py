@@ -170,7 +170,11 @@ class Attempts:
         redactor = _redactor(folder)
         state, why, message = events.verdict(journal, ended)
         if code in (126, 127) and not journal.text:  # the shell's word that it could not start the engine
-            state, why, message = RunState.ERRORED, "unavailable", "The engine could not be started; nothing was changed. Run `countersign doctor`."
+            state, why, message = (
+                RunState.ERRORED,
+                "unavailable",
+                "The engine could not be started; nothing was changed. Run `countersign doctor`.",
+            )
         if errors and not journal.errors and state is not RunState.VERIFYING:
             message = f"{message} It said: {errors[-500:]}"
         progress = journal.progress(total)
@@ -284,5 +288,3 @@ def _made(folder: Path) -> Path:
 def _private(path: Path, text: str) -> None:
     path.touch(mode=0o600)
     path.write_text(text)
-
-

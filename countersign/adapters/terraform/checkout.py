@@ -56,7 +56,9 @@ def read_tree(root: Path, name: str) -> Tree:
     for path, relative in _walk(folder, folder):
         size += path.stat().st_size
         if len(files) >= FILES or size > SIZE:
-            raise FailedPrecondition(f"the source {name} has more than {FILES} files or {SIZE >> 20} MiB; keep only the configuration in it", field="source")
+            raise FailedPrecondition(
+                f"the source {name} has more than {FILES} files or {SIZE >> 20} MiB; keep only the configuration in it", field="source"
+            )
         files[relative] = path.read_bytes()
         if path.stat().st_mode & 0o100:
             executable.add(relative)
@@ -68,7 +70,9 @@ def read_tree(root: Path, name: str) -> Tree:
 def _folder(root: Path, name: str) -> Path:
     parts = name.split("/")
     if not all(_PART.match(part) for part in parts):
-        raise InvalidArgument(f"{clean_line(name)[:100]!r} is no name of a stack's folder; write it like `network/prod`, without `..`", field="source.path")
+        raise InvalidArgument(
+            f"{clean_line(name)[:100]!r} is no name of a stack's folder; write it like `network/prod`, without `..`", field="source.path"
+        )
     folder = root.resolve()
     for part in parts:
         folder = folder / part

@@ -71,7 +71,9 @@ async def credential_environment(slug: str | None, reveal: Reveal) -> dict[str, 
         )
     for name in values:
         if not _NAME.match(name) or _RESERVED.match(name):
-            raise InvalidArgument(f"the credential {slug} sets the variable {name[:64]!r}, which is not one a provider reads; remove it", field="credential")
+            raise InvalidArgument(
+                f"the credential {slug} sets the variable {name[:64]!r}, which is not one a provider reads; remove it", field="credential"
+            )
     return values
 
 

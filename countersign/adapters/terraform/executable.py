@@ -18,7 +18,9 @@ from countersign.core.digests import digest_of
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 
 # A resource address, or a prefix of one; it must not look like an option or another argument.
-_ADDRESS = re.compile(r'^(?:[A-Za-z_][\w-]*)(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?(?:\.[A-Za-z_][\w-]*(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?)*$')
+_ADDRESS = re.compile(
+    r'^(?:[A-Za-z_][\w-]*)(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?(?:\.[A-Za-z_][\w-]*(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?)*$'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,9 @@ def resolve(name: str, *, configured: Path | None, search_path: str) -> Executab
     """The executable of the engine `name`. Raises FailedPrecondition saying what to install."""
     if configured is not None:
         if not configured.is_file():
-            raise FailedPrecondition(f"the configured {name} executable {configured} does not exist; correct terraform.executable in the settings")
+            raise FailedPrecondition(
+                f"the configured {name} executable {configured} does not exist; correct terraform.executable in the settings"
+            )
         return _of(name, configured)
     if found := find_executable(name, search_path):
         return _of(name, found)
@@ -82,7 +86,7 @@ class Commands:
     def plan(self, *, out: Path, var_file: Path | None, destroy: bool, targets: Sequence[str], lock: bool) -> list[str]:
         for target in targets:
             if not _ADDRESS.match(target):
-                raise InvalidArgument(f"{target[:100]!r} is no resource address; write it as `module.a.type.name[\"key\"]`", field="targets")
+                raise InvalidArgument(f'{target[:100]!r} is no resource address; write it as `module.a.type.name["key"]`', field="targets")
         return self._argv(
             "plan",
             input=False,

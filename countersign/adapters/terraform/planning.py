@@ -77,7 +77,9 @@ class Planning:
         self._progress = Progress()
 
     async def run(self) -> Planned:
-        async with workspace(self._around.work_root, self._job.stack.stack_id, lambda: self._tell("waiting for another plan of this stack")) as place:
+        async with workspace(
+            self._around.work_root, self._job.stack.stack_id, lambda: self._tell("waiting for another plan of this stack")
+        ) as place:
             return await (self._validated(place) if self._job.mode is Mode.VALIDATE else self._planned(place))
 
     # The two stories
@@ -118,7 +120,9 @@ class Planning:
         """The source, copied and judged. Raises PolicyDenied or ProviderError with findings."""
         await self._tell("reading the source")
         if self._job.stack.source_repo is not None:
-            raise FailedPrecondition("stacks from repositories come later; register it with a folder below the configured stacks", field="source.repo")
+            raise FailedPrecondition(
+                "stacks from repositories come later; register it with a folder below the configured stacks", field="source.repo"
+            )
         tree = await asyncio.to_thread(read_tree, self._around.stacks_root, self._job.stack.source_path)
         await asyncio.to_thread(tree.write, place.tree)
         files, unreadable = await self._while_beating(asyncio.to_thread(self._around.reader.read, tree.files))
@@ -130,7 +134,9 @@ class Planning:
 
     def _refuse(self, refused: list[Finding]) -> None:
         if refused:
-            raise self._fail(PolicyDenied, f"the configuration was refused before anything of it ran: {source.places(refused[:5])}", refused)
+            raise self._fail(
+                PolicyDenied, f"the configuration was refused before anything of it ran: {source.places(refused[:5])}", refused
+            )
 
     async def _unreadable(self, place: Workspace, paths: list[str]) -> None:
         """The engine says what is wrong with a file; where it finds nothing, the file is refused, for it was not checked."""
@@ -144,7 +150,12 @@ class Planning:
         if found:
             raise self._fail(ProviderError, f"the configuration is broken: {in_words(found)}", found)
         found = [
-            Finding(severity="error", summary="this file cannot be checked", detail="Countersign does not understand its syntax; write it plainer.", file=p)
+            Finding(
+                severity="error",
+                summary="this file cannot be checked",
+                detail="Countersign does not understand its syntax; write it plainer.",
+                file=p,
+            )
             for p in paths
         ]
         raise self._fail(PolicyDenied, f"the configuration was refused before anything of it ran: {source.places(found[:5])}", found)
@@ -232,7 +243,9 @@ class Planning:
             raise ProviderError(f"the saved plan cannot be shown: {self._redactor.line(ended.errors, 400)}")
         size = ended.out.stat().st_size
         if size > PLAN_JSON_MAX:
-            raise ProviderError(f"the plan has {size >> 20} MiB as JSON, more than {PLAN_JSON_MAX >> 20}; split the stack into smaller ones")
+            raise ProviderError(
+                f"the plan has {size >> 20} MiB as JSON, more than {PLAN_JSON_MAX >> 20}; split the stack into smaller ones"
+            )
         return await asyncio.to_thread(_json_line, ended.out)
 
     async def _events(self, place: Workspace, argv: list[str], environment: Mapping[str, str], name: str) -> tuple[Journal, Ended]:
@@ -249,7 +262,9 @@ class Planning:
         self._said += journal.text
         return journal, ended
 
-    async def _quietly(self, place: Workspace, argv: list[str], environment: Mapping[str, str], name: str, cwd: Path | None = None) -> Ended:
+    async def _quietly(
+        self, place: Workspace, argv: list[str], environment: Mapping[str, str], name: str, cwd: Path | None = None
+    ) -> Ended:
         async def heard(_: list[bytes]) -> None:
             await self._beat(self._progress)
 
@@ -266,7 +281,15 @@ class Planning:
         read: bool = True,
     ) -> Ended:
         return await supervise(
-            argv, cwd=cwd or place.tree, env=environment, folder=place.side, name=name, on_lines=heard, grace=PLAN_GRACE, pass_fds=(place.lock,), read=read
+            argv,
+            cwd=cwd or place.tree,
+            env=environment,
+            folder=place.side,
+            name=name,
+            on_lines=heard,
+            grace=PLAN_GRACE,
+            pass_fds=(place.lock,),
+            read=read,
         )
 
     async def _validate_findings(self, place: Workspace, environment: Mapping[str, str], folder: Path) -> list[Finding]:
@@ -283,7 +306,9 @@ class Planning:
             return []
         names = ended.out.read_text(errors="replace").splitlines()
         return [
-            Finding(severity="warning", summary="not formatted", detail=f"Run `{self._executable.name} fmt`.", file=self._redactor.line(name))
+            Finding(
+                severity="warning", summary="not formatted", detail=f"Run `{self._executable.name} fmt`.", file=self._redactor.line(name)
+            )
             for name in names
             if name.strip() and name.strip() != OVERRIDE
         ]
@@ -413,7 +438,9 @@ def _warnings(tree: Tree, job: PlanJob) -> tuple[str, ...]:
     said = []
     text = b"\n".join(data for path, data in tree.files.items() if is_configuration(path))
     if b"abspath(" in text or b"path.cwd" in text:
-        said.append("The configuration uses abspath() or path.cwd: such paths belong to the plan's folder, which is gone when the plan is applied.")
+        said.append(
+            "The configuration uses abspath() or path.cwd: such paths belong to the plan's folder, which is gone when the plan is applied."
+        )
     if job.stack.plan_credential is not None and job.stack.apply_credential in (None, job.stack.plan_credential):
         said.append("One credential serves for planning and applying: whoever can get a plan made can read what it may change.")
     return tuple(said)

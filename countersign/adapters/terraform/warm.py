@@ -75,5 +75,6 @@ def check_backend(work: Path) -> None:
     settings = chosen.get("config") or {}
     if chosen.get("type") != "http" or any(value is not None for value in settings.values()):
         raise FailedPrecondition(
-            "a file of the source overrides where the state is kept; remove backend and cloud blocks from its *override.tf files", field="source"
+            "a file of the source overrides where the state is kept; remove backend and cloud blocks from its *override.tf files",
+            field="source",
         )

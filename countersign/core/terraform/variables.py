@@ -13,7 +13,8 @@ def merged(stack: Mapping[str, object], request: Mapping[str, object], *, declar
             known = ", ".join(sorted(declared)) or "none at all"
             whose = "the request" if name in request else "the stack"
             raise InvalidArgument(
-                f"{whose} sets the variable {name[:100]!r}, which the configuration does not declare; declared are: {known}", field=f"vars.{name[:100]}"
+                f"{whose} sets the variable {name[:100]!r}, which the configuration does not declare; declared are: {known}",
+                field=f"vars.{name[:100]}",
             )
     return values
 
