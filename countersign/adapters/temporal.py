@@ -161,7 +161,7 @@ async def _answered(call: Awaitable[T]) -> T:
 
 
 def _from_cause(cause: BaseException | None) -> CountersignError:
-    if isinstance(cause, ApplicationError) and cause.type in BY_CODE:
+    if isinstance(cause, ApplicationError) and cause.type is not None and cause.type in BY_CODE:
         return BY_CODE[cause.type](cause.message)
     return FailedPrecondition("the run refused the decision; `run_get` tells what it waits for")
 

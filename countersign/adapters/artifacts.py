@@ -1,0 +1,145 @@
+"""Bytes too large or too secret for rows: plan bundles, plan documents, state, logs. Each sealed by itself.
+
+Bytes first, row second: `write` makes them durable and returns, `record` puts the row into the transaction of what they tell.
+Bytes without a row are litter that a later write of the same content uses again; a row without bytes cannot be.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.keyring import Keyring
+from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.schema import artifacts
+from countersign.core.digests import sha256
+from countersign.core.errors import FailedPrecondition, NotFound, Unavailable
+from countersign.core.ids import derive
+from countersign.core.plan import ArtifactRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Bytes that are on the disk and have no row yet."""
+
+    id: str
+    org: str
+    stack_id: str
+    run_id: str | None
+    kind: str
+    name: str
+    readable: bool  # redacted already, so that people and models may read it
+    sha256: str  # of the plaintext
+    size: int
+    kid: str
+
+
+class Artifacts:
+    """`folder` is where the objects lie (0700); every object is sealed for its organization, stack and digest."""
+
+    def __init__(self, store: Store, keyring: Keyring, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._store = store
+        self._keyring = keyring
+        self._folder = folder
+        self._objects = LocalStore(prefix=folder)
+
+    async def write(self, *, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> Written:
+        """Seal and store `data`; it is durable when this returns. Raises Unavailable where the disk does not take it."""
+        digest = await asyncio.to_thread(sha256, data) if len(data) > _LARGE else sha256(data)
+        artifact_id = derive("art", org, stack_id, run_id or "", kind, name, digest)
+        sealed, kid = await asyncio.to_thread(self._keyring.seal, "artifacts", data, belongs_to=(org, stack_id, digest))
+        path = _path(org, stack_id, artifact_id)
+        try:
+            await self._objects.put_async(path, sealed)
+            await asyncio.to_thread(_sync, self._folder / path)
+        except (BaseError, OSError) as failed:
+            raise Unavailable(
+                f"the artifact store did not take {kind} ({_short(failed)}); free some space on the disk of the data folder and ask again"
+            ) from None
+        return Written(
+            id=artifact_id,
+            org=org,
+            stack_id=stack_id,
+            run_id=run_id,
+            kind=kind,
+            name=name,
+            readable=readable,
+            sha256=digest,
+            size=len(data),
+            kid=kid,
+        )
+
+    async def record(self, tx: AsyncConnection, written: Written) -> ArtifactRef:
+        """Put the row into the transaction `tx`; content that was recorded before keeps its row."""
+        mine = (artifacts.c.org_id == written.org) & (artifacts.c.id == written.id)
+        if (await tx.execute(select(artifacts.c.id).where(mine))).first() is None:
+            await tx.execute(
+                artifacts.insert().values(
+                    org_id=written.org,
+                    id=written.id,
+                    run_id=written.run_id,
+                    stack_id=written.stack_id,
+                    kind=written.kind,
+                    name=written.name,
+                    readable=written.readable,
+                    sha256=written.sha256,
+                    size=written.size,
+                    kid=written.kid,
+                    at=stamp(self._store.now()),
+                )
+            )
+        return ArtifactRef(id=written.id, kind=written.kind, sha256=written.sha256, size=written.size)
+
+    async def read(self, conn: AsyncConnection, *, org: str, artifact_id: str) -> bytes:
+        """The plaintext, its digest checked. Raises NotFound, FailedPrecondition where it was changed, Unavailable."""
+        query = select(artifacts).where(artifacts.c.org_id == org, artifacts.c.id == artifact_id)
+        row = (await conn.execute(query)).first()
+        if row is None:
+            raise NotFound(f"no artifact {artifact_id}", field="artifact_id")
+        try:
+            found = await self._objects.get_async(_path(org, row.stack_id, artifact_id))
+            sealed = bytes(await found.bytes_async())
+        except (NotFoundError, FileNotFoundError):
+            raise FailedPrecondition(
+                f"the bytes of {row.kind} {artifact_id} are gone from the artifact store; restore them from a backup"
+            ) from None
+        except (BaseError, OSError) as failed:
+            raise Unavailable(f"the artifact store does not give {row.kind} ({_short(failed)}); ask again in a moment") from None
+        data = await asyncio.to_thread(self._keyring.unseal, "artifacts", sealed, belongs_to=(org, row.stack_id, row.sha256))
+        if await asyncio.to_thread(sha256, data) != row.sha256:
+            raise FailedPrecondition(f"the bytes of {row.kind} {artifact_id} are not those that were stored; nothing is done with them")
+        return data
+
+
+_LARGE = 1 << 20
+
+
+def _path(org: str, stack_id: str, artifact_id: str) -> str:
+    return f"{org}/{stack_id}/{artifact_id}"
+
+
+def _sync(path: Path) -> None:
+    """The object and the folder that names it, on the disk."""
+    for target, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        fd = os.open(target, flags | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _short(failed: Exception) -> str:
+    text = str(failed).lower()
+    return (
+        "no space left"
+        if "no space" in text or "os error 28" in text
+        else "too large"
+        if "os error 27" in text
+        else "an input or output error"
+    )
