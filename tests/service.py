@@ -17,7 +17,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from activities.engine import EngineActivities, Here
+from activities.applying import Applying
+from activities.engine import Here
 from countersign.adapters import temporal
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import plans, records, requests, runs
@@ -29,7 +30,7 @@ from countersign.core.digests import canonical
 from countersign.core.engine import Engine
 from countersign.core.principal import Kind, Principal
 from countersign.core.run import ENDS, RUN_TYPES, RunState
-from countersign.core.steps import ENGINES, Decided
+from countersign.core.steps import Decided
 from countersign.worker.main import build_workers
 
 ANA = Principal(id="person:ana", kind=Kind.PERSON)
@@ -167,11 +168,10 @@ class Service:
         given = ApproveInput(plan_digest=digest, confirm_name=confirm_name, signed=signed)
         return await self.runs.approve(run.id, given, update_id=f"u-{time.monotonic_ns()}")
 
-    def steps(self) -> EngineActivities:
+    def steps(self) -> Applying:
         """The engine's steps, to be called by hand: what anybody with Temporal access could do."""
-        return EngineActivities(
+        return Applying(
             engine=self.engine,
-            steps=ENGINES[self.engine.name],
             store=self.store,
             artifacts=self.artifacts,
             keyring=self.keyring,

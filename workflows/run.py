@@ -45,12 +45,14 @@ Gives = TypeVar("Gives", bound=Payload)
 S = RunState
 
 LOOK_AGAIN = timedelta(seconds=15)  # a wake-up may be lost with whoever should have sent it
+PLAN_COMES_WITHIN = timedelta(seconds=15)  # for a decision that arrives in the instant its plan is recorded
+APPLIES = 3  # tries to start an apply that is refused for a reason that stays
 REFUSALS_SHOWN = 5
 CANCELED_IN_UI = "cancellation requested in Temporal"
 _STATE = SearchAttributeKey.for_keyword(attributes.STATE)
 _CLASS = SearchAttributeKey.for_keyword(attributes.CHANGE_CLASS)
 # States worth a search attribute: what an operator filters by. Each costs a task, so the passing ones are left out.
-_SHOWN = ENDS | {S.AWAITING_APPROVAL, S.NEEDS_OPERATOR}
+_SHOWN = ENDS | {S.AWAITING_APPROVAL, S.APPROVED, S.NEEDS_OPERATOR}
 
 
 @workflow.defn(name="Run")
@@ -151,13 +153,17 @@ class Run:
         try:
             standing = await self._do(self._steps.apply, request)
         except ActivityError as lost:
-            self._applies += 1
             await self._look()
-            if self._standing.state is S.APPROVED and self._applies >= 3 and not is_cancelled_exception(lost):
+            if self._standing.state is not S.APPROVED or is_cancelled_exception(lost):
+                return
+            # Nothing was claimed. A full disk or a busy store may pass while the approval lives; a refusal does not.
+            self._applies += isinstance(lost.cause, ApplicationError) and lost.cause.non_retryable
+            if self._applies >= APPLIES:
                 await self._end(EndReason.FAILED, f"the apply could not be started: {_why(lost)}")
-            return
-        self._stand(standing)
-        if standing.state is S.APPROVED:  # nothing was claimed: somebody else's turn, or a freeze
+                return
+        else:
+            self._stand(standing)
+        if self._standing.state is S.APPROVED:  # somebody else's turn, a freeze, or a fault that may pass
             await self._sleep_until_woken(LOOK_AGAIN)
             await self._look()
 
@@ -191,7 +197,10 @@ class Run:
         await self._end(EndReason.LOST, "the apply was interrupted")
 
     async def _wait_for_operator(self) -> None:
-        await workflow.wait_condition(lambda: self._resumed_by is not None)
+        await workflow.wait_condition(lambda: self._resumed_by is not None or self._woken)
+        if self._resumed_by is None:  # evidence came in by itself: somebody's hands were still on it
+            await self._look()
+            return
         by, self._resumed_by = self._resumed_by, None
         await self._end(EndReason.RESUME, "resumed", by=by)
 
@@ -286,7 +295,14 @@ class Run:
 
     async def _decide(self, asked: DecideInput, *, or_raise: bool) -> Decided:
         """Let the step decide. A decision that came before the plan waits for it; only the recorded verdict counts."""
-        await workflow.wait_condition(lambda: self._standing.state not in (S.PENDING, S.PLANNING, S.STALE))
+        try:
+            await workflow.wait_condition(
+                lambda: self._standing.state not in (S.PENDING, S.PLANNING, S.STALE), timeout=PLAN_COMES_WITHIN, timeout_summary="its plan"
+            )
+        except TimeoutError:
+            raise ApplicationError(
+                "the run has no plan to decide about yet; decide when it waits for approval", type="failed_precondition"
+            ) from None
         decided = await self._do(DECIDE, asked)
         if decided.accepted:
             if self._standing.state is S.AWAITING_APPROVAL:  # what came meanwhile is newer than this answer

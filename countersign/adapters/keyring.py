@@ -67,7 +67,8 @@ class Keyring:
         folder = data / "keys"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         holds = _HOLDS[role]
-        rings = {name: _ring(folder / f"{name}.json") for name in ("artifacts", "secrets", "mac") if name in holds}
+        named: tuple[str, ...] = ("artifacts", "secrets", "mac")
+        rings = {name: _ring(folder / f"{name}.json") for name in named if name in holds}
         signer: Ed25519PrivateKey | None = None
         verifiers: dict[str, Ed25519PublicKey] = {}
         if "front" in holds:

@@ -65,9 +65,7 @@ class Settings(BaseSettings):
     ui_approvals: Literal["trusted", "verified", "off"] | None = None  # None: trusted for the embedded Temporal, else off
     terraform: TerraformSettings = TerraformSettings()
     plan_slots: int | None = None  # steps of one engine at once; None: twice the cores
-    queue_recheck_seconds: float = 15.0
     search_path: str = "/usr/local/bin:/usr/bin:/bin"  # where engines are looked for; `load` takes PATH
-    follow_wait_seconds: float = 120.0  # how long a lost attempt waits for its machine
 
     @field_validator("data", "stacks", mode="after")
     @classmethod

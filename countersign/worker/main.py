@@ -16,8 +16,10 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities.engine import EngineActivities, Here
+from activities.applying import Applying
+from activities.engine import Here
 from activities.ledger import LedgerSteps, Wake
+from activities.planning import Planning
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
@@ -28,7 +30,7 @@ from countersign.core.errors import Unavailable
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.interceptors import CodedErrors
-from countersign.worker.sweep import keep_sweeping
+from countersign.worker.sweep import keep_sweeping, resume_own
 from workflows.run import Run
 
 log = structlog.get_logger(__name__)
@@ -92,11 +94,18 @@ def build_workers(
     starting: dict[str, list[Callable[..., Any]]] = {}
     for engine in engines:
         steps = ENGINES[engine.name]
-        does = EngineActivities(
-            engine=engine, steps=steps, store=store, artifacts=artifacts, keyring=keyring, policy=policy, here=here, wake=wake
-        )
-        starting[engine.name] = [registered(steps.plan, does.plan), registered(steps.apply, does.apply)]
-        local += [registered(steps.follow, does.follow)]
+        given: dict[str, Any] = {
+            "engine": engine,
+            "store": store,
+            "artifacts": artifacts,
+            "keyring": keyring,
+            "policy": policy,
+            "here": here,
+            "wake": wake,
+        }
+        planning, applying = Planning(**given), Applying(**given)
+        starting[engine.name] = [registered(steps.plan, planning.plan), registered(steps.apply, applying.apply)]
+        local += [registered(steps.follow, applying.follow)]
     slots = settings.plan_slots or 2 * (os.cpu_count() or 2)
     common: dict[str, Any] = {
         "interceptors": [CodedErrors()],
@@ -181,12 +190,14 @@ async def serve(settings: Settings) -> None:
             here=here,
             wake=workflows.wake,
         )
-        sweeping = asyncio.create_task(keep_sweeping(store, workflows, [o.slug for o in settings.organizations], stop))
+        orgs = [o.slug for o in settings.organizations]
+        sweeping = asyncio.create_task(keep_sweeping(store, workflows, orgs, stop))
         async with contextlib.AsyncExitStack() as working:
             for worker in workers:
                 await working.enter_async_context(worker)
             log.info("worker ready", host=here.host, temporal=settings.temporal_target)
             (settings.data / "worker.ready").write_text(str(os.getpid()))
+            await resume_own(store, workflows, orgs, here.host)
             await stop.wait()
         await sweeping
     finally:

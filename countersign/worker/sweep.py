@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import structlog
 
-from countersign.adapters.store import audit, runs, turns
+from countersign.adapters.store import audit, plans, runs, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.temporal import Runs
@@ -63,6 +63,22 @@ async def _end_truthfully(store: Store, workflows: Runs, run: RunRow, status: st
     if freed:
         await workflows.wake(freed)
     return True
+
+
+async def resume_own(store: Store, workflows: Runs, orgs: list[str], host: str) -> int:
+    """Look again at attempts of this machine for which an operator was asked while it was away; returns how many there are."""
+    found = 0
+    for org in orgs:
+        async with store.read() as conn:
+            waiting, _ = await runs.list_runs(conn, org, states=[RunState.NEEDS_OPERATOR], limit=MOST)
+            mine = [
+                run for run in waiting if any(a.closed_at is None and a.host == host for a in await plans.attempts_of(conn, org, run.id))
+            ]
+        for run in mine:
+            with contextlib.suppress(CountersignError):  # without a workflow, sweeping starts one that looks by itself
+                await workflows.resume(run.id, f"machine:worker-{host}")
+        found += len(mine)
+    return found
 
 
 async def keep_sweeping(store: Store, workflows: Runs, orgs: list[str], stop: asyncio.Event) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, runs, state, turns
+from countersign.adapters.store import audit, plans, runs, secrets, state, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.plans import AttemptRow, PlanRow
 from countersign.adapters.store.runs import RunRow
@@ -84,6 +84,9 @@ async def claim(
             why = f"the state moved from serial {target.serial} to {head.serial} after this plan was made"
             await runs.move(tx, run, RunState.STALE, at=now, body={"message": why}, reason=why, code="plan_stale")
             return NotClaimed(state=RunState.STALE, code="plan_stale", message=why)
+        if (replaced := await _replaced_credential(tx, org, target.credential)) is not None:
+            await runs.move(tx, run, RunState.STALE, at=now, body={"message": replaced}, reason=replaced, code="plan_stale")
+            return NotClaimed(state=RunState.STALE, code="plan_stale", message=replaced)
         return await _open(tx, run, plan.document, head.lineage, head.serial, host=host, boot_id=boot_id, now=now)
 
 
@@ -99,6 +102,19 @@ def _not_this_plan(run: RunRow, plan: PlanRow | None, plan_digest: str, bundle_s
     if run.state is not RunState.APPROVED:
         return "approval_required", f"the run is {run.state}, not approved"
     return None
+
+
+async def _replaced_credential(tx: AsyncConnection, org: str, planned_with: str | None) -> str | None:
+    """Why the credential people agreed to is not the one that would be used, or None. Another value may reach another account."""
+    if planned_with is None:
+        return None
+    slug, _, version = planned_with.rpartition("@")
+    current = await secrets.version(tx, org, slug)
+    return (
+        None
+        if str(current) == version
+        else f"the credential {slug} was replaced after this plan was made (version {version}, now {current})"
+    )
 
 
 async def _refuse(tx: AsyncConnection, run: RunRow, to: RunState, code: str, message: str, now: datetime) -> NotClaimed:

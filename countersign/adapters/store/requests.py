@@ -71,10 +71,12 @@ async def request_run(
     mode: Mode | None = None,
 ) -> Requested:
     """Write receipt and run, or find those written before. `mode` narrows the type's own (a dry run is speculative)."""
-    request_digest = sha256(json.dumps([run_type.name, stack.stack_id, fingerprints(arguments)]).encode())
+    # A dry run of the same arguments is another intent: it neither joins the real run nor replays it.
+    asked = {**arguments, "dry_run": mode is not None and mode is not run_type.mode}
+    request_digest = sha256(json.dumps([run_type.name, stack.stack_id, fingerprints(asked)]).encode())
     async with store.begin() as tx:
         if key is not None:
-            known = await receipt(tx, org=org, principal=principal.id, tool=run_type.name, key=key, arguments=arguments)
+            known = await receipt(tx, org=org, principal=principal.id, tool=run_type.name, key=key, arguments=asked)
             if known is not None:
                 return Requested(run_id=known, replayed=True)
         else:
@@ -95,7 +97,7 @@ async def request_run(
                     principal=principal.id,
                     tool=run_type.name,
                     key=key,
-                    arguments=json.dumps(fingerprints(arguments)),
+                    arguments=json.dumps(fingerprints(asked)),
                     run_id=run_id,
                     created_at=stamp(now),
                     expires_at=stamp(now + RECEIPTS_LIVE),

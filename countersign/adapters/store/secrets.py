@@ -45,18 +45,18 @@ async def put(store: Store, keyring: Keyring, *, org: str, slug: str, value: str
     if not data or len(data) > LARGEST:
         raise InvalidArgument(f"a secret has between 1 and {LARGEST} bytes; this one has {len(data)}", field="value")
     async with store.begin() as tx:
-        version = 1 + int((await tx.execute(select(func.coalesce(func.max(secrets.c.version), 0)).where(_mine(org, slug)))).scalar_one())
+        number = 1 + await version(tx, org, slug)
         now = stamp(store.now())
-        sealed, kid = keyring.seal("secrets", data, belongs_to=(org, slug, str(version)))
+        sealed, kid = keyring.seal("secrets", data, belongs_to=(org, slug, str(number)))
         row = {
-            "version": version,
+            "version": number,
             "fingerprint": fingerprint(keyring, org, slug, data),
             "created_at": now,
             "created_by": by.id,
         }
         await tx.execute(secrets.insert().values(org_id=org, slug=slug, sealed=sealed, kid=kid, **row))
-        await audit.append(tx, org=org, at=now, action="secret.set", by=by, target=f"secret/{slug}", version=version)
-    return SecretRow(slug=slug, version=version, fingerprint=str(row["fingerprint"]), created_at=moment(now), created_by=by.id)
+        await audit.append(tx, org=org, at=now, action="secret.set", by=by, target=f"secret/{slug}", version=number)
+    return SecretRow(slug=slug, version=number, fingerprint=str(row["fingerprint"]), created_at=moment(now), created_by=by.id)
 
 
 async def reveal(conn: AsyncConnection, keyring: Keyring, org: str, slug: str) -> str:
@@ -66,6 +66,11 @@ async def reveal(conn: AsyncConnection, keyring: Keyring, org: str, slug: str) -
     if row is None:
         raise FailedPrecondition(f"the secret {slug} is not set; set it with `countersign secret set {slug}` and plan again", field="vars")
     return keyring.unseal("secrets", row.sealed, belongs_to=(org, slug, str(row.version))).decode()
+
+
+async def version(conn: AsyncConnection, org: str, slug: str) -> int:
+    """The number of the newest version; 0 where it is not set."""
+    return int((await conn.execute(select(func.coalesce(func.max(secrets.c.version), 0)).where(_mine(org, slug)))).scalar_one())
 
 
 async def list_secrets(conn: AsyncConnection, org: str) -> Sequence[SecretRow]:

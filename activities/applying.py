@@ -1,0 +1,199 @@
+"""The steps `apply` and `follow` of any engine: claim, launch once, follow to the end, record on evidence."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from temporalio import activity
+
+from activities.beating import heartbeating, until_done
+from activities.engine import EngineStep
+from countersign.adapters.store import audit, claim, plans, records, runs
+from countersign.adapters.store.database import stamp
+from countersign.adapters.store.plans import AttemptRow
+from countersign.adapters.store.runs import RunRow
+from countersign.adapters.store.standing import standing_of
+from countersign.core.digests import sha256
+from countersign.core.engine import ApplyJob, Outcome, Progress
+from countersign.core.errors import CountersignError, FailedPrecondition
+from countersign.core.principal import SYSTEM
+from countersign.core.run import RunState
+from countersign.core.steps import ApplyInput, FollowInput, RunRef, Standing
+
+# Where evidence about an open attempt still counts. An operator may be asked already: evidence answers for itself.
+_MOVING = frozenset(
+    {
+        RunState.APPLYING,
+        RunState.RECONCILING,
+        RunState.CANCELING,
+        RunState.VERIFYING,
+        RunState.INTERRUPTED,
+        RunState.NEEDS_OPERATOR,
+    }
+)
+RESOURCES_KEPT = 500  # rows of an apply's result in the ledger; the journal artifact has them all
+
+
+class Applying(EngineStep):
+    async def apply(self, asked: ApplyInput) -> Standing:
+        """Claim the plan, launch, and follow to the end. Tried once; what is lost on the way is followed, never tried again."""
+        async with heartbeating():
+            run, bundle = await self._bundle(asked)
+            if bundle is None:
+                return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
+            taken = await claim.claim(
+                self.store,
+                org=asked.org,
+                run_id=asked.run_id,
+                plan_digest=asked.plan_digest,
+                bundle_sha256=sha256(bundle),
+                policy=self.policy,
+                host=self.here.host,
+                boot_id=self.here.boot_id,
+            )
+            if not isinstance(taken, claim.Claimed):
+                return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
+            await self._launch(run, taken, bundle)
+            return await self._follow(asked.org, asked.run_id, taken.attempt)
+
+    async def _bundle(self, asked: ApplyInput) -> tuple[RunRow, bytes | None]:
+        async with self.store.read() as conn:
+            run = await runs.get_run(conn, asked.org, asked.run_id)
+            plan = await plans.plan_by_digest(conn, asked.org, asked.plan_digest)
+            if plan is None or plan.run_id != run.id:
+                raise FailedPrecondition("no such plan of this run; nothing is applied")
+            if run.state is not RunState.APPROVED:
+                return run, None
+            ref = next(a for a in plan.summary.artifacts if a.kind == "plan_bundle")
+            return run, await self.artifacts.read(conn, org=asked.org, artifact_id=ref.id)
+
+    async def _launch(self, run: RunRow, taken: claim.Claimed, bundle: bytes) -> None:
+        async with self.store.read() as conn:
+            stack = (await records.get_stack(conn, run.org, run.stack_id)).config
+        job = ApplyJob(
+            attempt_id=taken.attempt.id,
+            epoch=taken.attempt.epoch,
+            run_id=run.id,
+            stack=stack,
+            mode=run.mode,
+            bundle=bundle,
+            expected=run.total,
+            state=self.access(stack, taken.attempt.id, taken.password, taken.lineage, taken.serial),
+            reveal=self.reveal(run.org),
+        )
+        try:
+            await self.engine.launch(job)
+        except CountersignError as failed:
+            # Nothing was started: `follow` proves it under the attempt's lock and says so.
+            activity.logger.warning("launch of %s failed: %s", taken.attempt.id, failed.message)
+
+    async def follow(self, asked: FollowInput) -> Standing:
+        """Watch an open attempt of this machine to its end; an attempt that is closed answers what was recorded."""
+        async with heartbeating():
+            async with self.store.read() as conn:
+                attempt = await plans.attempt_by_id(conn, asked.org, asked.attempt_id)
+            if attempt is None or attempt.run_id != asked.run_id:
+                raise FailedPrecondition("no such attempt of this run")
+            if attempt.closed_at is not None:
+                return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
+            return await self._follow(asked.org, asked.run_id, attempt, stop=asked.stop)
+
+    async def _follow(self, org: str, run_id: str, attempt: AttemptRow, *, stop: bool = False) -> Standing:
+        async with self.store.read() as conn:
+            run = await runs.get_run(conn, org, run_id)
+        stopping = run.state is RunState.CANCELING
+
+        async def cancel() -> None:
+            nonlocal stopping
+            stopping = True
+            async with self.store.begin() as tx:
+                live = await runs.get_run(tx, org, run_id)
+                if live.state is RunState.APPLYING:
+                    await runs.move(tx, live, RunState.CANCELING, at=self.store.now())
+
+        if stop and not stopping:
+            await cancel()
+        following = self.engine.follow(attempt.id, self._progress(run), stop=lambda: stopping)
+        outcome = await until_done(following, on_cancel=cancel)
+        return await self._record_outcome(run, attempt, outcome)
+
+    def _progress(self, run: RunRow) -> Callable[[Progress], Any]:
+        last: list[Progress] = []
+
+        async def tell(progress: Progress) -> None:
+            if not last or last[0] != progress:
+                last[:] = [progress]
+                await runs.progress(self.store, run, done=progress.done, total=progress.total or run.total, current=progress.current)
+
+        return tell
+
+    async def _record_outcome(self, run: RunRow, attempt: AttemptRow, outcome: Outcome) -> Standing:
+        written = [
+            await self.artifacts.write(
+                org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{attempt.id}", data=data, readable=True
+            )
+            for kind, data in (("apply_log", outcome.log.encode()), ("journal", outcome.journal))
+            if data
+        ]
+        freed = None
+        async with self.store.begin() as tx:
+            now = self.store.now()
+            live = await runs.get_run(tx, run.org, run.id)
+            asking = live.state is RunState.NEEDS_OPERATOR
+            known = await plans.attempt_by_id(tx, run.org, attempt.id)
+            if known is not None and known.closed_at is None and live.state in _MOVING:
+                for w in written:
+                    await self.artifacts.record(tx, w)
+                live = await self._settle(tx, live, outcome, now)
+                if outcome.state is not RunState.INTERRUPTED:
+                    freed = await claim.close(tx, attempt, live, outcome=live.state, evidence=outcome.evidence, at=now)
+                await audit.append(
+                    tx,
+                    org=run.org,
+                    at=stamp(now),
+                    action="run.apply",
+                    by=SYSTEM,
+                    outcome=str(live.state),
+                    target=run.stack_path,
+                    run_id=run.id,
+                    attempt=attempt.id,
+                    plan_digest=attempt.plan_digest,
+                )
+            standing = await standing_of(tx, live)
+            closed = (after := await plans.attempt_by_id(tx, run.org, attempt.id)) is not None and after.closed_at is not None
+        if closed:  # what is left on this machine is evidence until then
+            await self.engine.forget(attempt.id)
+        await self.wake_up(freed)
+        if asking and closed:
+            await self.wake_up(run.id)  # nobody has to answer any more
+        return standing
+
+    async def _settle(self, tx: Any, run: RunRow, outcome: Outcome, now: datetime) -> RunRow:
+        facts: dict[str, Any] = {
+            "reason": outcome.message or None,
+            "code": outcome.code,
+            "done": outcome.done,
+            "total": outcome.total or run.total,
+            "outputs": json.dumps(dict(outcome.outputs)),
+            "resources": json.dumps([dict(r) for r in outcome.resources[:RESOURCES_KEPT]]),
+        }
+        body = {"message": outcome.message, "evidence": list(outcome.evidence)}
+        if outcome.state is RunState.INTERRUPTED and run.state is RunState.NEEDS_OPERATOR:
+            return run
+        if run.state in (RunState.INTERRUPTED, RunState.NEEDS_OPERATOR):
+            run = await runs.move(tx, run, RunState.RECONCILING, at=now)
+        if outcome.state is RunState.CANCELED and run.state is RunState.APPLYING:  # interrupted by hand, on this machine
+            run = await runs.move(tx, run, RunState.CANCELING, at=now)
+        if outcome.state is RunState.VERIFYING:
+            if run.state is not RunState.VERIFYING:
+                run = await runs.move(tx, run, RunState.VERIFYING, at=now, body=body)
+            return await runs.move(tx, run, RunState.APPLIED, at=now, body=body, **facts)
+        if outcome.state is RunState.INTERRUPTED:
+            to = RunState.NEEDS_OPERATOR if run.state is RunState.RECONCILING else RunState.INTERRUPTED
+            return await runs.move(tx, run, to, at=now, body=body, reason=outcome.message, code=outcome.code)
+        if outcome.state is RunState.STALE and run.state is not RunState.APPLYING:
+            return await runs.move(tx, run, RunState.ERRORED, at=now, body=body, **facts)
+        if outcome.state is RunState.ERRORED and run.state is RunState.CANCELING:
+            return await runs.move(tx, run, RunState.CANCELED, at=now, body=body, **facts)
+        return await runs.move(tx, run, outcome.state, at=now, body=body, **facts)

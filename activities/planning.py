@@ -1,0 +1,152 @@
+"""The step `plan` of any engine: turn, work, seal, check and record. What it did is found again, so it may be tried again."""
+
+import json
+import secrets as random
+from collections.abc import Mapping
+from datetime import timedelta
+
+from activities.beating import heartbeating
+from activities.engine import EngineStep
+from countersign.adapters.artifacts import Written
+from countersign.adapters.store import audit, records, runs, state, turns
+from countersign.adapters.store.check import record_plan, supersede
+from countersign.adapters.store.database import stamp
+from countersign.adapters.store.runs import RunRow
+from countersign.adapters.store.standing import standing_of
+from countersign.core.engine import PlanJob, Planned, Progress
+from countersign.core.errors import CountersignError
+from countersign.core.ids import derive
+from countersign.core.principal import SYSTEM
+from countersign.core.run import Mode, RunState
+from countersign.core.steps import RunRef, Standing
+
+PLAN_CREDENTIAL_LIVES = timedelta(hours=2)
+_PLANNABLE = frozenset({RunState.PENDING, RunState.PLANNING, RunState.STALE})
+
+
+class Planning(EngineStep):
+    async def plan(self, ref: RunRef) -> Standing:
+        """Plan, check, and record what it needs. A run that is past planning answers where it stands, so this may repeat."""
+        async with heartbeating():
+            run = await self._turn_to_plan(ref)
+            if run.state is not RunState.PLANNING:
+                return await self.stand(ref)
+            try:
+                job = await self._plan_job(run)
+                try:
+                    planned = await self.engine.plan(job, _no_progress)
+                finally:
+                    await self._end_access(run, job)
+                written = await self._seal(run, planned)
+            except CountersignError as failed:
+                if failed.retryable:
+                    raise
+                return await self._plan_failed(run, failed)
+            return await self._record_plan(run, planned, written)
+
+    async def _end_access(self, run: RunRow, job: PlanJob) -> None:
+        """What configuration read in its environment opens nothing any more."""
+        async with self.store.begin() as tx:
+            await state.revoke(tx, run.org, job.attempt_id)
+
+    async def _turn_to_plan(self, ref: RunRef) -> RunRow:
+        """The run in `planning`, holding the turn where it needs one; or as it is where there is nothing to plan yet."""
+        async with self.store.begin() as tx:
+            now = self.store.now()
+            run = await runs.get_run(tx, ref.org, ref.run_id)
+            if run.state not in _PLANNABLE:
+                return run
+            if run.changes:
+                place = await turns.take(tx, org=run.org, stack_id=run.stack_id, run_id=run.id, at=stamp(now))
+                if not place.held:
+                    if run.state is not RunState.PENDING:
+                        run = await runs.move(tx, run, RunState.PENDING, at=now)
+                    return await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
+            return run if run.state is RunState.PLANNING else await runs.move(tx, run, RunState.PLANNING, at=now)
+
+    async def _plan_job(self, run: RunRow) -> PlanJob:
+        request = run.request
+        number = run.plan_number + 1
+        # A new id for every try: an older one that still runs cannot be taken for it.
+        attempt_id = derive("att", run.org, run.id, str(number), random.token_hex(8))
+        async with self.store.begin() as tx:
+            stack = (await records.get_stack(tx, run.org, run.stack_id)).config
+            head = await state.head(tx, run.org, run.stack_id)
+            password = await state.grant(
+                tx,
+                org=run.org,
+                stack_id=run.stack_id,
+                run_id=run.id,
+                credential_id=attempt_id,
+                mode="plan" if run.changes else "read",
+                epoch=head.epoch,
+                expires_at=self.store.now() + PLAN_CREDENTIAL_LIVES,
+            )
+        return PlanJob(
+            run_id=run.id,
+            plan_number=number,
+            attempt_id=attempt_id,
+            stack=stack,
+            mode=run.mode,
+            destroy=run.mode is Mode.DESTROY or bool(request.get("destroy")),
+            vars=request.get("vars") or {},
+            targets=tuple(request.get("targets") or ()),
+            commit=request.get("commit"),
+            state=self.access(stack, attempt_id, password, head.lineage, head.serial),
+            reveal=self.reveal(run.org),
+        )
+
+    async def _seal(self, run: RunRow, planned: Planned) -> dict[str, Written]:
+        kinds: dict[str, tuple[bytes, bool]] = {
+            "plan_view": (planned.view, True),
+            "semantic_document": (planned.semantic_document, True),
+            "log": (planned.log.encode(), True),
+        }
+        if run.changes:
+            kinds |= {"plan_bundle": (planned.bundle, False), "plan_json": (planned.plan_json, False)}
+        number = run.plan_number + 1
+        return {
+            kind: await self.artifacts.write(
+                org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{number}", data=data, readable=readable
+            )
+            for kind, (data, readable) in kinds.items()
+        }
+
+    async def _plan_failed(self, run: RunRow, failed: CountersignError) -> Standing:
+        async with self.store.begin() as tx:
+            now = self.store.now()
+            live = await runs.get_run(tx, run.org, run.id)
+            freed = None
+            if live.state is RunState.PLANNING:
+                body = {"code": failed.code, "message": failed.message, "findings": failed.details.get("findings", [])}
+                live = await runs.move(
+                    tx, live, RunState.ERRORED, at=now, body=json.loads(json.dumps(body)), reason=failed.message, code=failed.code
+                )
+                await audit.append(
+                    tx, org=run.org, at=stamp(now), action="run.plan", by=SYSTEM, outcome=failed.code, target=run.stack_path, run_id=run.id
+                )
+                freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
+            standing = await standing_of(tx, live)
+        await self.wake_up(freed)
+        return standing
+
+    async def _record_plan(self, run: RunRow, planned: Planned, written: Mapping[str, Written]) -> Standing:
+        """Plan, artifacts, verdict, states and audit in one transaction; a plan that came too late changes nothing."""
+        woken: list[str | None] = []
+        async with self.store.begin() as tx:
+            now = self.store.now()
+            live = await runs.get_run(tx, run.org, run.id)
+            if live.state is RunState.PLANNING and live.plan_number == run.plan_number:
+                refs = tuple([await self.artifacts.record(tx, w) for w in written.values()])
+                live = await record_plan(tx, live, planned, refs, policy=self.policy, now=now)
+                woken += await supersede(tx, live, now)
+                if live.state is not RunState.APPROVED:
+                    woken.append(await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id))
+            standing = await standing_of(tx, live)
+        for run_id in woken:
+            await self.wake_up(run_id)
+        return standing
+
+
+async def _no_progress(progress: Progress) -> None:
+    """A plan tells no progress: it is short, and a heartbeat runs beside it."""
