@@ -1,0 +1,122 @@
+"""What this project promises, each with an id that tests claim.
+
+`@requirement("id")` stands over a test that would fail if the promise were broken. `tests/unit/test_requirements.py` checks
+both directions: what is listed is claimed somewhere below tests/, and what is claimed is listed here. To add one, write a line
+below and use its id; nothing else is needed.
+
+Ids: `I1` … `I8` are the invariants of design §2; everything else reads `area:what`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+class Requirement(NamedTuple):
+    sentence: str
+    source: str
+
+
+def requirement(*ids: str) -> Callable[[Test], Test]:
+    """Say which behaviours a test proves. Ids are text in place: the check reads the source, it does not run it."""
+
+    def mark(test: Test) -> Test:
+        marked: Test = pytest.mark.requirement(*ids)(test)
+        return marked
+
+    return mark
+
+
+_INVARIANTS = {
+    "I1": "No apply without a live approval of that document, or a policy decision recorded as one, checked at the claim.",
+    "I2": "One live writer per state, by fencing epoch.",
+    "I3": "A plan is claimed at most once, ever, by any workflow, retry, reset or caller.",
+    "I4": "Interrupted never becomes errored or applied without evidence.",
+    "I5": "A lock is broken only if id, owner and time are those our own attempt recorded, and that attempt is fenced and dead.",
+    "I6": "Plan bytes, plan JSON and secrets never enter history.",
+    "I7": "The requester does not approve where policy says so; agents never count as people.",
+    "I8": "Approvals expire, after 24 hours at most.",
+}
+
+_PROMISES = {
+    "promise:approved-is-what-runs": "Apply claims exactly the plan that people approved, through the queue, a crash and a re-plan.",
+    "promise:crash-costs-nothing": "After any kill a run learns what happened and goes on, or asks a person.",
+    "promise:one-writer": "At most one writer per state, by fencing and not by timeouts.",
+    "promise:asking-twice": "The same request with the same key is one run, and the receipt says so.",
+    "promise:destroying-asks": "Destroying takes the plan digest, the typed name and a person, whatever a model filled in.",
+    "promise:no-secrets": "Secrets stay out of workflow history, logs, tool results and error texts.",
+    "promise:one-command": "One command starts everything on a laptop.",
+}
+
+_BAD_INPUT = {
+    "bad:unknown-stack": "An unknown stack is refused by name, with what there is.",
+    "bad:external-data-source": "An external data source is refused before anything of the configuration runs.",
+    "bad:foreign-provider": "A provider outside the operator's list is refused before init.",
+    "bad:malformed-signal": "A signal with an empty, an extra or an undecodable payload changes nothing and is shown as refused.",
+    "bad:approval-of-another-run": "An approval sent to another run is refused there.",
+    "bad:reset-after-approval": "A workflow reset after the approval applies nothing a second time.",
+    "bad:reset-mid-apply": "A workflow reset in mid-apply finds the attempt that runs and starts no other.",
+    "bad:apply-by-hand": "The apply step called by hand, without a live approval, starts nothing.",
+    "bad:broken-hcl": "A broken configuration is answered with file and line.",
+    "bad:missing-variable": "A missing or undeclared variable is named in the answer.",
+    "bad:failing-plan": "A failing plan ends the run as errored with the engine's own words.",
+    "bad:wrong-digest": "An approval of another digest does not count and says which one is current.",
+    "bad:finished-run": "A decision about a finished run is refused.",
+    "bad:expired-run": "A decision after the deadline is refused as expired.",
+    "bad:requester-approves": "The requester cannot approve where policy asks for another person.",
+    "bad:wrong-typed-name": "A missing or wrong typed name is refused, and the plan keeps waiting.",
+    "bad:racing-approvals": "Of approvals that race, the plan is applied once.",
+    "bad:second-apply-queued": "A second apply on a state waits its turn and tells its position.",
+    "bad:key-reused": "A key used with other arguments is refused, naming the fields.",
+    "bad:plan-made-stale": "A plan made stale by another run is planned again, and an unequal one asks again.",
+    "bad:temporal-down": "With Temporal down the answer is unavailable, and nothing is lost.",
+    "bad:disk-full": "A full disk ends in an honest state, never in a plan or an apply that counts as done.",
+    "bad:huge-plan": "A plan of 20 MB is summarised within its bounds.",
+    "bad:control-characters": "Control, bidi and invisible characters in names reach nobody who reads.",
+    "bad:newer-data-folder": "A data folder of a newer version is refused and left as it is.",
+    "bad:ports-taken": "Taken ports are named, with the setting that changes them.",
+}
+
+_BEHAVIOUR = {
+    "ui:approve-by-signal": ("People approve with a signal from the Temporal UI where that is trusted.", "design §2"),
+    "ui:off": ("Where ui_approvals is off, decisions from the UI are refused with the way that works.", "design §2"),
+    "ui:protected": ("An unnamed person from the UI never approves a protected environment, nor as another person.", "design §2"),
+    "run:replays": ("Every recorded history replays on the workflow of today.", "design §4"),
+    "run:transitions": (
+        "A run only ever moves as the one table allows; every state can reach an end, and ends have no exits.",
+        "design §2",
+    ),
+    "approval:bound-to-document": ("Any change of what was approved changes the digest people agreed to.", "design §2"),
+    "approval:order-and-repetition": ("Order and repetition of approvals never change the verdict.", "design §2"),
+    "policy:floors": (
+        "Whatever the rules: what destroys asks a person who types the name, protected asks another, unmatched is denied.",
+        "design §2",
+    ),
+    "ids:no-collisions": ("No two lists of parts make the same id.", "design §6"),
+    "digest:canonical": ("Equal documents give equal bytes, whatever the order of their keys; floats are refused.", "design §2"),
+    "details:foreign-text": (
+        "Foreign text in the run's page cannot leave its fence, begin markup or outgrow the page.",
+        "temporal-python §4",
+    ),
+    "details:what-to-send": ("The page of a waiting run says who must agree and what to send where.", "design §2"),
+    "redaction:every-spelling": ("A known secret does not survive in JSON, in a URL, in base64 or line by line.", "terraform §2.3"),
+    "redaction:shapes": ("What has the shape of a credential is hidden without being known.", "terraform §2.3"),
+    "plan:semantic-digest": ("Plans that mean the same have one digest; any change of meaning changes it.", "terraform §2.2"),
+    "plan:classes": ("Every action has the class of the table; what has no name is unknown and denied.", "terraform §2.2"),
+    "plan:view-hides": ("No sensitive value is in the view or the semantic document, only keyed fingerprints.", "terraform §2.3"),
+    "plan:counts-and-risks": ("Counts and risk notes tell what a reviewer must know first, without values.", "design §2"),
+    "source:judged": ("Providers, modules, data sources and backends are judged by the operator's list before init.", "design §4"),
+    "apply:verdict": ("Exit code and journal together say how an apply ended; what they do not prove is interrupted.", "terraform §1.2"),
+    "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
+    "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
+}
+
+REQUIREMENTS: Mapping[str, Requirement] = {
+    **{name: Requirement(sentence, "design §2, invariants") for name, sentence in _INVARIANTS.items()},
+    **{name: Requirement(sentence, "design §1") for name, sentence in _PROMISES.items()},
+    **{name: Requirement(sentence, "issue, bad input") for name, sentence in _BAD_INPUT.items()},
+    **{name: Requirement(*said) for name, said in _BEHAVIOUR.items()},
+}
