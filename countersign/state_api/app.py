@@ -1,0 +1,244 @@
+"""Terraform's HTTP backend, fenced: one address per state, a credential per attempt, an answer in bounded time.
+
+What the engines do with an answer decides which one they get: 4xx is final to them, 5xx is tried again for a quarter of a
+minute, and they wait for an answer without any limit of their own. So a rule refuses with 4xx, trouble of ours is a 503, and
+no request outlives `answer_within`.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.store import state
+from countersign.adapters.store.database import Store
+from countersign.adapters.store.schema import states
+from countersign.core import fencing
+from countersign.core.digests import sha256
+from countersign.core.errors import CountersignError, InvalidArgument, PermanentError, Unavailable
+from countersign.core.fencing import LOCK_SIZE, Credential, Refusal, Wish
+from countersign.core.terraform.state import Header, header_of
+
+log = structlog.get_logger(__name__)
+
+STATE_SIZE = 64 << 20  # bytes; 1000 small resources have half a MiB
+ANSWER_WITHIN = 25.0  # seconds; the engines wait for ever, so we do not
+READY_WITHIN = 2.0
+_WISHES = {"GET": Wish.READ, "HEAD": Wish.READ, "POST": Wish.WRITE, "LOCK": Wish.LOCK, "UNLOCK": Wish.UNLOCK}
+
+
+class TooLarge(Exception):
+    """A body is larger than what is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateService:
+    store: Store
+    artifacts: Artifacts
+    answer_within: float = ANSWER_WITHIN
+    _late: set[asyncio.Task[Any]] = field(default_factory=set)  # work whose answer was given up; kept until it ends
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/v1/state/{org}/{stack_id}", self._bounded(self._state), methods=[m for m in _WISHES if m != "HEAD"]),
+                Route("/healthz", _healthy, methods=["GET"]),
+                Route("/readyz", self._ready, methods=["GET"]),
+            ]
+        )
+
+    # -- one request --------------------------------------------------------------------------------------------------
+
+    async def _state(self, request: Request) -> Response:
+        shown = _basic(request.headers.get("authorization"))
+        if shown is None:
+            return PlainTextResponse("show a credential", 401, headers={"WWW-Authenticate": 'Basic realm="countersign"'})
+        org, stack_id, wish = request.path_params["org"], request.path_params["stack_id"], _WISHES[request.method]
+        async with self.store.read() as conn:
+            credential = await state.authenticate(conn, org=org, stack_id=stack_id, credential_id=shown[0], password=shown[1])
+            if credential is None:
+                log.warning("state: a credential nobody gave out", org=org, stack=stack_id, method=request.method)
+                return PlainTextResponse("this credential is not one of this state", 403)
+            held = await state.head(conn, org, stack_id)
+        # Asked again in the transaction that acts; asked here so that whoever is fenced need not send its state first.
+        if (refusal := fencing.admission(credential, held, wish, now=self.store.now())) is not None:
+            return await self._refuse(credential, wish, refusal)
+        try:
+            match wish:
+                case Wish.READ:
+                    return await self._read(org, stack_id)
+                case Wish.LOCK:
+                    return await self._lock(credential, request)
+                case Wish.UNLOCK:
+                    return await self._unlock(credential, request)
+                case Wish.WRITE:
+                    return await self._write(credential, request)
+        except TooLarge as large:
+            return await self._refuse(credential, wish, Refusal(status=413, why=str(large)))
+        except InvalidArgument as wrong:
+            return await self._refuse(credential, wish, Refusal(status=400, why=wrong.message))
+
+    async def _read(self, org: str, stack_id: str) -> Response:
+        async with self.store.read() as conn:
+            newest = await state.snapshot(conn, org, stack_id)
+            if newest is None:
+                return Response(status_code=204)
+            data = await self.artifacts.read(conn, org=org, artifact_id=newest.artifact_id)
+        md5 = await asyncio.to_thread(_md5, data)
+        return Response(data, media_type="application/json", headers={"Content-MD5": md5, "ETag": f'"{newest.sha256}"'})
+
+    async def _lock(self, credential: Credential, request: Request) -> Response:
+        asked = fencing.lock_of(await _body(request, LOCK_SIZE))
+        async with self.store.begin() as tx:
+            refusal = await state.lock(tx, credential, asked, now=self.store.now())
+        return _answer(credential, Wish.LOCK, refusal)
+
+    async def _unlock(self, credential: Credential, request: Request) -> Response:
+        lock_id = fencing.lock_id_of(await _body(request, LOCK_SIZE))
+        async with self.store.begin() as tx:
+            refusal = await state.unlock(tx, credential, lock_id, now=self.store.now())
+        return _answer(credential, Wish.UNLOCK, refusal)
+
+    async def _write(self, credential: Credential, request: Request) -> Response:
+        """Bytes first, then head, snapshot and artifact in one transaction; what loses the swap leaves bytes nobody names."""
+        data, lock_id = await _body(request, STATE_SIZE), request.query_params.get("ID")
+        header, digest = await asyncio.to_thread(_checked, data, request.headers.get("content-md5"))
+        async with self.store.read() as conn:
+            held = await state.head(conn, credential.org, credential.stack_id)
+        refusal = fencing.writing(credential, held, lock_id, header, digest)
+        if refusal is not None:
+            return await self._refuse(credential, Wish.WRITE, refusal, named=lock_id)
+        if fencing.repeats(held, header, digest):
+            return Response(status_code=200)
+        written = await self.artifacts.write(
+            org=credential.org,
+            stack_id=credential.stack_id,
+            run_id=credential.run_id,
+            kind="state",
+            name=f"state-{header.serial}",
+            data=data,
+            readable=False,
+        )
+        async with self.store.begin() as tx:
+            refusal = await state.put(tx, credential, lock_id, header, written, now=self.store.now())
+            if refusal is None:
+                await self.artifacts.record(tx, written)
+        return _answer(credential, Wish.WRITE, refusal)
+
+    async def _refuse(self, credential: Credential, wish: Wish, refusal: Refusal, *, named: str | None = None) -> Response:
+        async with self.store.begin() as tx:
+            await state.journal_refusal(tx, credential, wish, refusal, now=self.store.now(), named=named)
+        return _answer(credential, wish, refusal)
+
+    # -- bounded time -------------------------------------------------------------------------------------------------
+
+    def _bounded(self, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def answered(request: Request) -> Response:
+            try:
+                return await self._within(self.answer_within, handle(request))
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody hears it
+            except (TimeoutError, OSError, SQLAlchemyError, CountersignError) as trouble:
+                said = trouble.message if isinstance(trouble, CountersignError) else type(trouble).__name__
+                log.error("state: no answer", method=request.method, path=request.url.path, trouble=said)
+                if isinstance(trouble, PermanentError):
+                    return PlainTextResponse("what is stored cannot be read; the log of the state service says why", 500)
+                again = {"Retry-After": "1"}
+                return PlainTextResponse("the state service has trouble of its own; ask again in a moment", 503, headers=again)
+
+        return answered
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, Response]) -> Response:
+        """Its result, or TimeoutError. A database that hangs lets nobody out of its cleanup either, so it is not waited for."""
+        task = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+                self._late.add(task)
+                task.add_done_callback(self._forget)
+        if not done:
+            raise TimeoutError
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled() and (failed := task.exception()) is not None:
+            log.warning("state: late failure", trouble=type(failed).__name__)
+
+    async def _ready(self, request: Request) -> Response:
+        """200 where the store answers; a service that is up and not ready is left running and not asked."""
+
+        async def look() -> Response:
+            async with self.store.read() as conn:
+                await conn.execute(select(states.c.version).limit(1))
+            return PlainTextResponse("ready\n")
+
+        try:
+            return await self._within(READY_WITHIN, look())
+        except (TimeoutError, SQLAlchemyError, Unavailable):
+            return PlainTextResponse("the store does not answer\n", 503)
+
+
+async def _healthy(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _answer(credential: Credential, wish: Wish, refusal: Refusal | None) -> Response:
+    if refusal is None:
+        return Response(status_code=200)
+    log.info("state: refused", wish=str(wish), status=refusal.status, why=refusal.why, credential=credential.id, run_id=credential.run_id)
+    if refusal.holder is not None:
+        return Response(refusal.holder.text, refusal.status, media_type="application/json")
+    return JSONResponse({"message": refusal.why}, refusal.status)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises TooLarge as soon as that is known; the rest of it is read by the server and thrown away."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"{declared} bytes, and at most {limit} are taken")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"more than {limit} bytes")
+    return bytes(body)
+
+
+def _checked(data: bytes, md5: str | None) -> tuple[Header, str]:
+    """What the snapshot says it is, and its digest. Raises InvalidArgument."""
+    if md5 is None:
+        raise InvalidArgument("a state comes with Content-MD5, so that half of one is never taken for all of it")
+    if md5.strip() != _md5(data):
+        raise InvalidArgument("the state is not what Content-MD5 says; it was damaged on its way")
+    return header_of(data), sha256(data)
+
+
+def _md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def _basic(header: str | None) -> tuple[str, str] | None:
+    """(user, password) of basic authentication, or None where nothing readable is shown."""
+    scheme, _, encoded = (header or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return None
+    return (user, password) if colon and user else None

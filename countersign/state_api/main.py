@@ -1,0 +1,137 @@
+"""The process of the state service: listens, answers, and ends on SIGTERM after what it began.
+
+It is no part of a worker: a worker that dies must not take the state with it.
+"""
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.keyring import Keyring
+from countersign.adapters.settings import Settings
+from countersign.adapters.store.database import Store
+from countersign.core.errors import FailedPrecondition
+from countersign.state_api.app import StateService
+
+log = structlog.get_logger(__name__)
+
+GRACE = 8.0  # seconds for requests in the works; whoever stops us waits 10
+KEEP_ALIVE = 75  # seconds; an engine asks every few seconds, and a connection closed under it costs it a try
+
+
+async def serve(settings: Settings) -> None:
+    """Answer until SIGTERM or SIGINT. Raises FailedPrecondition, before anything is opened, where the port cannot be had."""
+    with contextlib.closing(listen(settings.host, settings.state_port)) as listening:
+        store = await Store.open(settings.database_url)
+        try:
+            artifacts = Artifacts(store, Keyring.open(settings.data, role="state"), settings.data / "artifacts")
+            server = server_of(StateService(store=store, artifacts=artifacts))
+            for name in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(name, _stop, server)
+            log.info("state service ready", address=settings.state_url)
+            await server.serve(sockets=[listening])
+        finally:
+            await store.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises FailedPrecondition naming the setting to change."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=128)
+    except OSError as refused:
+        if refused.errno == errno.EADDRINUSE:
+            raise FailedPrecondition(
+                f"port {port} on {host} is taken: stop what listens there, or set state_port (COUNTERSIGN_STATE_PORT) to another",
+                field="state_port",
+            ) from None
+        if refused.errno in (errno.EACCES, errno.EPERM):
+            raise FailedPrecondition(
+                f"this user may not listen on port {port}: set state_port (COUNTERSIGN_STATE_PORT) to one above 1023", field="state_port"
+            ) from None
+        raise FailedPrecondition(
+            f"this machine has no address {host} to listen on: correct host (COUNTERSIGN_HOST)", field="host"
+        ) from None
+    if not _is_loopback(host):
+        log.warning("state service listens beyond this machine: credentials travel in clear unless TLS is put before it", host=host)
+    return listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to whoever owns the process: uvicorn would raise SIGTERM again after it ended in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server_of(service: StateService) -> Server:
+    return Server(
+        uvicorn.Config(
+            service.app(),
+            http=OneSegment,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=int(GRACE),
+        )
+    )
+
+
+def _stop(server: uvicorn.Server) -> None:
+    server.should_exit = True
+
+
+class OneSegment(H11Protocol):
+    """Head and body of an answer leave together: apart, they may cost the engine 40 ms each."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(Joining(transport))  # type: ignore[arg-type]
+
+
+class Joining:
+    """A transport that writes once for all that is written in one turn of the loop."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._pending: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._pending.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, []
+        if pending and not self._transport.is_closing():
+            self._transport.write(b"".join(pending))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
