@@ -16,8 +16,8 @@ STATEFUL_TYPES: tuple[str, ...] = (
     "*database*", "*_db_*", "*_db", "*sql*", "*rds*", "*dynamodb*", "*spanner*", "*bigtable*", "*bigquery*", "*firestore*", "*mongo*",
     "*redis*", "*memcache*", "*elasticache*", "*opensearch*", "*elasticsearch*", "*bucket*", "*disk*", "*volume*", "*snapshot*",
     "*_ebs_*", "*_efs_*", "*filestore*", "*file_system*", "*storage_account*", "*kms*", "*_key*", "*secret*", "*_cluster*", "*project",
-    "*_organization*", "*dns*zone*", "*_zone", "*registry*", "*_ecr_*", "*repository*", "*topic*", "*queue*", "*_stream*", "*kubernetes_namespace*",
-    "*persistent_volume*",
+    "*_organization*", "*dns*zone*", "*_zone", "*registry*", "*_ecr_*", "*repository*", "*topic*", "*queue*", "*_stream*",
+    "*kubernetes_namespace*", "*persistent_volume*",
 )  # fmt: skip
 
 # Who may do what.

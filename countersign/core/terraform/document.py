@@ -95,7 +95,7 @@ class Side:
             value = self.value[key]
         return Side(value=value, unknown=below(self.unknown, key), sensitive=below(self.sensitive, key))
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         names = {str(k) for tree in (self.value, self.unknown) if isinstance(tree, Mapping) for k in tree}
         return sorted(names)
 
@@ -132,7 +132,7 @@ class ResourceChange:
     def attributes(self) -> Iterator[tuple[str, Side, Side]]:
         """Top-level attributes that this change sets, changes or removes: (name, before, after), by name."""
         updates = self.actions == ("update",)
-        for name in sorted({*self.before.keys(), *self.after.keys()}):
+        for name in sorted({*self.before.names(), *self.after.names()}):
             before, after = self.before.child(name), self.after.child(name)
             if updates:
                 if before.value == after.value and not marked(after.unknown) and before.sensitive == after.sensitive:

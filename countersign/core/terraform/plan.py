@@ -107,9 +107,9 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
         yield f"Existing objects would come under this stack's control: {_named(imported)}."
     if drifted := document.get("resource_drift"):
         yield f"{_some(len(drifted), 'object')} changed outside of this stack since the last apply; the plan takes that into account."
-    failed = [c for c in document.get("checks") or () if c.get("status") in ("fail", "error")]
-    if failed:
-        yield f"{_some(len(failed), 'check')} of the configuration fails: {', '.join(str((c.get('address') or {}).get('to_display', '?')) for c in failed[:NAMED])}."
+    if failed := [c for c in document.get("checks") or () if c.get("status") in ("fail", "error")]:
+        names = ", ".join(str((c.get("address") or {}).get("to_display", "?")) for c in failed[:NAMED])
+        yield f"The configuration's own checks fail: {names}" + (f" and {len(failed) - NAMED} more." if len(failed) > NAMED else ".")
     settled_later = sum(1 for c in changes for _, _, after in c.attributes() if marked(after.unknown))
     if settled_later:
         yield f"{_some(settled_later, 'value')} will be known only after apply; the view lists them."

@@ -39,7 +39,8 @@ def tagged(value: object, unknown: object = False) -> list[object]:
         children = [side.child(i) for i in range(side.length())]
         return ["l", [tagged(c.value, c.unknown) for c in children]]
     if isinstance(value, Mapping) or isinstance(unknown, Mapping):
-        return ["m", [[key, *tagged((c := side.child(key)).value, c.unknown)] for key in side.keys()]]
+        items = [(key, side.child(key)) for key in side.names()]
+        return ["m", [[key, *tagged(child.value, child.unknown)] for key, child in items]]
     raise TypeError(f"a plan holds no {type(value).__name__}")
 
 
@@ -164,10 +165,8 @@ def _encodable(value: Any) -> Any:
 def difference(old: bytes, new: bytes) -> tuple[str, ...]:
     """What distinguishes two semantic documents, in addresses and attribute names, without a value."""
     before, after = json.loads(old), json.loads(new)
-    lines: list[str] = []
-    for part in ("stack", "mode", "engine", "source", "lock", "kid", "targets", "actions"):
-        if before.get(part) != after.get(part):
-            lines.append(f"{part} differs")
+    whole = ("stack", "mode", "engine", "source", "lock", "kid", "targets", "actions")
+    lines = [f"{part} differs" for part in whole if before.get(part) != after.get(part)]
     for part in ("variables", "outputs"):
         names = {**before.get(part, {}), **after.get(part, {})}
         lines += [f"{part[:-1]} {n} differs" for n in sorted(names) if before.get(part, {}).get(n) != after.get(part, {}).get(n)]

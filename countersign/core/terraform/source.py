@@ -156,7 +156,8 @@ def _providers(path: str, file: Declared, sources: Mapping[str, str], allow: All
                 path,
                 place.line,
                 f"provider {source!r} is not allowed",
-                f"Allowed are {', '.join(allow.providers)}. Use one of those, or ask the operator to add it to terraform.allowed_providers.",
+                f"Allowed are {', '.join(allow.providers)}. Use one of those, or ask the operator to add it to "
+                "terraform.allowed_providers.",
             )
 
 
@@ -164,7 +165,10 @@ def _module_refused(source: str, folder: str, allow: AllowList) -> str | None:
     if "${" in source or not source:
         return "It must be a literal text, so that it can be checked before anything is loaded."
     if not any(fnmatchcase(source, pattern) for pattern in allow.modules) or source.startswith(("/", "~")):
-        return f"Allowed are {', '.join(allow.modules)}. Use a module inside the stack's folder, or ask the operator to add to terraform.allowed_modules."
+        return (
+            f"Allowed are {', '.join(allow.modules)}. Use a module inside the stack's folder, or ask the operator to add to "
+            "terraform.allowed_modules."
+        )
     if source.startswith(("./", "../")):
         target = posixpath.normpath(posixpath.join(folder, source))
         if target.startswith(".."):

@@ -51,7 +51,7 @@ def leaves(before: Side, after: Side, name: str, *, hidden: bool = False) -> Ite
     """The differing leaves below an attribute: (path, before, after, hidden by its name)."""
     hidden = hidden or looks_secret(name)
     whole = before.sensitive is True or after.sensitive is True or after.unknown is True or hidden
-    names, length = sorted({*before.keys(), *after.keys()}), max(before.length(), after.length())
+    names, length = sorted({*before.names(), *after.names()}), max(before.length(), after.length())
     if whole or not (names or length):
         yield name, before, after, hidden
         return
@@ -107,7 +107,8 @@ def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Red
 def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redactor) -> dict[str, Any]:
     entry = summary.model_dump(mode="json")
     show = Shown(macs=macs, redactor=redactor, address=change.address)
-    rows, left_out = [], 0
+    rows: list[dict[str, Any]] = []
+    left_out = 0
     forcing = set(change.replace_paths)
     for attribute, before, after in change.attributes():
         for name, old, new, hidden in leaves(before, after, attribute):
