@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 
-DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+DIGEST = re.compile(r"^sha256:[0-9a-f]{64}\Z")
 
 
 def canonical(document: object) -> bytes:

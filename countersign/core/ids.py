@@ -7,8 +7,8 @@ import hashlib
 import re
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford: no i, l, o, u to misread
-RUN_ID = re.compile(r"^run_[0-9a-z]{26}$")
-SLUG = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$|^[a-z]$")
+RUN_ID = re.compile(r"^run_[0-9a-z]{26}\Z")  # \Z, for $ lets a line end pass
+SLUG = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]\Z|^[a-z]\Z")
 
 
 def derive(prefix: str, *parts: str) -> str:

@@ -1,0 +1,6 @@
+"""Property tests of the core: few examples each, no deadline (the unit level has no clock)."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("core", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("core")
