@@ -46,13 +46,15 @@ async def until_done(work: Awaitable[T], *, on_cancel: Callable[[], Awaitable[No
     Anything else that ends this step leaves the work's tool running and raises CancelledError.
     """
     task = asyncio.ensure_future(work)
+    asked = False
     while True:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.done() and not task.cancelled():
                 return task.result()
-            if not task.cancelled() and asked_to_cancel():
+            if not asked and not task.cancelled() and asked_to_cancel():
+                asked = True  # a second cancellation is another thing: this worker shuts down
                 await on_cancel()
                 continue
             task.cancel()

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from countersign.adapters.artifacts import Artifacts
-from countersign.adapters.keyring import Keyring
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.applying import Applying
 from activities.engine import Here
 from countersign.adapters import temporal
+from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.keyring import Keyring
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import plans, records, requests, runs
 from countersign.adapters.store.database import Store
@@ -58,7 +57,7 @@ async def temporal_server() -> AsyncIterator[Client]:
     extra = ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000"]
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=executable,
-        data_converter=pydantic_data_converter,
+        data_converter=temporal.DATA_CONVERTER,
         search_attributes=keys,
         dev_server_extra_args=extra,
         dev_server_log_level="error",

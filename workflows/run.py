@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RawValue, RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from countersign.core.details import plain
     from countersign.core.digests import DIGEST
     from countersign.core.model import Payload
+    from countersign.core.principal import UNNAMED_PERSON
     from countersign.core.run import ENDS, RunState
     from countersign.core.step import Step, host_queue
     from countersign.core.steps import (
@@ -223,30 +224,27 @@ class Run:
         self._check(given)
 
     @workflow.signal(name="approve", description="Like the update, without an answer: a refusal stands in the run's details")
-    async def approve_signal(self, *given: RawValue) -> None:
+    async def approve_signal(self, *given: object) -> None:
         await self._decide_by_signal(ApproveInput, given)
 
     @workflow.signal(name="reject", description="Like the update, without an answer: a refusal stands in the run's details")
-    async def reject_signal(self, *given: RawValue) -> None:
+    async def reject_signal(self, *given: object) -> None:
         await self._decide_by_signal(RejectInput, given)
 
     @workflow.signal(description='Stop as soon as it is safe: {"reason": "…"}')
-    async def cancel(self, *given: RawValue) -> None:
+    async def cancel(self, *given: object) -> None:
         self._cancel = self._parsed(CancelInput, given) or self._cancel
 
     @workflow.signal(description="Look at the run's row again")
-    def wake(self, *_: RawValue) -> None:
+    def wake(self, *_: object) -> None:
         self._woken = True
 
     @workflow.signal(description="An operator asks to look for the lost attempt again; the payload says who")
-    def resume(self, *given: RawValue) -> None:
-        try:
-            by = workflow.payload_converter().from_payload(given[0].payload, str)
-        except Exception:  # whatever was typed into the UI: the wish counts, its author is unknown then
-            by = "person:temporal-ui"
-        self._resumed_by = by
+    def resume(self, *given: object) -> None:
+        # Whatever was typed into the UI: the wish counts, its author is unknown then.
+        self._resumed_by = given[0] if len(given) == 1 and isinstance(given[0], str) else UNNAMED_PERSON.id
 
-    async def _decide_by_signal(self, kind: type[ApproveInput] | type[RejectInput], given: Sequence[RawValue]) -> None:
+    async def _decide_by_signal(self, kind: type[ApproveInput] | type[RejectInput], given: Sequence[object]) -> None:
         decision = self._parsed(kind, given)
         if decision is None:
             return
@@ -261,20 +259,24 @@ class Run:
         except ApplicationError as refused:
             self._refused(refused.message)
 
-    def _parsed(self, kind: type[Any], given: Sequence[RawValue]) -> Any:
+    def _parsed(self, kind: type[Any], given: Sequence[object]) -> Any:
         """The one object a signal carries, or None where it carries something else; that is told, and changes nothing."""
         name = kind.__name__.removesuffix("Input").lower()
         if len(given) != 1:
             self._refused(f"{name}: send exactly one JSON object, not {len(given)} arguments")
             return None
+        if not isinstance(given[0], dict):
+            self._refused(f"{name}: the payload is no JSON object")
+            return None
+        # Typed by hand, an unknown field is a mistake; what the front signs may come from a newer one.
+        if "signed" not in given[0] and (unknown := sorted(set(map(str, given[0])) - set(kind.model_fields))):
+            self._refused(f"{name}: unknown: {', '.join(unknown)}")
+            return None
         try:
-            value = workflow.payload_converter().from_payload(given[0].payload, dict[str, Any])
-            return kind.model_validate(value)
+            return kind.model_validate(given[0])
         except ValidationError as invalid:
             fields = ", ".join(sorted({".".join(map(str, e["loc"])) or "the object" for e in invalid.errors()}))
             self._refused(f"{name}: wrong or missing: {fields}")
-        except Exception:  # a payload nobody can decode must not wedge the workflow
-            self._refused(f"{name}: the payload is no JSON object")
         return None
 
     def _refused(self, message: str) -> None:

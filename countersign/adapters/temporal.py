@@ -4,20 +4,23 @@ Nothing here reads a run's state: states are read from rows. A Temporal that doe
 asked stays on record.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import (
+    RawValue,
     SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -36,13 +39,32 @@ DECISION_RPC = timedelta(seconds=20)  # a worker may be on its way back
 WORKFLOW = "Run"
 
 
+class ForgivingPayloadConverter(PydanticPayloadConverter):
+    """What nobody can decode arrives as it is, where no type was asked for: a signal typed into the UI with a bad payload is
+    refused by its handler, and told, in place of being dropped without a word."""
+
+    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
+        if type_hints:
+            return super().from_payloads(payloads, type_hints)
+        return [self._one(payload) for payload in payloads]
+
+    def _one(self, payload: Payload) -> Any:
+        try:
+            return super().from_payloads([payload])[0]
+        except Exception:  # whatever a decoder raises over foreign bytes
+            return RawValue(payload)
+
+
+DATA_CONVERTER = dataclasses.replace(pydantic_data_converter, payload_converter_class=ForgivingPayloadConverter)
+
+
 async def connect(settings: Settings, *, identity: str, lazy: bool = False) -> Client:
     """Raises Unavailable where nothing answers, unless `lazy`."""
     try:
         return await Client.connect(
             settings.temporal_target,
             namespace=settings.temporal_namespace,
-            data_converter=pydantic_data_converter,
+            data_converter=DATA_CONVERTER,
             identity=identity,
             lazy=lazy,
         )
