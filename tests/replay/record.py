@@ -4,6 +4,7 @@ Histories of released versions stay: approvals wait for days, so a new worker me
 """
 
 import asyncio
+import json
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -185,7 +186,8 @@ async def main(version: str) -> None:
                     handle = client.get_workflow_handle(run_id)
                     await asyncio.wait_for(handle.result(), 30)
                     history = await handle.fetch_history()
-                    (folder / f"{story.__name__}.json").write_text(history.to_json().replace("\n", "") + "\n")
+                    compact = json.dumps(json.loads(history.to_json()), separators=(",", ":"))
+                    (folder / f"{story.__name__}.json").write_text(compact + "\n")
     await asyncio.sleep(0.1)
 
 
