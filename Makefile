@@ -1,0 +1,94 @@
+# Everything a checkout can do. Needs Python 3.11 or newer, git and make; the rest is installed by these targets, into .venv
+# and the user's cache folder. `make` alone lists them.
+
+PYTHON ?= python3
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/countersign
+BIN := .venv/bin
+
+export COUNTERSIGN_CACHE := $(CACHE)
+export PIP_CACHE_DIR ?= $(CACHE)/pip
+export MYPY_CACHE_DIR ?= $(CACHE)/mypy
+export RUFF_CACHE_DIR ?= $(CACHE)/ruff
+# pyright runs on the Node.js of a wheel, from the JavaScript in its own wheel, and looks for no newer version of itself.
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+# Checks do not need one another; an older make runs them one by one.
+TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
+PYTEST := $(BIN)/python -m pytest -rs
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench tools clean lock test-unit test-replay test-integration test-acceptance \
+  venv-run venv-dev packages check-style check-format check-types check-pyright check-imports check-texts
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: venv-run ## see one change planned, countersigned and applied on this machine (DEMO_YES=1: agree to everything)
+	@$(BIN)/countersign demo
+
+up: venv-run ## run the whole service on this machine
+	@$(BIN)/countersign up
+
+test: ## run all tests, the cheap levels first
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-replay
+	@$(MAKE) --no-print-directory test-integration
+	@$(MAKE) --no-print-directory test-acceptance
+
+test-unit: venv-dev ## no process, socket or clock; the core has to be covered whole
+	@$(BIN)/coverage run --data-file="$(CACHE)/coverage-$$$$" -m pytest -rs tests/unit && \
+	  $(BIN)/coverage report --data-file="$(CACHE)/coverage-$$$$" --fail-under=100 --skip-covered --show-missing; \
+	  code=$$?; rm -f "$(CACHE)/coverage-$$$$"; exit $$code
+
+test-replay: venv-dev ## recorded histories against the workflows of today
+	@$(PYTEST) tests/replay
+
+test-integration: venv-dev packages ## one real thing at a time: Temporal, Terraform, a database, the built wheel
+	@$(PYTEST) tests/integration
+
+test-acceptance: venv-dev packages ## the service as installed, by a real MCP client and the command line
+	@$(PYTEST) tests/acceptance
+
+check: venv-dev ## style, types, layers and texts, in less than a minute
+	@$(MAKE) --no-print-directory --keep-going $(TOGETHER) check-types check-pyright check-style check-format check-imports check-texts
+
+check-style: venv-dev
+	@$(BIN)/ruff check --quiet --output-format concise .
+
+check-format: venv-dev
+	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "Not formatted; mend with: $(BIN)/ruff format ."; exit 1; }
+
+check-types: venv-dev
+	@$(BIN)/mypy
+
+check-pyright: venv-dev
+	@$(BIN)/pyright
+
+check-imports: venv-dev
+	@$(BIN)/lint-imports --no-logo --cache-dir "$(CACHE)/imports"
+
+check-texts: venv-dev
+	@$(BIN)/python tools/check_texts.py
+
+bench: venv-dev packages tools ## measure what docs/targets.md promises; nothing else runs it
+	@if ls tests/bench/bench_*.py >/dev/null 2>&1; then $(PYTEST) -s -o python_files='bench_*.py' tests/bench; \
+	  else echo "No benchmark yet: there is no tests/bench/bench_*.py."; fi
+
+tools: ## build the pinned servers that tests need from source, once per machine
+	@tools/build.sh "$(CACHE)"
+
+lock: ## renew requirements/*.txt from pyproject.toml (UPGRADE=--upgrade takes newer versions)
+	@tools/lock.sh $(UPGRADE)
+
+clean: ## remove what these targets made in the checkout; the cache folder stays
+	@rm -rf .venv .demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+	@echo "Caches for all checkouts are in $(CACHE)"
+
+venv-run venv-dev: venv-%:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) tools/venv.py $*
+
+packages:
+	@tools/packages.sh $(PYTHON)
