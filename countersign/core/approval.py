@@ -88,8 +88,9 @@ def refused(approval: Approval, *, requirement: Requirement, plan_digest: str, r
     if need is Need.DENY:
         return Refusal(code="policy_denied", message=f"nobody can approve this: {requirement.rule}")
     if by.kind is not Kind.PERSON and not (need is Need.CONFIRM and by.id == requester.id and not protected):
-        return Refusal(code="policy_denied", message=f"this needs a person to agree ({requirement.rule}); an {by.kind} does not count")
-    if approval.channel is Channel.TEMPORAL_UI and by.id == UNNAMED_PERSON.id and (protected or need.rank >= Need.OTHER.rank):
+        return Refusal(code="policy_denied", message=f"this needs a person to agree ({requirement.rule}); {by.kind}s do not count")
+    # By whatever channel: an approval that was carried over to an equal plan names nobody still.
+    if by.id == UNNAMED_PERSON.id and (protected or need.rank >= Need.OTHER.rank):
         return Refusal(
             code="policy_denied",
             message="a decision from the Temporal UI names nobody, and this needs a named person other than the requester's; "
