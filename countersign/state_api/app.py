@@ -8,6 +8,7 @@ no request outlives `answer_within`.
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class StateService:
         async with self.store.read() as conn:
             credential = await state.authenticate(conn, org=org, stack_id=stack_id, credential_id=shown[0], password=shown[1])
             if credential is None:
-                log.warning("state: a credential nobody gave out", org=org, stack=stack_id, method=request.method)
+                _tell(log.warning, "state: a credential nobody gave out", org=org, stack=stack_id, method=request.method)
                 return PlainTextResponse("this credential is not one of this state", 403)
             held = await state.head(conn, org, stack_id)
         # Asked again in the transaction that acts; asked here so that whoever is fenced need not send its state first.
@@ -152,7 +153,7 @@ class StateService:
                 return Response(status_code=400)  # nobody hears it
             except (TimeoutError, OSError, SQLAlchemyError, CountersignError) as trouble:
                 said = trouble.message if isinstance(trouble, CountersignError) else type(trouble).__name__
-                log.error("state: no answer", method=request.method, path=request.url.path, trouble=said)
+                _tell(log.error, "state: no answer", method=request.method, path=request.url.path, trouble=said)
                 if isinstance(trouble, PermanentError):
                     return PlainTextResponse("what is stored cannot be read; the log of the state service says why", 500)
                 again = {"Retry-After": "1"}
@@ -177,7 +178,7 @@ class StateService:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._late.discard(task)
         if not task.cancelled() and (failed := task.exception()) is not None:
-            log.warning("state: late failure", trouble=type(failed).__name__)
+            _tell(log.warning, "state: late failure", trouble=type(failed).__name__)
 
     async def _ready(self, request: Request) -> Response:
         """200 where the store answers; a service that is up and not ready is left running and not asked."""
@@ -193,6 +194,12 @@ class StateService:
             return PlainTextResponse("the store does not answer\n", 503)
 
 
+def _tell(say: Callable[..., Any], what: str, **facts: object) -> None:
+    """A log that cannot be written, because its disk is full as well, changes no answer."""
+    with contextlib.suppress(OSError):
+        say(what, **facts)
+
+
 async def _healthy(request: Request) -> Response:
     return PlainTextResponse("ok\n")
 
@@ -200,7 +207,15 @@ async def _healthy(request: Request) -> Response:
 def _answer(credential: Credential, wish: Wish, refusal: Refusal | None) -> Response:
     if refusal is None:
         return Response(status_code=200)
-    log.info("state: refused", wish=str(wish), status=refusal.status, why=refusal.why, credential=credential.id, run_id=credential.run_id)
+    _tell(
+        log.info,
+        "state: refused",
+        wish=str(wish),
+        status=refusal.status,
+        why=refusal.why,
+        credential=credential.id,
+        run_id=credential.run_id,
+    )
     if refusal.holder is not None:
         return Response(refusal.holder.text, refusal.status, media_type="application/json")
     return JSONResponse({"message": refusal.why}, refusal.status)

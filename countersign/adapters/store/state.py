@@ -64,8 +64,7 @@ async def raise_epoch(tx: AsyncConnection, org: str, stack_id: str) -> int:
         .values(revoked_at=stamp(utc_now()))
     )
     epoch = held.epoch + 1
-    held = await _swap(tx, org, stack_id, held, epoch=epoch)
-    await _free_if_abandoned(tx, org, stack_id, held, utc_now())
+    await _free_if_abandoned(tx, org, stack_id, await _swap(tx, org, stack_id, held, epoch=epoch))
     return epoch
 
 
@@ -151,7 +150,7 @@ async def revoke(tx: AsyncConnection, org: str, credential_id: str) -> None:
         .values(revoked_at=stamp(utc_now()))
     )
     if held.lock_credential == credential_id:
-        await _free_if_abandoned(tx, org, credential.stack_id, held, utc_now())
+        await _free_if_abandoned(tx, org, credential.stack_id, held)
 
 
 async def authenticate(conn: AsyncConnection, *, org: str, stack_id: str, credential_id: str, password: str) -> Credential | None:
@@ -188,10 +187,8 @@ def _as_credential(row: Row[Any]) -> Credential:
 
 
 async def lock(tx: AsyncConnection, credential: Credential, asked: Lock, *, now: datetime) -> Refusal | None:
-    """Take the lock, or say who has it. One that a dead attempt of ours left behind is freed first."""
+    """Take the lock, or say who has it."""
     held, refusal = await _admitted(tx, credential, Wish.LOCK, now)
-    if refusal is None and held.lock is not None and held.lock_credential != credential.id:
-        held = await _free_if_abandoned(tx, credential.org, credential.stack_id, held, now)
     refusal = refusal or fencing.locking(credential, held, asked)
     if refusal is not None:
         await journal_refusal(tx, credential, Wish.LOCK, refusal, now=now, named=asked.id)
@@ -238,18 +235,17 @@ async def release_lock_of(tx: AsyncConnection, org: str, stack_id: str, credenti
     return True
 
 
-async def _free_if_abandoned(tx: AsyncConnection, org: str, stack_id: str, held: Head, now: datetime) -> Head:
+async def _free_if_abandoned(tx: AsyncConnection, org: str, stack_id: str, held: Head) -> None:
     """Free a lock whose holder is over and known to be dead without anybody looking: a planner, who can change nothing, or an
     attempt that evidence closed."""
     holder = await _credential(tx, org, held.lock_credential) if held.lock_credential else None
     if holder is None:
-        return held
+        return
     if holder.mode is Mode.APPLY:
         closed = select(attempts.c.closed_at).where(attempts.c.org_id == org, attempts.c.id == holder.id)
         if (await tx.execute(closed)).scalar_one_or_none() is None:
-            return held
-    await release_lock_of(tx, org, stack_id, holder.id, now=now)
-    return await head(tx, org, stack_id)
+            return
+    await release_lock_of(tx, org, stack_id, holder.id)
 
 
 async def _admitted(tx: AsyncConnection, credential: Credential, wish: Wish, now: datetime) -> tuple[Head, Refusal | None]:
