@@ -5,22 +5,24 @@ told to be done, partial or never begun is `interrupted`.
 """
 
 import asyncio
+import dataclasses
 import json
 import re
 import shutil
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from countersign.adapters.process import Detached, Lines, supervise, tail_of
+from countersign.adapters.process import Detached, Hold, Lines, supervise, tail_of
 from countersign.adapters.terraform import bundle
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
 from countersign.adapters.terraform.planning import Surroundings
 from countersign.adapters.terraform.workspace import short_folder
 from countersign.core.engine import ApplyJob, Beat, Outcome
-from countersign.core.errors import FailedPrecondition, InvalidArgument, ProviderError
+from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, ProviderError, Unavailable
 from countersign.core.model import Payload
 from countersign.core.redaction import Redactor
 from countersign.core.run import RunState
@@ -31,7 +33,18 @@ LOG_MAX = 2 << 20  # characters of the log that is kept, first and last half
 JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
 LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted, after which SIGINT is sent again
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
-_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
+ROOM = 64 << 20  # bytes that must be free: a journal that could not be written proves nothing
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+REFUSED = "refused.json"
+
+
+class Refused(Payload):
+    """`refused.json`: why nothing was started. Whoever was told first may be gone when it is asked for."""
+
+    code: str
+    message: str
 
 
 class Noted(Payload):
@@ -52,7 +65,7 @@ class Attempts:
     grace: float  # seconds between the one SIGINT and SIGKILL
 
     def where(self, attempt_id: str) -> Path:
-        if not _ID.match(attempt_id):
+        if not _ID.fullmatch(attempt_id):
             raise InvalidArgument(f"{attempt_id[:100]!r} is no attempt id", field="attempt_id")
         return self.root / attempt_id
 
@@ -62,38 +75,53 @@ class Attempts:
     # Launching
 
     async def launch(self, job: ApplyJob, executable: Executable) -> None:
-        """Start the apply unless this attempt was started already. Raises FailedPrecondition where it was given up."""
-        folder = self.where(job.attempt_id)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        hold = await self.detached(job.attempt_id).hold()
-        if hold is None:
-            return
-        with hold:
-            credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
-            _clear(folder)
-            meta, secrets, work = await asyncio.to_thread(bundle.unpack, job.bundle, _made(folder / "bundle"))
-            if meta.engine != executable.name:
-                raise FailedPrecondition(f"the plan was made by {meta.engine}, and the stack now says {executable.name}; plan again")
-            temporary = short_folder()
-            _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
-            noted = Noted(attempt_id=job.attempt_id, run_id=job.run_id, expected=job.expected, temporary=str(temporary))
-            _private(folder / "attempt.json", noted.model_dump_json())
-            environment = child_environment(
-                attempt=job.attempt_id,
-                home=_made(folder / "home"),
-                temporary=temporary,
-                search_path=self.around.search_path,
-                cli_config=self.around.cli_config,
-                passed=self.around.passed,
-                credential=credential,
-                state=job.state,
-            )
-            commands = Commands(executable=executable)
-            if not await asyncio.to_thread(self.around.pool.install, meta.warm_key, work):
-                await self._initialise(commands, work, folder, environment)
-            await hold.launch(commands.apply(folder / "bundle" / bundle.PLAN), cwd=work, env=environment)
+        """Start the apply unless this attempt was started already. Raises FailedPrecondition where it was given up.
 
-    async def _initialise(self, commands: Commands, work: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        Whatever it raises, nothing was started, and the next `follow` says why.
+        """
+        folder = self.where(job.attempt_id)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            hold = await self.detached(job.attempt_id).hold()
+            if hold is None:
+                return
+            with hold:
+                try:
+                    await self._launch(job, executable, folder, hold)
+                except CountersignError as refused:
+                    _private(folder / REFUSED, Refused(code=refused.code, message=refused.message).model_dump_json())
+                    raise
+        except OSError as broken:
+            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
+
+    async def _launch(self, job: ApplyJob, executable: Executable, folder: Path, hold: Hold) -> None:
+        _clear(folder)
+        if (free := shutil.disk_usage(folder).free) < ROOM:
+            raise Unavailable(f"only {free >> 20} MiB are free in the folder of attempts, {ROOM >> 20} are needed; nothing was started")
+        credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
+        meta, secrets, work = await asyncio.to_thread(bundle.unpack, job.bundle, _made(folder / "bundle"))
+        if meta.engine != executable.name:
+            raise FailedPrecondition(f"the plan was made by {meta.engine}, and the stack now says {executable.name}; plan again")
+        _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
+        temporary = short_folder()
+        noted = Noted(attempt_id=job.attempt_id, run_id=job.run_id, expected=job.expected, temporary=str(temporary))
+        _private(folder / "attempt.json", noted.model_dump_json())
+        environment = child_environment(
+            attempt=job.attempt_id,
+            home=_made(folder / "home"),
+            temporary=temporary,
+            search_path=self.around.search_path,
+            cli_config=self.around.cli_config,
+            passed=self.around.passed,
+            credential=credential,
+            state=job.state,
+        )
+        commands = Commands(executable=executable)
+        if not await asyncio.to_thread(self.around.pool.link_providers, meta.warm_key, work):
+            await self._initialise(commands, work, folder, environment, hold)
+        await hold.launch(commands.apply(folder / "bundle" / bundle.PLAN), cwd=work, env=environment)
+
+    async def _initialise(self, commands: Commands, work: Path, folder: Path, environment: Mapping[str, str], hold: Hold) -> None:
         """Another machine planned this: fetch the provider packages that the lock file pins."""
         journal = Journal()
 
@@ -101,7 +129,8 @@ class Attempts:
             for line in lines:
                 journal.feed(line)
 
-        ended = await supervise(commands.init(), cwd=work, env=environment, folder=folder, name="init", on_lines=heard)
+        argv = commands.init()
+        ended = await supervise(argv, cwd=work, env=environment, folder=folder, name="init", on_lines=heard, pass_fds=(hold.fd,))
         if ended.code != 0:
             redactor = _redactor(folder)
             found = [events.redacted(f, redactor) for f in journal.findings]
@@ -112,76 +141,63 @@ class Attempts:
     async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
         """Watch to the end. Being cancelled leaves the apply as it is: unwatched it finishes, and the next follower tells it."""
         detached = self.detached(attempt_id)
-        if not detached.is_alive() and detached.exit_code() is None and (detached.abandoned or detached.abandon()):
-            return _never_started()
-        journal, lines = Journal(), Lines(detached.folder / "journal")
-        noted = _noted(self.where(attempt_id))
-        total = noted.expected if noted else 0
+        witness = Witness(detached.folder / "journal")
+        total = 0
         try:
-            sent_again = False
             while True:
-                ended = await detached.ended(LOOK)
-                for line in lines.new():
-                    journal.feed(line)
-                await beat(journal.progress(total))
-                if ended:
-                    break
-                if detached.exit_code() is None and stop():
+                if not detached.begun and (detached.abandoned or await detached.abandon()):
+                    return _never_started(self.where(attempt_id))
+                over = await detached.ended(LOOK)
+                total = total or _expected(self.where(attempt_id))
+                for _ in witness.hear():
+                    await beat(witness.journal.progress(total))
+                if over and detached.begun:
+                    return await self._told(attempt_id, detached, witness, total, beat)
+                if not over and stop():
                     detached.interrupt()
-                sent_again = self._press(detached, journal, sent_again)
-            if detached.exit_code() is None and not detached.started:
-                # Whoever prepared it gave up on the way.
-                return _never_started() if detached.abandon() else await self.follow(attempt_id, beat, stop=stop)
-            return await self._told(attempt_id, detached, journal, lines, total, beat)
+                self._press(detached, witness.journal)
+        except OSError as broken:
+            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
         finally:
-            lines.close()
+            witness.close()
 
-    def _press(self, detached: Detached, journal: Journal, sent_again: bool) -> bool:
+    def _press(self, detached: Detached, journal: Journal) -> None:
         """After an interrupt: send it again where it provably got lost, kill when the grace is over."""
         since = detached.interrupted_at
         if since is None:
-            return sent_again
+            return
         waited = time.time() - since
         if waited > self.grace:
             detached.kill()
-        elif waited > LOST_SIGNAL and not sent_again and not any("nterrupt" in text for text in journal.text):
-            return detached.interrupt(again=True)
-        return sent_again
+        elif waited > LOST_SIGNAL and not detached.interrupt_sent and not any("nterrupt" in text for text in journal.text):
+            detached.interrupt(again=True)
 
-    async def _told(self, attempt_id: str, detached: Detached, journal: Journal, lines: Lines, total: int, beat: Beat) -> Outcome:
-        code = detached.exit_code()
+    async def _told(self, attempt_id: str, detached: Detached, witness: "Witness", total: int, beat: Beat) -> Outcome:
+        journal = witness.journal
         left_over = detached.sweep()
         for _ in range(50):
             if not detached.is_alive():
                 break
             await beat(journal.progress(total))
             await asyncio.sleep(0.1)
-        for line in lines.new():
-            journal.feed(line)
+        for _ in witness.hear():
+            await beat(journal.progress(total))
         folder = self.where(attempt_id)
         errors = tail_of(detached.folder / "errors")
         ended = events.Ended(
-            exit_code=code,
-            whole=lines.whole and not detached.is_alive(),
+            exit_code=detached.exit_code(),
+            whole=witness.whole and detached.output_kept and not detached.is_alive(),
             stop_asked=detached.interrupted_at is not None,
             killed=detached.killed,
             state_left_over=(folder / "bundle" / bundle.TREE / "errored.tfstate").exists(),
         )
         redactor = _redactor(folder)
-        state, why, message = events.verdict(journal, ended)
-        if code in (126, 127) and not journal.text:  # the shell's word that it could not start the engine
-            state, why, message = (
-                RunState.ERRORED,
-                "unavailable",
-                "The engine could not be started; nothing was changed. Run `countersign doctor`.",
-            )
-        if errors and not journal.errors and state is not RunState.VERIFYING:
-            message = f"{message} It said: {errors[-500:]}"
+        state, code, message = judged(journal, ended, errors)
         progress = journal.progress(total)
         told_journal, log = await asyncio.to_thread(_told_texts, detached.folder / "journal", journal, errors, redactor)
         return Outcome(
             state=state,
-            code=why,
+            code=code,
             message=redactor.line(message, 1500),
             done=total if state is RunState.VERIFYING else progress.done,
             total=total,
@@ -189,7 +205,7 @@ class Attempts:
             resources=events.told_results(journal, redactor),
             log=log,
             journal=told_journal,
-            evidence=_evidence(ended, journal, lines, left_over),
+            evidence=_evidence(ended, witness, left_over),
         )
 
     # Cleaning up
@@ -199,28 +215,90 @@ class Attempts:
         folder = self.where(attempt_id)
         if self.detached(attempt_id).is_alive():
             raise FailedPrecondition(f"{attempt_id} still runs; follow it to its end first")
-        noted = _noted(folder)
-        if noted is not None and Path(noted.temporary).name.startswith("cs-"):
-            await asyncio.to_thread(shutil.rmtree, noted.temporary, True)
-        await asyncio.to_thread(shutil.rmtree, folder, True)
+        await asyncio.to_thread(_remove, folder)
 
 
-def _never_started() -> Outcome:
+class Witness:
+    """The journal of an attempt, heard as it grows, and whether it can be believed."""
+
+    def __init__(self, path: Path) -> None:
+        self.journal = Journal()
+        self.torn = 0  # lines that began as the engine's and are none: something of them was not written
+        self._lines = Lines(path)
+
+    def hear(self) -> Iterator[None]:
+        """Feed what is new, in pieces; at least one, so that whoever watches tells that it does."""
+        heard = False
+        for batch in self._lines.batches():
+            for line in batch:
+                self._feed(line)
+            heard = True
+            yield
+        if not heard:
+            yield
+
+    def _feed(self, line: bytes) -> None:
+        before = len(self.journal.text)
+        self.journal.feed(line)
+        if line.startswith(b"{") and len(self.journal.text) > before and self.journal.text[-1].startswith("{"):
+            try:
+                json.loads(line)
+            except ValueError:
+                self.torn += 1
+
+    @property
+    def dropped(self) -> int:
+        return self._lines.dropped
+
+    @property
+    def whole(self) -> bool:
+        return self._lines.whole and not self.torn
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState, str | None, str]:
+    """How the apply ended: state, code, message. The message holds the engine's words: redact it.
+
+    The engine's first line comes before it does anything, so where it never said one and ended by itself, it did nothing.
+    And it never fails without saying why: a journal in which nothing is wrong is not all of it.
+    """
+    silent = journal.version is None and not journal.text and ended.whole
+    if silent and ended.exit_code == 128 + signal.SIGINT and ended.stop_asked:
+        return RunState.CANCELED, "canceled", "Stopped on request before anything was changed."
+    if silent and (ended.exit_code in (126, 127) or (ended.exit_code == 1 and errors)):
+        why = f"The engine could not be started; nothing was changed. Run `countersign doctor`. It said: {errors[-500:]}"
+        return RunState.ERRORED, "unavailable", why
+    if ended.exit_code == 1 and not journal.errors:
+        ended = dataclasses.replace(ended, whole=False)
+    state, code, message = events.verdict(journal, ended)
+    if errors and not journal.errors and state is not RunState.VERIFYING:
+        message = f"{message} It said: {errors[-500:]}"
+    return state, code, message
+
+
+def _never_started(folder: Path) -> Outcome:
+    try:
+        why = Refused.model_validate_json((folder / REFUSED).read_bytes())
+    except (OSError, ValueError):
+        why = Refused(code="unavailable", message="Start a new run.")
     return Outcome(
         state=RunState.ERRORED,
-        code="unavailable",
-        message="The apply never started; nothing was changed. Start a new run.",
+        code=why.code,
+        message=f"The apply never started; nothing was changed. {why.message}",
         evidence=("nothing was started under this attempt, and nothing can be any more",),
     )
 
 
-def _evidence(ended: events.Ended, journal: Journal, lines: Lines, left_over: int) -> tuple[str, ...]:
+def _evidence(ended: events.Ended, witness: Witness, left_over: int) -> tuple[str, ...]:
+    journal = witness.journal
     said = [
         "no exit code was left" if ended.exit_code is None else f"exit code {ended.exit_code}",
         "the journal was read to its end" if ended.whole else "the journal is torn, or something of the attempt still lives",
     ]
-    if lines.dropped:
-        said.append(f"{lines.dropped} lines of the journal were too long to read")
+    if witness.dropped:
+        said.append(f"{witness.dropped} lines of the journal were too long to read")
     if journal.summary is not None:
         said.append("summary: " + ", ".join(f"{number} {what}" for what, number in sorted(journal.summary.items())))
     if not journal.touched:
@@ -242,7 +320,7 @@ def _told_texts(path: Path, journal: Journal, errors: str, redactor: Redactor) -
     room = JOURNAL_MAX
     lines = Lines(path)
     try:
-        for line in lines.new():
+        for line in (line for batch in lines.batches() for line in batch):
             told = events.redacted_line(line, redactor)
             room -= len(told) + 1
             if room < 0:
@@ -273,8 +351,25 @@ def _noted(folder: Path) -> Noted | None:
         return None
 
 
+def _expected(folder: Path) -> int:
+    noted = _noted(folder)
+    return noted.expected if noted else 0
+
+
+def _remove(folder: Path) -> None:
+    _remove_temporary(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_temporary(folder: Path) -> None:
+    noted = _noted(folder)
+    if noted is not None and Path(noted.temporary).name.startswith("cs-"):
+        shutil.rmtree(noted.temporary, ignore_errors=True)
+
+
 def _clear(folder: Path) -> None:
     """What an earlier launch of this attempt prepared and did not start."""
+    _remove_temporary(folder)
     for entry in folder.iterdir():
         if entry.name != "run":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -17,6 +17,7 @@ from countersign.core.errors import FailedPrecondition
 ENTRIES = 64
 UNUSED = 7 * 86_400  # seconds; an attempt in progress uses the packages of its entry
 _DOT = ".terraform"
+_MOVING = "modules-may-move"  # a file of an entry: its configuration uses modules from elsewhere
 
 
 class WarmPool:
@@ -27,33 +28,51 @@ class WarmPool:
         return digest_of([tree, lock, backend, executable]).removeprefix("sha256:")
 
     def install(self, key: str, work: Path) -> bool:
-        """Give `work` the `.terraform` of this key; False where it is cold. Provider packages are linked, the rest is copied."""
-        kept = self._folder / key / _DOT
-        if not kept.is_dir():
+        """Give `work` the `.terraform` of this key; False where init is needed. Provider packages are linked, the rest is copied."""
+        entry = self._folder / key
+        if not (entry / _DOT).is_dir():
             return False
-        target = work / _DOT
-        shutil.copytree(kept, target, symlinks=True, ignore=shutil.ignore_patterns("providers"), dirs_exist_ok=True)
-        if (kept / "providers").is_dir() and not (target / "providers").exists():
-            (target / "providers").symlink_to(kept / "providers", target_is_directory=True)
-        os.utime(self._folder / key)
+        shutil.copytree(entry / _DOT, work / _DOT, symlinks=True, ignore=shutil.ignore_patterns("providers"), dirs_exist_ok=True)
+        self.link_providers(key, work)
+        return not (entry / _MOVING).exists()
+
+    def link_providers(self, key: str, work: Path) -> bool:
+        """Give `work` the provider packages of this key and nothing else; False where nobody here initialised it."""
+        entry = self._folder / key
+        if not (entry / _DOT).is_dir():
+            return False
+        kept, wanted = entry / _DOT / "providers", work / _DOT / "providers"
+        if kept.is_dir() and not wanted.exists():
+            wanted.parent.mkdir(exist_ok=True)
+            wanted.symlink_to(kept, target_is_directory=True)
+        os.utime(entry)
         return True
 
     def keep(self, key: str, work: Path) -> None:
-        """Keep the `.terraform` that init made in `work`, and use it there from now on. Somebody else's equal one is as good."""
+        """Keep the `.terraform` that init made in `work`. Somebody else's equal one is as good.
+
+        Modules that were fetched are not kept: their source may name a branch, and a plan has to see where it is now.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        entry = self._folder / key
-        made = work / _DOT
+        entry, made = self._folder / key, work / _DOT
         made.mkdir(exist_ok=True)  # init makes none where there is nothing to keep
+        providers = made / "providers"
         if not entry.exists():
+            moving = _fetched(made)
             temporary = Path(tempfile.mkdtemp(dir=self._folder, prefix="new-"))
-            made.rename(temporary / _DOT)
+            left_out = shutil.ignore_patterns("providers", *(["modules"] if moving else []))
+            shutil.copytree(made, temporary / _DOT, symlinks=True, ignore=left_out)
+            if providers.is_dir():
+                providers.rename(temporary / _DOT / "providers")
+            if moving:
+                (temporary / _MOVING).touch()
             try:
                 temporary.rename(entry)
             except OSError:  # another process was faster
                 shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            shutil.rmtree(made)
-        self.install(key, work)
+        elif providers.is_dir() and not providers.is_symlink():
+            shutil.rmtree(providers)
+        self.link_providers(key, work)
         self._prune()
 
     def _prune(self) -> None:
@@ -78,3 +97,14 @@ def check_backend(work: Path) -> None:
             "a file of the source overrides where the state is kept; remove backend and cloud blocks from its *override.tf files",
             field="source",
         )
+
+
+def _fetched(made: Path) -> bool:
+    """Whether init fetched modules, or cannot be understood about them."""
+    try:
+        modules = json.loads((made / "modules" / "modules.json").read_bytes())["Modules"]
+        return any(str(module["Dir"]).startswith(_DOT) for module in modules)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
