@@ -1,0 +1,1 @@
+"""The `countersign` command: what operators, and people who agree, have in their hands."""

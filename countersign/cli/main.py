@@ -1,0 +1,125 @@
+"""`countersign …`: one command for operators, people who agree, and scripts.
+
+Declarations only: what a subcommand needs is imported when it runs, because the cold start of each part of the service is mostly
+its imports (a test lists what each may load).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from countersign.cli import exits, record_commands, run_commands
+from countersign.cli.session import run, settings_of
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data folder; else $COUNTERSIGN_DATA, else the user's data folder.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of text.")]
+
+app = typer.Typer(
+    name="countersign",
+    help="Agents and people change infrastructure through one gate: plan, countersign that exact plan, apply it durably, prove it "
+    "afterwards.",
+    epilog=exits.HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback with local variables could show a secret
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+SERVICE = "Service"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from countersign import __version__
+
+        typer.echo(f"countersign {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def countersign(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")] = False,
+) -> None:
+    pass
+
+
+@app.command(rich_help_panel=SERVICE)
+def up(data: Data = None, as_json: AsJson = False) -> None:
+    """Run the whole service on this machine: Temporal, state API, worker and front, each restarted when it ends.
+
+    Ready when it says so; Ctrl-C or SIGTERM ends it. A running apply is not ended and goes on by design. With --json: one document a
+    line, `"event": "ready"` among them. Ports and more are settings: countersign.toml in the data folder, or COUNTERSIGN_FRONT_PORT,
+    COUNTERSIGN_STATE_PORT, COUNTERSIGN_TEMPORAL_PORT, COUNTERSIGN_TEMPORAL_UI_PORT, COUNTERSIGN_TEMPORAL_ADDRESS for one of your own.
+    """
+    from countersign.cli.up import up as serve
+
+    run(serve(settings_of(data), as_json=as_json), as_json=as_json)
+
+
+@app.command(rich_help_panel=SERVICE)
+def worker(data: Data = None, prepare_temporal: Annotated[bool, typer.Option("--prepare-temporal", hidden=True)] = False) -> None:
+    """Run one worker: plans, applies and decisions. It waits for its Temporal."""
+    from countersign.cli.serving import worker as serve
+
+    run(serve(settings_of(data), prepare_temporal=prepare_temporal))
+
+
+@app.command(rich_help_panel=SERVICE)
+def front(
+    data: Data = None,
+    stdio: Annotated[
+        bool, typer.Option("--stdio", help="Speak MCP over standard input and output, as an agent of the local user.")
+    ] = False,
+) -> None:
+    """Run the MCP front: over HTTP, or for one client over stdio."""
+    from countersign.cli.serving import front as serve
+
+    run(serve(settings_of(data), stdio=stdio))
+
+
+@app.command(rich_help_panel=SERVICE)
+def state(data: Data = None) -> None:
+    """Run the state API, in which engines keep their state."""
+    from countersign.cli.serving import state as serve
+
+    run(serve(settings_of(data)))
+
+
+@app.command(rich_help_panel=SERVICE)
+def doctor(data: Data = None, as_json: AsJson = False) -> None:
+    """Say what is missing on this machine and how to get it. Ends with 1 where something needed is missing."""
+    from countersign.cli.doctor import doctor as look
+
+    run(look(settings_of(data), as_json=as_json), as_json=as_json)
+
+
+@app.command(rich_help_panel=SERVICE)
+def demo(
+    data: Annotated[Path | None, typer.Option("--data", help="Keep what it makes in this folder; else a temporary one.")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", envvar="DEMO_YES", help="Countersign with the person's key without asking at the terminal.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole of it in a minute: an agent asks, a person reads the plan and countersigns it, it is applied, then destroyed.
+
+    Free ports, a folder of its own, no cloud account, nothing left behind.
+    """
+    from countersign.cli.demo import demo as show
+
+    run(show(data, yes=yes, as_json=as_json), as_json=as_json)
+
+
+run_commands.add_to(app)
+record_commands.add_to(app)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

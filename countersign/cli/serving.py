@@ -1,0 +1,102 @@
+"""One part of the service in this process: `countersign worker`, `front`, `state`.
+
+What a part imports is most of its cold start, so each is imported here and nowhere before.
+"""
+
+import asyncio
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from countersign.cli.exits import Exit
+from countersign.core.errors import Unavailable
+from countersign.core.redaction import Redactor
+
+if TYPE_CHECKING:
+    from countersign.adapters.settings import Settings
+
+EVERY = 0.02  # seconds between two tries to reach a Temporal that starts
+PATIENCE = 1000  # tries
+
+
+async def worker(settings: "Settings", *, prepare_temporal: bool) -> Exit:
+    from countersign.worker import main
+
+    _logged()
+    await _migrated(settings)
+    if prepare_temporal:
+        await _prepared(settings)
+    await main.serve(settings)
+    return Exit.OK
+
+
+async def state(settings: "Settings") -> Exit:
+    from countersign.state_api import main
+
+    _logged()
+    await _migrated(settings)
+    await main.serve(settings)
+    return Exit.OK
+
+
+async def front(settings: "Settings", *, stdio: bool) -> Exit:
+    from mcp_front import main
+
+    _logged()
+    await _migrated(settings)
+    await (main.serve_stdio(settings) if stdio else main.serve(settings))
+    return Exit.OK
+
+
+async def _migrated(settings: "Settings") -> None:
+    from countersign.cli.store import opened
+
+    async with opened(settings):
+        pass
+
+
+async def _prepared(settings: "Settings") -> None:
+    """The namespace of a Temporal that may still be starting; a failure ends the worker, and its supervisor starts it again."""
+    from temporalio.service import RPCError
+
+    from countersign.cli.embedded_temporal import prepare
+
+    why: Exception | None = None
+    for _ in range(PATIENCE):
+        try:
+            return await prepare(settings)
+        except (RuntimeError, RPCError) as away:
+            why = away
+            await asyncio.sleep(EVERY)
+    raise Unavailable(f"Temporal does not answer at {settings.temporal_target}: {why}")
+
+
+class _Redacted(logging.Formatter):
+    """What looks like a credential stays out of log files too."""
+
+    _redactor = Redactor()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redactor.lines(super().format(record))
+
+
+def _logged() -> None:
+    """Logs go to standard error: over stdio, standard output belongs to the protocol."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for noisy in ("alembic", "httpx2", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if "structlog" in sys.modules:
+        import structlog
+
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+            ],
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )

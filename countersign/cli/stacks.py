@@ -1,0 +1,57 @@
+"""`countersign stack …`: records of stacks, through the front."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from countersign.adapters.settings import Settings
+from countersign.cli.door import Door, place_of
+from countersign.cli.exits import Exit
+from countersign.cli.output import safe
+from countersign.cli.runs import variables
+from countersign.cli.views import stacks_view, warnings_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    path: str
+    source: str
+    repo: str | None
+    git_ref: str | None
+    engine: str | None
+    vars: tuple[str, ...]
+    secret_vars: tuple[str, ...]
+    plan_credential: str | None
+    apply_credential: str | None
+    dry_run: bool
+
+
+async def show(settings: Settings, *, url: str | None, key_file: Path | None, env: str | None, text: str | None, as_json: bool) -> Exit:
+    door = Door(settings=settings, url=url, key_file=key_file, as_json=as_json)
+    async with door.opened() as front:
+        answer = await front.call("terraform_list_workspaces", env=env, text=text, limit=100)
+    data = answer.get("data") or {}
+    door.show(stacks_view(data.get("workspaces", [])))
+    door.answer(answer)
+    return Exit.OK
+
+
+async def register(settings: Settings, asked: Registration, *, url: str | None, key_file: Path | None, as_json: bool) -> Exit:
+    door = Door(settings=settings, url=url, key_file=key_file, as_json=as_json)
+    source = {"repo": asked.repo, "path": asked.source, "git_ref": asked.git_ref}
+    arguments: dict[str, Any] = {
+        "source": {name: value for name, value in source.items() if value is not None},
+        "engine": asked.engine,
+        "vars": variables(list(asked.vars), list(asked.secret_vars)) or None,
+        "plan_credential": asked.plan_credential,
+        "apply_credential": asked.apply_credential,
+        "dry_run": asked.dry_run or None,
+    }
+    async with door.opened() as front:
+        env, slug = await place_of(front, asked.path)
+        answer = await front.call("terraform_register_workspace", env=env, workspace=slug, **arguments)
+    data = answer.get("data") or {}
+    what = "would be registered" if asked.dry_run else "is registered"
+    door.show(safe(f"{data.get('path') or f'{env}/{slug}'} {what}; next: countersign apply {env}/{slug}"), *warnings_view(answer))
+    door.answer(answer)
+    return Exit.OK

@@ -1,0 +1,146 @@
+"""`countersign up`: start everything, say where it is, stay until told to end."""
+
+import asyncio
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from countersign.adapters.settings import Settings, data_folder
+from countersign.cli.exits import Exit
+from countersign.cli.output import console, emit, safe, safe_block
+from countersign.cli.service import Service, running, running_applies, signals
+from countersign.cli.session import LOOPBACK, local_person, stacks_folder
+from countersign.cli.supervisor import Ended, Ready
+
+
+class Board:
+    """Tells what happens to the parts, in lines for people or JSON documents, one a line."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._json = as_json
+        self._out = console()
+        self.up = False
+
+    def told(self, event: Ready | Ended) -> None:
+        if self._json:
+            emit(_document(event))
+        elif isinstance(event, Ended):
+            self._out.print(ended_line(event))
+            for line in event.tail if event.times == 1 else event.tail[-3:]:
+                self._out.print(Text("  │ ", style="dim").append_text(safe_block(line, "dim")))
+        elif event.again or self.up:
+            self._out.print(Text("● ", style="green").append(f"{event.part} is back after {event.seconds:.1f} s"))
+
+    def leaving(self, runs: Sequence[str]) -> None:
+        if self._json:
+            emit({"event": "applies_go_on", "runs": list(runs)})
+        elif runs:
+            text = (
+                f"{len(runs)} apply still running ({', '.join(runs)}). It goes on without us, by design; waiting a moment so that it can "
+                "store its state. Press Ctrl-C again to leave now, and start `countersign up` again soon: it finds it."
+            )
+            self._out.print(safe(text, "yellow"))
+
+    def ready(self, service: Service, seconds: float) -> None:
+        self.up = True
+        if self._json:
+            emit({"event": "ready", "seconds": round(seconds, 3), **places(service.settings), "key_file": str(service.key_file)})
+        else:
+            self._out.print(ready_view(service, seconds))
+
+    def ending(self) -> None:
+        if not self._json:
+            self._out.print(Text("stopping …", style="dim"))
+
+    def ended(self, going_on: Sequence[str]) -> None:
+        if self._json:
+            emit({"event": "stopped", "applies_going_on": list(going_on)})
+            return
+        self._out.print(Text("stopped", style="dim"))
+        if going_on:
+            self._out.print(safe(f"still applying, and not ended by this: {', '.join(going_on)}", "yellow"))
+
+
+def ended_line(event: Ended) -> Text:
+    how = f"was ended by signal {-event.code}" if event.code < 0 else f"ended with code {event.code}"
+    often = f", {event.times} times in a row" if event.times > 1 else ""
+    line = Text("● ", style="red").append(event.part, style="bold").append(f" {how}{often}; it is started again in {event.again_in:g} s. ")
+    return line.append_text(safe(f"Its log: {event.log}", "dim"))
+
+
+def _document(event: Ready | Ended) -> dict[str, object]:
+    if isinstance(event, Ready):
+        return {"event": "part_ready", "part": event.part, "seconds": round(event.seconds, 3), "again": event.again}
+    return {
+        "event": "part_ended",
+        "part": event.part,
+        "code": event.code,
+        "times": event.times,
+        "again_in": event.again_in,
+        "log": str(event.log),
+        "tail": list(event.tail),
+    }
+
+
+def places(settings: Settings) -> dict[str, str]:
+    found = {
+        "front": f"{settings.front_url}/mcp",
+        "temporal": settings.temporal_target,
+        "data": str(settings.data),
+        "logs": str(settings.data / "logs"),
+        "stacks": str(stacks_folder(settings)),
+    }
+    if settings.embedded_temporal:
+        found["temporal_ui"] = f"http://{LOOPBACK}:{settings.temporal_ui_port}"
+    return found
+
+
+def ready_view(service: Service, seconds: float) -> Group:
+    settings, where = service.settings, places(service.settings)
+    rows = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    rows.add_column(style="dim")
+    rows.add_column(overflow="fold")
+    rows.add_row("  front", safe(where["front"], "cyan"))
+    rows.add_row("  Temporal UI" if "temporal_ui" in where else "  Temporal", safe(where.get("temporal_ui", where["temporal"]), "cyan"))
+    rows.add_row("  data folder", safe(where["data"]))
+    rows.add_row("  key file", safe(f"{service.key_file} ({local_person().id}, admin)"))
+    rows.add_row("  stacks", safe(where["stacks"]))
+    title = Text("● ", style="green").append("countersign is ready", style="bold").append(f" after {seconds:.1f} s", style="dim")
+    parts: list[Text | Table] = [title, rows]
+    if settings.host != LOOPBACK:
+        parts.append(safe(f"  It listens on {settings.host}, which is more than this machine: put TLS in front of it.", "yellow"))
+    again = f" --data {shlex.quote(where['data'])}" if settings.data != data_folder({}) else ""
+    parts.append(Text("  next: ", style="dim").append_text(safe(f"countersign stack register{again} dev/NAME --source FOLDER", "bold")))
+    parts.append(
+        Text("        for an agent: ", style="dim").append_text(
+            safe(f"countersign key create{again} --as NAME --kind agent --role platform")
+        )
+    )
+    parts.append(Text("  Ctrl-C ends it; an apply that runs goes on.", style="dim"))
+    return Group(*parts)
+
+
+async def up(settings: Settings, *, as_json: bool) -> Exit:
+    board = Board(as_json=as_json)
+    with signals() as (stop, hurry):
+        async with running(settings, tell=board.told, leaving=board.leaving, hurry=hurry) as service:
+            await _first(stop, board, service)
+            board.ending()
+        board.ended(running_applies(settings.data))
+    return Exit.OK
+
+
+async def _first(stop: asyncio.Event, board: Board, service: Service) -> None:
+    """Tell when it is ready, and return when it is to end."""
+    ready, stopped = asyncio.ensure_future(service.ready()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            board.ready(service, ready.result())
+        await stopped
+    finally:
+        ready.cancel()
+        stopped.cancel()
