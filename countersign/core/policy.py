@@ -87,7 +87,7 @@ def required(
         need, why = Need.AUTO, f"policy lets callers approve {change_class} themselves"
     if destroys and need.rank < Need.PERSON.rank:
         need, why = Need.PERSON, "what destroys always asks a person"
-    if policy.is_protected(env) and change_class is not _C.NONE and need.rank < Need.OTHER.rank:
+    if policy.is_protected(env) and (destroys or change_class is not _C.NONE) and need.rank < Need.OTHER.rank:
         need, why = Need.OTHER, f"{env} is protected"
     people = {Need.AUTO: 0, Need.DENY: 0, Need.TWO: 2}.get(need, 1)
     return Requirement(need=need, people=people, confirm_name=name if destroys and need is not Need.DENY else None, rule=why)
