@@ -10,6 +10,7 @@ from countersign.core import fencing
 from countersign.core.errors import InvalidArgument
 from countersign.core.fencing import Credential, Head, Lock, Mode, Wish
 from countersign.core.terraform.state import Header
+from tests.requirements import requirement
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MINE = Lock(id="mine", who="me@here", created="2026-01-01", text='{"ID":"mine"}')
@@ -44,6 +45,7 @@ def test_a_credential_may_do_what_its_mode_says_and_nothing_else(mode: Mode, wis
     assert refusal is None or refusal.status == 403
 
 
+@requirement("I2", "state:fencing")
 @pytest.mark.parametrize("wish", Wish)
 @pytest.mark.parametrize("mode", [Mode.PLAN, Mode.APPLY])
 @pytest.mark.parametrize("epoch", [2, 4])
@@ -136,6 +138,7 @@ def test_only_the_same_bytes_under_the_same_serial_are_a_repeat() -> None:
     assert not fencing.repeats(Head(), Header(lineage="l", serial=0), STORED)
 
 
+@requirement("I5")
 def test_a_lock_is_known_again_by_id_owner_and_time_whatever_else_it_says() -> None:
     asked = {"ID": "i", "Who": "ana@host", "Created": "2026-01-01T00:00:00Z", "Operation": "OperationTypeApply"}
     lock = fencing.lock_of(json.dumps(asked).encode())

@@ -7,6 +7,7 @@ import pytest
 
 from countersign.core.errors import FailedPrecondition, InvalidArgument, NotFound, ProviderError
 from countersign.core.terraform import state
+from tests.requirements import requirement
 
 SECRET = "hunter2-hunter2"
 
@@ -40,6 +41,7 @@ def test_an_encrypted_envelope_of_opentofu_may_be_stored() -> None:
     assert state.header_of(json.dumps(envelope).encode()) == state.Header(lineage="x", serial=3, encrypted=True)
 
 
+@requirement("state:read-safely")
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -114,6 +116,7 @@ def test_one_resource_is_shown_with_its_attributes() -> None:
     }
 
 
+@requirement("state:read-safely")
 @pytest.mark.parametrize(
     ("attributes", "mark"),
     [

@@ -140,7 +140,7 @@ async def grant(
 
 async def revoke(tx: AsyncConnection, org: str, credential_id: str) -> None:
     """End a credential for good. Its lock goes with it, unless it is that of an attempt nobody has closed yet."""
-    credential = await _credential(tx, org, credential_id)
+    credential = await credential_of(tx, org, credential_id)
     if credential is None:
         return
     held = await _taken(tx, org, credential.stack_id)
@@ -165,7 +165,8 @@ async def _credential_row(conn: AsyncConnection, org: str, credential_id: str) -
     return (await conn.execute(select(credentials).where(credentials.c.org_id == org, credentials.c.id == credential_id))).first()
 
 
-async def _credential(conn: AsyncConnection, org: str, credential_id: str) -> Credential | None:
+async def credential_of(conn: AsyncConnection, org: str, credential_id: str) -> Credential | None:
+    """What is known of a credential, without its password: of a lock's holder, for one."""
     row = await _credential_row(conn, org, credential_id)
     return _as_credential(row) if row is not None else None
 
@@ -218,7 +219,7 @@ async def release_lock_of(tx: AsyncConnection, org: str, stack_id: str, credenti
     """
     now = now or utc_now()
     held = await _taken(tx, org, stack_id)
-    credential = await _credential(tx, org, credential_id)
+    credential = await credential_of(tx, org, credential_id)
     if held.lock is None or held.lock_credential != credential_id or credential is None or credential.over(held, now) is None:
         return False
     recorded = (
@@ -238,7 +239,7 @@ async def release_lock_of(tx: AsyncConnection, org: str, stack_id: str, credenti
 async def _free_if_abandoned(tx: AsyncConnection, org: str, stack_id: str, held: Head) -> None:
     """Free a lock whose holder is over and known to be dead without anybody looking: a planner, who can change nothing, or an
     attempt that evidence closed."""
-    holder = await _credential(tx, org, held.lock_credential) if held.lock_credential else None
+    holder = await credential_of(tx, org, held.lock_credential) if held.lock_credential else None
     if holder is None:
         return
     if holder.mode is Mode.APPLY:
@@ -251,7 +252,7 @@ async def _free_if_abandoned(tx: AsyncConnection, org: str, stack_id: str, held:
 async def _admitted(tx: AsyncConnection, credential: Credential, wish: Wish, now: datetime) -> tuple[Head, Refusal | None]:
     """The head, held, and whether the credential, as it is now, may do that at all."""
     held = await _taken(tx, credential.org, credential.stack_id)
-    live = await _credential(tx, credential.org, credential.id)
+    live = await credential_of(tx, credential.org, credential.id)
     if live is None:
         return held, Refusal(status=403, why="the credential is gone")
     return held, fencing.admission(live, held, wish, now=now)
