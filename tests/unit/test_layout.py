@@ -4,8 +4,12 @@ import-linter checks the contracts in `make check` too; here each is also shown 
 """
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from copy import deepcopy
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +118,29 @@ def test_what_is_pure_asks_neither_the_clock_nor_a_file(package: str) -> None:
             of = called.value.id if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) else ""
             assert name not in TOUCHES_FILES, where
             assert name not in LOOKS_AT_THE_CLOCK or of == "workflow", where
+
+
+def declared_dependencies(*, also_for_developers: bool = False) -> set[str]:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lines: list[object] = [*pyproject["project"]["dependencies"]]
+    if also_for_developers:
+        for group in (*pyproject["project"]["optional-dependencies"].values(), *pyproject["dependency-groups"].values()):
+            lines += group
+    return {re.split(r"[\[<>=~! ]", line)[0].lower() for line in lines if isinstance(line, str)}
+
+
+def test_every_dependency_earns_its_place() -> None:
+    told = (ROOT / "docs" / "dependencies.md").read_text().lower()
+
+    assert [
+        name for name in sorted(declared_dependencies(also_for_developers=True)) if not re.search(rf"\b{re.escape(name)}\b", told)
+    ] == []
+
+
+def test_everything_imported_is_a_declared_dependency(graph: grimp.ImportGraph) -> None:
+    declared = declared_dependencies()
+    providers = packages_distributions()
+    ours = set(CONFIGURED["session_options"]["root_packages"])
+    imported = {module for module in graph.modules if module.split(".")[0] not in ours | sys.stdlib_module_names}
+
+    assert {name: sorted(providers[name]) for name in imported if not {dist.lower() for dist in providers[name]} & declared} == {}
