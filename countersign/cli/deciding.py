@@ -37,7 +37,7 @@ class Asking(Asks):
     async def agreed(self, run: dict[str, Any], plan: dict[str, Any]) -> bool:
         if self._door.as_json or not self._door.out.is_terminal or not await self._is_person():
             return False
-        given = confirmed(plan, run)
+        given = await confirmed(plan, run)
         if given is None:
             self._door.show(safe("nothing was decided; the run goes on waiting", "dim"))
             return False
@@ -53,16 +53,16 @@ class Asking(Asks):
         return data.get("kind") == "person" and bool(data.get("may_decide", True))
 
 
-def confirmed(plan: dict[str, Any], run: dict[str, Any]) -> dict[str, str] | None:
+async def confirmed(plan: dict[str, Any], run: dict[str, Any]) -> dict[str, str] | None:
     """What a person at the terminal agreed to, after being shown the plan; None where they did not, or nobody is there."""
     digest = str(plan.get("plan_digest") or run.get("plan_digest") or "")
     given = {"plan_digest": digest}
     if name := (run.get("approval") or {}).get("confirm_name"):
-        typed = asked(f"This destroys something. Type {name} to agree to {digest}, or nothing to leave:")
+        typed = await asked(f"This destroys something. Type {name} to agree to {digest}, or nothing to leave:")
         if not typed:
             return None
         return given | {"confirm_name": typed}
-    answer = asked(f"Countersign {digest}? [y/N]")
+    answer = await asked(f"Countersign {digest}? [y/N]")
     return given if answer is not None and answer.lower() in YES else None
 
 
@@ -100,7 +100,7 @@ async def _read_and_agreed(door: Door, front: Front, run: dict[str, Any]) -> dic
             details={"run_id": run_id},
         )
     door.show(plan_view(plan, run, how_to=False))
-    return confirmed(plan, run)
+    return await confirmed(plan, run)
 
 
 async def reject(door: Door, run_id: str, reason: str) -> Exit:

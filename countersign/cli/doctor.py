@@ -8,7 +8,6 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import SCHEMA_HEAD
 from countersign.cli import embedded_temporal
 from countersign.cli.exits import Exit
-from countersign.cli.ground import Ground, ports_of, taken
+from countersign.cli.ground import held, ports_of, taken
 from countersign.cli.output import console, emit, safe
 from countersign.cli.parts import WORKER_READY, http_status
 from countersign.cli.service import engines
@@ -52,7 +51,7 @@ def missing(what: str, told: str, fix: str) -> Finding:
 
 
 async def doctor(settings: Settings, *, as_json: bool) -> Exit:
-    running = await is_running(settings)
+    running = held(settings.data)
     looks: list[Finding] = [
         python(),
         engine(settings),
@@ -201,17 +200,6 @@ def stacks(settings: Settings) -> Finding:
 
 
 # The service
-
-
-async def is_running(settings: Settings) -> bool:
-    """Whether an `up` holds the data folder."""
-    if not settings.data.is_dir():  # noqa: ASYNC240  one look
-        return False
-    try:
-        with Ground(settings.data):
-            return False
-    except Exception:
-        return True
 
 
 def ports(settings: Settings) -> list[Finding]:

@@ -1,5 +1,6 @@
 """The command line as an MCP client of the front: the same tools, rights and answers an agent gets, with the key of a person."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -49,6 +50,8 @@ async def connected(url: str, token: str) -> AsyncIterator[Front]:
     from mcp import Client, MCPError
     from mcp.client.streamable_http import streamable_http_client
 
+    # A role lists only some of the tools it may call; the client warns about each that it cannot look up.
+    logging.getLogger("mcp").setLevel(logging.ERROR)
     statuses: list[int] = []
 
     async def noted(response: Any) -> None:

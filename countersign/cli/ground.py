@@ -176,6 +176,21 @@ class Ground:
         )
 
 
+def held(data: Path) -> bool:
+    """Whether an `up` uses this folder now; changes nothing."""
+    try:
+        fd = os.open(data / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def born(pid: int) -> int | None:
     """When the process started, in ticks since boot: ids are used again. None where it is gone, a zombie, or there is no /proc."""
     try:
@@ -183,3 +198,20 @@ def born(pid: int) -> int | None:
     except (OSError, ValueError):
         return None
     return None if state == "Z" else int(fields[18])
+
+
+def processes_of(data: Path) -> list[tuple[int, str]]:
+    """(id, command line) of every process of this user that belongs to a data folder: told about it, or working in it."""
+    marks = (f"COUNTERSIGN_DATA={data}".encode(), str(data).encode())
+    found: list[tuple[int, str]] = []
+    for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes()
+            told = marks[0] in (entry / "environ").read_bytes().split(b"\0") or marks[1] in words
+            if (told or (entry / "cwd").readlink().is_relative_to(data)) and born(int(entry.name)) is not None:
+                found.append((int(entry.name), words.replace(b"\0", b" ").decode(errors="replace").strip()))
+        except OSError:  # gone, or another user's
+            continue
+    return found

@@ -4,8 +4,11 @@ A plan, a log line or a stack's name is written by somebody else: such text beco
 loses whatever could move the cursor or rewrite a line. Where the output is no terminal nothing moves and nothing wraps.
 """
 
+import asyncio
+import contextlib
 import json
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -85,12 +88,29 @@ def leave(code: Exit) -> NoReturn:
     raise typer.Exit(int(code))
 
 
-def asked(question: str) -> str | None:
-    """An answer typed by a person, or None where nobody can be asked."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+def is_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+async def asked(question: str) -> str | None:
+    """An answer typed by a person, or None where nobody can be asked. Everything else goes on meanwhile, and Ctrl-C works."""
+    if not is_terminal():
         return None
-    console().print(question, end=" ")
-    try:
-        return input().strip()
-    except EOFError:
-        return ""
+    console().print(Text(clean_line(question), style="bold"), end=" ")
+    sys.stdout.flush()
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def told(line: str) -> None:
+        if not answer.done():
+            answer.set_result(line.strip())
+
+    def read() -> None:
+        line = sys.stdin.readline()
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(told, line)
+
+    # No thread of the loop's own pool: that would be waited for at the end, and nobody may ever type.
+    threading.Thread(target=read, daemon=True).start()
+    return await answer

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from countersign.cli.exits import HELP
+from countersign.cli.output import fail
 from countersign.cli.session import run, settings_of
+from countersign.core.errors import CountersignError
 
 Data = Annotated[
     Path | None,
@@ -79,7 +81,12 @@ def secret_set(slug: Slug, org: Org = None, data: Data = None, as_json: AsJson =
     """Keep a new version of a secret. The value is typed unseen, or read from standard input; it is never an argument."""
     from countersign.cli import sealed
 
-    run(sealed.put(settings_of(data), slug, org=org, as_json=as_json), as_json=as_json)
+    settings = settings_of(data)
+    try:
+        value = sealed.read(slug)
+    except CountersignError as wrong:
+        fail(wrong, as_json=as_json)
+    run(sealed.put(settings, slug, value, org=org, as_json=as_json), as_json=as_json)
 
 
 @secret.command("list")

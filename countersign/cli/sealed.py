@@ -16,9 +16,7 @@ from countersign.core.errors import InvalidArgument
 LARGEST = 1 << 20  # characters read from standard input; the store says what it takes
 
 
-async def put(settings: Settings, slug: str, *, org: str | None, as_json: bool) -> Exit:
-    secrets.check_slug(slug)  # before anybody types a value
-    value = _read(slug)
+async def put(settings: Settings, slug: str, value: str, *, org: str | None, as_json: bool) -> Exit:
     keyring = Keyring.open(settings.data, role="operator")
     async with opened(settings) as store:
         row = await secrets.put(store, keyring, org=organization(settings, org), slug=slug, value=value, by=local_person())
@@ -29,8 +27,9 @@ async def put(settings: Settings, slug: str, *, org: str | None, as_json: bool) 
     return Exit.OK
 
 
-def _read(slug: str) -> str:
-    """Typed twice, unseen; or standard input as it is, but for one line end. Raises InvalidArgument."""
+def read(slug: str) -> str:
+    """A value typed twice, unseen; or standard input as it is, but for one line end. Raises InvalidArgument."""
+    secrets.check_slug(slug)  # before anybody types one
     if not sys.stdin.isatty():
         try:
             given = sys.stdin.read(LARGEST)
@@ -56,7 +55,7 @@ async def show(settings: Settings, *, org: str | None, as_json: bool) -> Exit:
 
 async def remove(settings: Settings, slug: str, *, yes: bool, org: str | None, as_json: bool) -> Exit:
     if not yes:
-        answer = asked(f"Remove every version of {secrets.check_slug(slug)}? Stacks that name it can no longer be planned. [y/N]")
+        answer = await asked(f"Remove every version of {secrets.check_slug(slug)}? Stacks that name it can no longer be planned. [y/N]")
         if answer is None:
             raise InvalidArgument("nobody can be asked here; say --yes", field="yes")
         if answer.lower() not in ("y", "yes"):

@@ -51,7 +51,9 @@ async def register(settings: Settings, asked: Registration, *, url: str | None, 
         env, slug = await place_of(front, asked.path)
         answer = await front.call("terraform_register_workspace", env=env, workspace=slug, **arguments)
     data = answer.get("data") or {}
-    what = "would be registered" if asked.dry_run else "is registered"
-    door.show(safe(f"{data.get('path') or f'{env}/{slug}'} {what}; next: countersign apply {env}/{slug}"), *warnings_view(answer))
+    ref = (data.get("workspace") or {}).get("ref") or f"{env}/{slug}"
+    what = "is registered" if data.get("created") else "is changed" if data.get("changed") else "stays as it is"
+    tried = " (a dry run: nothing was written)" if asked.dry_run else f"; next: countersign apply {ref}"
+    door.show(safe(f"{ref} {what}{tried}"), *warnings_view(answer))
     door.answer(answer)
     return Exit.OK

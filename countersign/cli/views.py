@@ -39,8 +39,8 @@ def plan_view(plan: Json, run: Json, *, all_attributes: bool = False, how_to: bo
     if outputs := plan.get("outputs"):
         parts.append(Text("  outputs", style="bold"))
         parts += [Text("      ").append_text(safe(line)) for line in outputs]
-    if how_to and run.get("approval"):
-        parts.append(agreement(plan, run))
+    if run.get("approval"):
+        parts.append(agreement(plan, run, how_to=how_to))
     return Group(*parts)
 
 
@@ -86,7 +86,7 @@ def _changes(plan: Json, *, all_attributes: bool) -> RenderableType:
     return Group(*lines)
 
 
-def agreement(plan: Json, run: Json) -> Group:
+def agreement(plan: Json, run: Json, *, how_to: bool = True) -> Group:
     """Who has to agree, and the commands for it."""
     ask = run.get("approval") or {}
     run_id, digest = str(run.get("run_id", "")), str(run.get("plan_digest") or plan.get("plan_digest") or "")
@@ -99,8 +99,9 @@ def agreement(plan: Json, run: Json) -> Group:
     if name := ask.get("confirm_name"):
         grid.add_row(Text("  types", style="dim"), safe(name, "bold red"))
         approve += " --name …"
-    grid.add_row(Text("  to agree", style="dim"), safe(approve, "bold"))
-    grid.add_row(Text("  to refuse", style="dim"), safe(f"countersign reject {run_id} --reason …"))
+    if how_to:
+        grid.add_row(Text("  to agree", style="dim"), safe(approve, "bold"))
+        grid.add_row(Text("  to refuse", style="dim"), safe(f"countersign reject {run_id} --reason …"))
     return Group(grid)
 
 
@@ -110,7 +111,7 @@ def _finding(finding: Json) -> Group:
     head = Text("  ✗ " if bad else "  ⚠ ", style="red" if bad else "yellow").append_text(safe(finding.get("summary", "")))
     if where or finding.get("address"):
         head.append("  ").append_text(safe(where or finding["address"], "dim"))
-    return Group(head, Padding(safe_block(finding["detail"], "dim"), (0, 0, 0, 4))) if finding.get("detail") else Group(head)
+    return Group(head, Padding(safe_block(finding["detail"], "dim"), (0, 0, 0, 4), expand=False)) if finding.get("detail") else Group(head)
 
 
 def run_view(answer: Json) -> Group:
@@ -135,7 +136,7 @@ def run_view(answer: Json) -> Group:
             grid.add_row(Text(f"  {name}", style="dim"), safe(value))
     parts: list[RenderableType] = [title, grid]
     if reason := _quoted(data.get("reason")):
-        parts.append(Padding(safe_block(reason, "yellow"), (0, 0, 0, 2)))
+        parts.append(Padding(safe_block(reason, "yellow"), (0, 0, 0, 2), expand=False))
     parts += [_decision(approval) for approval in data.get("approvals", ())]
     parts += [*results(data), outputs_view(data.get("outputs"))]
     return Group(*parts)
@@ -178,7 +179,7 @@ def outputs_view(outputs: Json | None) -> RenderableType:
         hidden = isinstance(output, Mapping) and output.get("sensitive")
         value = output.get("value") if isinstance(output, Mapping) and "value" in output else output
         grid.add_row(Text("  ").append_text(safe(name)), Text("(sensitive)", style="dim") if hidden else safe(_plain(value)))
-    return Group(Text("  outputs", style="bold"), Padding(grid, (0, 0, 0, 4)))
+    return Group(Text("  outputs", style="bold"), Padding(grid, (0, 0, 0, 4), expand=False))
 
 
 def runs_view(found: Sequence[Json]) -> RenderableType:
@@ -193,10 +194,12 @@ def runs_view(found: Sequence[Json]) -> RenderableType:
 def stacks_view(found: Sequence[Json]) -> RenderableType:
     lines = []
     for stack in found:
-        source = stack.get("source") or {}
-        where = "/".join(str(source[k]) for k in ("repo", "path") if source.get(k)) if isinstance(source, Mapping) else source
-        lines.append((stack.get("path") or stack.get("workspace"), stack.get("engine"), where, stack.get("serial"), stack.get("version")))
-    return rows("stacks", ("stack", "engine", "source", "serial", "version"), lines)
+        last = stack.get("last_run") or {}
+        state = str(last.get("state", ""))
+        locked = Text("locked", style="yellow") if stack.get("locked") else ""
+        row = (stack.get("ref"), stack.get("engine"), stack.get("source"), stack.get("serial"), locked)
+        lines.append((*row, safe(state, style_of(state)) if state else "", _moment(last.get("created_at"))))
+    return rows("stacks", ("stack", "engine", "source", "serial", "lock", "last run", "at (UTC)"), lines)
 
 
 def warnings_view(answer: Json) -> list[Text]:
