@@ -57,7 +57,7 @@ class Artifacts:
         path = _path(org, stack_id, artifact_id)
         try:
             await self._objects.put_async(path, sealed)
-            await asyncio.to_thread(_sync, self._folder / path)
+            await asyncio.to_thread(_sync, self._folder, path)
         except (BaseError, OSError) as failed:
             raise Unavailable(
                 f"the artifact store did not take {kind} ({_short(failed)}); free some space on the disk of the data folder and ask again"
@@ -124,14 +124,17 @@ def _path(org: str, stack_id: str, artifact_id: str) -> str:
     return f"{org}/{stack_id}/{artifact_id}"
 
 
-def _sync(path: Path) -> None:
-    """The object and the folder that names it, on the disk."""
-    for target, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        fd = os.open(target, flags | os.O_CLOEXEC)
+def _sync(root: Path, path: str) -> None:
+    """The object, and every folder on the way that names it, on the disk."""
+    target = root / path
+    for part in (target, *target.parents):
+        fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+        if part == root:
+            return
 
 
 def _short(failed: Exception) -> str:

@@ -79,7 +79,9 @@ class Installed:
     def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         with (self.data.parent / f"{self.data.name}.up.log").open("ab") as log:
-            self._up = subprocess.Popen([str(COMMAND), "up"], env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._up = subprocess.Popen(
+                [str(COMMAND), "up"], env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
 
     async def ready(self) -> None:
         async def answers() -> bool:
@@ -135,7 +137,14 @@ class Installed:
 
     def cli(self, *arguments: str, stdin: str | None = None, code: int | None = 0) -> str:
         done = subprocess.run(
-            [str(COMMAND), *arguments], env=self.environment, cwd=REPOSITORY, input=stdin, capture_output=True, text=True, timeout=90, check=False
+            [str(COMMAND), *arguments],
+            env=self.environment,
+            cwd=REPOSITORY,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
         )
         if code is not None:
             assert done.returncode == code, f"countersign {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"

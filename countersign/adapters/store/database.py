@@ -5,6 +5,8 @@ synced, because an approval that power loss forgets would break what we promise.
 """
 
 import asyncio
+import fcntl
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -76,7 +78,7 @@ class Store:
     async def open(cls, url: str, *, clock: Callable[[], datetime] = utc_now) -> "Store":
         """Open `url`, creating or migrating the schema. A schema newer than this program is refused and left alone."""
         if await asyncio.to_thread(_schema_version, url) != SCHEMA_HEAD:
-            await asyncio.to_thread(_migrate, url)
+            await asyncio.to_thread(_migrated, url)
         writer = create_async_engine(url, pool_size=4, max_overflow=4)
         if writer.dialect.name != "sqlite":
             return cls(writer, writer, clock=clock)
@@ -132,14 +134,28 @@ def _schema_version(url: str) -> str | None:
     return str(row[0]) if row else None
 
 
+def _migrated(url: str) -> None:
+    """Migrate, one process at a time: all parts of the service start at once on a fresh data folder."""
+    parsed = make_url(url)
+    if not parsed.drivername.startswith("sqlite") or not parsed.database:
+        _migrate(url)
+        return
+    folder = Path(parsed.database).parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(folder / f".{Path(parsed.database).name}.migrating", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _schema_version(url) != SCHEMA_HEAD:
+            _migrate(url)
+    finally:
+        os.close(fd)
+
+
 def _migrate(url: str) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError
 
-    parsed = make_url(url)
-    if parsed.drivername.startswith("sqlite") and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
