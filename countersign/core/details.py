@@ -6,14 +6,17 @@ written by whoever wrote the configuration.
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
-from countersign.core.plan import Change, ChangeClass, Plan
+from countersign.core.plan import SHOWN, Change, ChangeClass, Plan
 from countersign.core.policy import Need, Requirement
+from countersign.core.redaction import INVISIBLE
 from countersign.core.run import RunState
 
-LINES = 40  # changes shown
+SIZE = 20_000  # bytes of the whole page; it travels in a URL
+LINES = 40  # changes shown; fewer where the page would grow too big
 WIDTH = 160  # characters of one line of foreign text
+AGREED = 10  # names of people shown
 
 _SYMBOLS = {"create": "+", "update": "~", "replace": "-/+", "delete": "-", "forget": "x", "import": "=>", "move": "->", "read": "<="}
 _PEOPLE = {
@@ -29,23 +32,30 @@ def who_must_agree(requirement: Requirement) -> str:
 
 
 def plain(text: str) -> str:
-    """One line of foreign text that cannot close a fence or begin markup."""
-    return "".join(c if c.isprintable() else "�" for c in text.replace("`", "'"))[:WIDTH]
+    """One line of foreign text that cannot close the fence or code span it stands in. By itself it may still be markup."""
+    shown = "".join(c if c.isprintable() else "�" for c in INVISIBLE.sub("�", text.replace("`", "'")))
+    # Bytes too: letters of four bytes must not make the page four times as big.
+    cut = shown[: WIDTH - 1].encode()[: 2 * WIDTH].decode(errors="ignore")
+    return shown if len(shown) <= WIDTH and len(shown.encode()) <= 2 * WIDTH else f"{cut}…"
+
+
+def code(text: str) -> str:
+    """Foreign text between other words: a code span, in which nothing is markup."""
+    return f"`{plain(text) or '-'}`"
 
 
 def change_line(change: Change) -> str:
-    symbol = _SYMBOLS.get(change.action, "?")
-    line = f"{symbol:>3} {change.address}"
-    if change.replace_paths:
-        line += f"  (because of {', '.join(change.replace_paths)})"
-    if change.change_class in (ChangeClass.STATEFUL_DELETE, ChangeClass.STATEFUL_REPLACE):
-        line += "  ! holds data"
-    return plain(line)
+    why = f"  (because of {', '.join(change.replace_paths)})" if change.replace_paths else ""
+    # After the cut: nobody hides it behind a long address.
+    warning = "  ! holds data" if change.change_class in (ChangeClass.STATEFUL_DELETE, ChangeClass.STATEFUL_REPLACE) else ""
+    return f"{_SYMBOLS.get(change.action, '?'):>3} {plain(change.address + why)}{warning}"
 
 
-def plan_block(plan: Plan) -> str:
-    lines = [change_line(change) for change in plan.changes[:LINES]]
-    if (rest := plan.counts.total - len(lines)) > 0:
+def plan_block(plan: Plan, limit: int = LINES) -> str:
+    lines = [change_line(change) for change in plan.changes[:limit]]
+    # Counts tell an import that also updates twice, so they serve only where the stored changes are not all there are.
+    known = len(plan.changes) if len(plan.changes) < SHOWN else max(plan.counts.total, SHOWN)
+    if (rest := known - len(lines)) > 0:
         lines.append(f"    … and {rest} more")
     if plan.outputs_changed:
         lines.append(plain(f"outputs: {', '.join(plan.outputs_changed)}"))
@@ -68,18 +78,25 @@ def details(
     refusals: Sequence[str] = (),
 ) -> str:
     """Markdown for the User Metadata tab: the state, the plan with what destroys first, and what to send where."""
-    parts = [f"## {_headline(state)}: `{plain(stack_path)}`", f"`{run_type}` asked for by `{plain(requester)}` · run `{run_id}`"]
+    head = [f"## {_headline(state)}: {code(stack_path)}", f"`{run_type}` asked for by {code(requester)} · run `{run_id}`"]
     if reason:
-        parts.append("````text\n" + "\n".join(plain(line) for line in reason.splitlines()[:20]) + "\n````")
+        head.append("````text\n" + "\n".join(plain(line) for line in reason.splitlines()[:20]) + "\n````")
     if plan is not None and plan.changes_anything:
-        parts.append(f"**{plan.counts}** · class **{plan.change_class}**")
-        parts += [f"- ⚠ {plain(risk)}" for risk in plan.risks[:10]]
-        parts.append(plan_block(plan))
+        head.append(f"**{plan.counts}** · class **{plan.change_class}**")
+        head += [f"- ⚠ {code(risk)}" for risk in plan.risks[:10]]
+    foot = []
     if state is RunState.AWAITING_APPROVAL and plan_digest and requirement:
-        parts.append(_how_to_decide(plan_digest, requirement, expires_at, agreed))
+        foot.append(_how_to_decide(plan_digest, requirement, expires_at, agreed))
     if refusals:
-        parts.append("### Refused\n" + "\n".join(f"- `{plain(line)}`" for line in refusals[-5:]))
-    return "\n\n".join(parts)
+        foot.append("### Refused\n" + "\n".join(f"- {code(line)}" for line in refusals[-5:]))
+    limit = LINES
+    while len((page := "\n\n".join([*head, *_blocks(plan, limit), *foot])).encode()) > SIZE and limit:
+        limit //= 2
+    return page
+
+
+def _blocks(plan: Plan | None, limit: int) -> list[str]:
+    return [plan_block(plan, limit)] if plan is not None and plan.changes_anything else []
 
 
 def _headline(state: RunState) -> str:
@@ -92,13 +109,14 @@ def _headline(state: RunState) -> str:
 
 def _how_to_decide(plan_digest: str, requirement: Requirement, expires_at: datetime | None, agreed: Sequence[str]) -> str:
     approve = {"plan_digest": plan_digest} | ({"confirm_name": requirement.confirm_name} if requirement.confirm_name else {})
-    until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
-    have = f" Agreed so far: {', '.join(f'`{plain(a)}`' for a in agreed)}." if agreed else ""
+    until = f" until {expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if expires_at else ""
+    names = [code(name) for name in dict.fromkeys(agreed)]
+    have = f" Agreed so far: {', '.join(names[:AGREED])}." if names else ""
     typed = "\n\nIt destroys something: type the name yourself in place of the dots." if requirement.confirm_name else ""
     if requirement.confirm_name:
         approve["confirm_name"] = "…"
     return (
-        f"### Decide{until}\n\nNeeds **{who_must_agree(requirement)}** ({plain(requirement.rule)}).{have}\n\n"
+        f"### Decide{until}\n\nNeeds **{who_must_agree(requirement)}** ({code(requirement.rule)}).{have}\n\n"
         "*Send an Update* (or *Send a Signal*) named `approve` with:\n\n"
         f"````json\n{json.dumps(approve, indent=1, ensure_ascii=False)}\n````{typed}\n\n"
         'or `reject` with:\n\n````json\n{"reason": "…"}\n````'

@@ -17,7 +17,7 @@ _FEW = 200  # up to here one regular expression is faster than the scan
 
 # Terminal sequences go as a whole, so that "\x1b[31mred" leaves "red" and not "[31mred".
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[@-Z\\-_])")
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff\U0001d173-\U0001d17a\ud800-\udfff\ue000-\uf8ff]"
 )
@@ -54,7 +54,7 @@ _SECRET_NAME = re.compile(
 def clean_text(text: str) -> str:
     """`text` without terminal sequences and without control, bidi and invisible characters; line ends and tabs stay."""
     text = _ESCAPES.sub("", text.replace("\r\n", "\n"))
-    return _INVISIBLE.sub("", text)
+    return INVISIBLE.sub("", text)
 
 
 def clean_line(text: str) -> str:
