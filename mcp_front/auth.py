@@ -4,6 +4,7 @@ The key is looked up at every request, so that a revoked one ends at once. A hea
 may only narrow what the key gives.
 """
 
+import logging
 import re
 
 from mcp.server.auth.middleware.auth_context import get_access_token
@@ -11,11 +12,12 @@ from mcp.server.auth.provider import AccessToken
 
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.keys import find_key
-from countersign.core.errors import Unauthenticated
+from countersign.core.errors import InvalidArgument, Unauthenticated
 from countersign.core.principal import Kind, Principal
 from mcp_front.domain import Access
-from mcp_front.rights import ROLES, Caller, checked_role
+from mcp_front.rights import Caller, checked_role
 
+log = logging.getLogger("countersign.front")
 SCOPE = "mcp"
 ISSUER = "countersign:keys"
 
@@ -27,10 +29,15 @@ class KeyVerifier:
         self._store = store
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """None, and so a 401, for what is unknown, expired, revoked, or has a role that does not exist."""
+        """None, and so a 401, for what is unknown, expired, revoked, or has a role that this kind of principal cannot have."""
         async with self._store.read() as conn:
             key = await find_key(conn, token, now=self._store.now())
-        if key is None or key.role not in ROLES:
+        if key is None:
+            return None
+        try:
+            checked_role(key.role, key.principal.kind)
+        except InvalidArgument as impossible:
+            log.warning("the key %s of %s opens nothing: %s", key.id, key.principal.id, impossible.message)
             return None
         return AccessToken(
             token=key.id,  # the secret itself goes no further than here
@@ -70,10 +77,9 @@ def caller_now(default: Caller | None) -> Caller:
 
 def local_agent(user: str, *, org: str, role: str) -> Caller:
     """Over stdio: an agent on behalf of the local user. It never decides for others, whatever the role says."""
-    name = re.sub(r"[^A-Za-z0-9._@+-]", "-", user).strip("-.") or "local"
-    person = f"person:{name}"
+    name = re.sub(r"[^A-Za-z0-9._@+-]", "-", user).lstrip("-._@+")[:90] or "local"  # as the CLI names the same person
     return Caller(
-        principal=Principal(id=f"agent:stdio-{name}"[:100], kind=Kind.AGENT, acts_for=person),
+        principal=Principal(id=f"agent:stdio-{name}", kind=Kind.AGENT, acts_for=f"person:{name}"),
         org=org,
         role=checked_role(role, Kind.AGENT),
         withheld=frozenset({Access.DECIDE}),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.watch import Watch
-from countersign.core.errors import InvalidArgument, PermissionDenied
+from countersign.core.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from countersign.core.policy import Policy
 from mcp_front.domain import Common, Toolset, ToolSpec
 from mcp_front.envelope import Page
@@ -52,7 +52,9 @@ class Call:
 
     def tool_named(self, name: str) -> ToolSpec:
         """A tool the caller is about to use through this one. Raises PermissionDenied where they have no right to it."""
-        spec = self.front.toolset.tools[name]
+        spec = self.front.toolset.tools.get(name)
+        if spec is None:
+            raise FailedPrecondition(f"{name} is no tool of this front; ask where that run was started")
         if not allowed(self.caller, spec):
             raise PermissionDenied(f"this needs {spec.permission}, which {self.caller.principal.id} as {self.caller.role} does not hold")
         return spec

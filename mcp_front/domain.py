@@ -98,17 +98,18 @@ class ToolSpec:
         known = self.input_schema["properties"]
         for name in arguments:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}" if known else "it takes none"
-                raise InvalidArgument(f"{self.name} takes no argument {name[:60]!r}; {hint}", field=name[:60])
+                raise _unknown(self.name, name, known, field=name)
         # Null is how many models leave an argument out, and some hosts send objects and lists as JSON text.
         given = {name: _unquoted(known[name], value) for name, value in arguments.items() if value is not None}
         try:
             parsed = self.arguments.model_validate(given)
         except ValidationError as invalid:
             first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
-            field = ".".join(str(part) for part in first["loc"])[:120]
-            raise InvalidArgument(f"{field}: {first['msg']}", field=field) from None
+            field = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden" and len(first["loc"]) == 2:
+                outer, inner = map(str, first["loc"])
+                raise _unknown(outer, inner, known[outer].get("properties", {}), field=field) from None
+            raise InvalidArgument(f"{field[:120]}: {first['msg']}", field=field[:120]) from None
         values = {name: getattr(parsed, name) for name in self.arguments.model_fields}
         own = {name: value for name, value in values.items() if name not in self.common}
         return own, Common(**{name: value for name, value in values.items() if name in self.common})
@@ -201,6 +202,12 @@ ALIASES: Mapping[str, str] = {
     "list_stack_jobs": "run_list",
     "cancel_stack_job": "run_cancel",
 }
+
+
+def _unknown(whose: str, name: str, known: Mapping[str, Any], *, field: str) -> InvalidArgument:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}" if known else "it takes none"
+    return InvalidArgument(f"{whose} takes no argument {name[:60]!r}; {hint}", field=field[:120])
 
 
 def _unquoted(schema: Mapping[str, Any], value: Any) -> Any:

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,8 +14,7 @@ from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.runs import RunRow
 from countersign.core.errors import InvalidArgument, NotFound, PermissionDenied, PolicyDenied
 from mcp_front.call import Call
-from mcp_front.domain import ToolSpec
-from mcp_front.rights import allowed
+from mcp_front.rights import Reach, allowed, reach
 
 AGO = re.compile(r"^-([1-9][0-9]{0,5})([smhd])$")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -60,15 +60,18 @@ async def workspace(call: Call, conn: AsyncConnection, env: str, slug: str) -> S
         ) from None
 
 
-async def run_for(call: Call, conn: AsyncConnection, run_id: str, *, tool: ToolSpec | None = None) -> RunRow:
-    """The run, for this tool or `tool`. Raises NotFound where the caller may not see it, PermissionDenied where they see it only."""
-    tool, protected = tool or call.tool, False
-    run = await runs.get_run(conn, call.org, run_id)
+async def run_for(call: Call, conn: AsyncConnection, run_id: str, *, field: str = "run_id") -> RunRow:
+    """The run, for this tool. Raises NotFound where the caller may not see it, PermissionDenied where they may see it only."""
+    tool = call.tool
+    missing = NotFound(f"no run {run_id}; `run_list` tells which there are", field=field, next=["run_list"])
+    try:
+        run = await runs.get_run(conn, call.org, run_id)
+    except NotFound:
+        raise missing from None
     protected = call.front.policy.is_protected(run.env)
     if allowed(call.caller, tool, run=run, protected=protected):
         return run
     if not allowed(call.caller, call.front.toolset.tools["run_get"], run=run):
-        missing = NotFound(f"no run {run_id}; `run_list` tells which there are", field="run_id", next=["run_list"])
         missing.details["hidden"] = True
         raise missing
     if protected and allowed(call.caller, tool, run=run):
@@ -76,9 +79,15 @@ async def run_for(call: Call, conn: AsyncConnection, run_id: str, *, tool: ToolS
             f"{run.env} is protected, so a person has to decide, and {call.caller.principal.id} is none", details={"run_id": run.id}
         )
     raise PermissionDenied(
-        f"this run was asked for by {run.requester.id}; acting on it needs {tool.permission}, which the role {call.caller.role} does not hold",
+        f"{run.requester.id} asked for this run; acting on it needs {tool.permission}, which the role {call.caller.role} does not hold",
         details={"run_id": run.id},
     )
+
+
+def visible_runs(call: Call) -> dict[str, Any] | None:
+    """How `list_runs` is narrowed to the runs the caller may see; None where they may see none."""
+    far = reach(call.caller, call.front.toolset.tools["run_get"])
+    return None if far is Reach.NONE else {} if far is Reach.ALL else {"requester": call.caller.principal.id}
 
 
 def point_in_time(text: str | None, now: datetime, *, field: str) -> datetime | None:

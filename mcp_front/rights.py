@@ -127,10 +127,10 @@ def listed(caller: Caller, tool: ToolSpec, servers: frozenset[str] | None = None
 
 def permissions(caller: Caller, servers: frozenset[str]) -> list[str]:
     """`<server>:<verb>`, with " own" where only one's own runs are meant."""
-    held = []
-    for server in sorted(servers):
-        cell = caller.cell(server)
-        for access in Access:
-            if access in cell.classes and access not in caller.withheld:
-                held.append(f"{server}:{access.verb}{' own' if cell.own else ''}")
-    return held
+    cells = {server: caller.cell(server) for server in sorted(servers)}
+    return [
+        f"{server}:{access.verb}{' own' if cell.own else ''}"
+        for server, cell in cells.items()
+        for access in Access
+        if access in cell.classes and access not in caller.withheld
+    ]
