@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from countersign.core.errors import CountersignError
-from countersign.core.redaction import Redactor, clean_text
+from countersign.core.redaction import Redactor, clean_text, cut
 
 CAP = 60_000  # bytes of JSON, about 20k tokens
 _REDACTOR = Redactor()  # by shape only: what a run knows to be secret was hidden where it was known
@@ -97,19 +97,16 @@ class Answer(Model):
         )
 
 
-# The same for every tool, and short, because every client carries it once per tool.
+# The same for every tool, and short, because every client carries it once per tool: what is not named is allowed.
 OUTPUT_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {
-        "data": {"type": "object"},
-        "page": {"type": "object"},
-        "run": {"type": "object"},
-        "warnings": {"type": "array"},
-        "next": {"type": "array"},
-        "replayed": {"type": "boolean"},
-        "error": {"type": "object"},
-    },
+    "properties": {"data": {"type": "object"}, "run": {"type": "object"}, "error": {"type": "object"}},
 }
+
+
+def told(message: str) -> str:
+    """A message for the caller: it may repeat what they gave, or what an engine said."""
+    return cut(_REDACTOR.lines(message), 2000)
 
 
 def failure(error: CountersignError, *, request_id: str, offered: Sequence[str] = ()) -> Result:
@@ -117,7 +114,7 @@ def failure(error: CountersignError, *, request_id: str, offered: Sequence[str] 
     return Result(
         error=Failure(
             code=error.code,
-            message=error.message,
+            message=told(error.message),
             field=error.field,
             retryable=error.retryable,
             retry_after_seconds=error.retry_after_seconds,
@@ -150,14 +147,14 @@ def clean(value: Any) -> Any:
 
 
 def structured(result: Result) -> dict[str, Any]:
-    """The result as JSON within the cap; lists and texts are cut where they are longest, and a warning tells the totals."""
+    """The result as JSON within the cap; what is longest is cut first, and a warning tells how much there was."""
     content: dict[str, Any] = result.model_dump(mode="json", exclude_none=True)
-    notes: list[str] = []
-    for _ in range(40):
-        if _size(content) <= CAP or not _cut_longest(content, notes):
-            break
+    notes: dict[str, str] = {}
+    while (over := _size(content) - CAP) > 0 and _cut_longest(content.get("data"), over, notes):
+        pass
     if notes:
-        content["warnings"] = [*content.get("warnings", ()), "the answer was cut to fit; " + "; ".join(dict.fromkeys(notes))]
+        said = "; ".join(f"{where}: {whole}" for where, whole in notes.items())
+        content["warnings"] = [*content.get("warnings", ()), f"the answer was cut to fit; {said[:1000]}"]
         if "page" in content:
             content["page"]["truncated"] = True
     return content
@@ -167,8 +164,8 @@ def _size(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False).encode())
 
 
-def _cut_longest(content: dict[str, Any], notes: list[str]) -> bool:
-    """Halve the longest list or text below `data`; False where nothing is left to cut."""
+def _cut_longest(data: Any, over: int, notes: dict[str, str]) -> bool:
+    """Shorten the longest list, text or wide object below `data` by about `over` bytes; False where nothing is left to cut."""
     largest: tuple[int, Any, Any, str] | None = None
 
     def walk(node: Any, path: str) -> None:
@@ -176,21 +173,26 @@ def _cut_longest(content: dict[str, Any], notes: list[str]) -> bool:
         items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         for key, child in items:
             where = f"{path}.{key}" if isinstance(key, str) else path
-            if (isinstance(child, list) and len(child) > 1) or (isinstance(child, str) and len(child) > 400):
-                weight = _size(child)
-                # A list goes before the text inside it only where it weighs as much and is no mere wrapper.
-                if largest is None or weight > largest[0]:
-                    largest = (weight, node, key, where)
+            if _can_be_cut(child) and (largest is None or _size(child) > largest[0]):
+                largest = (_size(child), node, key, where)
             walk(child, where)
 
-    walk(content.get("data"), "data")
+    walk(data, "data")
     if largest is None:
         return False
-    _, holder, key, where = largest
+    weight, holder, key, where = largest
     child = holder[key]
-    if not any(note.startswith(f"{where}:") for note in notes):
-        notes.append(f"{where}: {len(child)} {'entries' if isinstance(child, list) else 'characters'} in all")
-    holder[key] = child[: len(child) // 2]
-    if isinstance(child, str) and isinstance(holder, dict):
+    # What is kept shrinks by at least a tenth each time, so that this ends whatever the sizes of the entries are.
+    keep = max(1, min(int(len(child) * 0.9), int(len(child) * (weight - over) / weight)))
+    kind = "characters" if isinstance(child, str) else "entries"
+    notes.setdefault(where, f"{len(child)} {kind} in all")
+    holder[key] = dict(list(child.items())[:keep]) if isinstance(child, dict) else child[:keep]
+    if isinstance(child, str) and isinstance(holder, dict) and "truncated" not in holder and holder.get("untrusted"):
         holder["truncated"] = True
     return True
+
+
+def _can_be_cut(value: Any) -> bool:
+    """Lists and texts, and objects that are tables rather than records."""
+    enough: dict[type, int] = {list: 2, str: 401, dict: 31}
+    return type(value) in enough and len(value) >= enough[type(value)]

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
-import mcp.types as T
+from mcp import types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
@@ -21,7 +21,7 @@ from countersign.core.redaction import Redactor
 from mcp_front.auth import caller_now
 from mcp_front.call import Call, Front
 from mcp_front.domain import ToolSpec
-from mcp_front.envelope import Answer, Result, failure, structured
+from mcp_front.envelope import Answer, Result, failure, structured, told
 from mcp_front.rights import Caller, allowed, listed
 
 log = logging.getLogger("countersign.front")
@@ -56,26 +56,27 @@ class GovernedServer(MCPServer[Any]):
             version=__version__,
             instructions=INSTRUCTIONS,
             middleware=[_narrowed],
+            subscriptions=False,
             log_level="WARNING",
             **options,
         )
         self._front = front
         self._caller = caller
-        self._wire = {name: T.Tool.model_validate(spec.wire) for name, spec in front.toolset.tools.items()}
+        self._wire = {name: types.Tool.model_validate(spec.wire) for name, spec in front.toolset.tools.items()}
 
-    async def list_tools(self) -> list[T.Tool]:
+    async def list_tools(self) -> list[types.Tool]:
         caller, servers = _who(self._caller), _SERVERS.get()
         if servers is not None and (unknown := sorted(servers - self._front.toolset.servers)):
-            raise MCPError(T.INVALID_PARAMS, f"Unknown server: {', '.join(unknown)}")
+            raise MCPError(types.INVALID_PARAMS, f"Unknown server: {', '.join(unknown)}")
         return [self._wire[name] for name, spec in self._front.toolset.tools.items() if listed(caller, spec, servers)]
 
-    async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None) -> T.CallToolResult:
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None) -> types.CallToolResult:
         caller = _who(self._caller)
         spec = self._front.toolset.get(name)
         if spec is None or not allowed(caller, spec):
             if spec is not None:
                 await self._refused(caller, spec, PermissionDenied("no right to the tool"), {})
-            raise MCPError(T.INVALID_PARAMS, f"Unknown tool: {name}")  # the same text for hidden and unknown
+            raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {name[:80]}")  # the same text for hidden and unknown
         request_id = f"req_{random.token_hex(8)}"
         try:
             own, given = spec.validated(arguments)
@@ -96,10 +97,10 @@ class GovernedServer(MCPServer[Any]):
         tools = self._front.toolset.tools
         return [name for name in dict.fromkeys(names) if name in tools and allowed(caller, tools[name])]
 
-    def _failed(self, caller: Caller, error: CountersignError, request_id: str) -> T.CallToolResult:
+    def _failed(self, caller: Caller, error: CountersignError, request_id: str) -> types.CallToolResult:
         result = failure(error, request_id=request_id, offered=self._offered(caller, error.next))
-        return T.CallToolResult(
-            content=[T.TextContent(type="text", text=f"{error.code}: {error.message}")],
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=f"{error.code}: {told(error.message)}")],
             structured_content=structured(result),
             is_error=True,
         )
@@ -111,35 +112,39 @@ class GovernedServer(MCPServer[Any]):
             return
         run_id = arguments.get("run_id")
         store = self._front.store
-        with anyio.CancelScope(shield=True):
-            async with store.begin() as tx:
-                await audit.append(
-                    tx,
-                    org=caller.org,
-                    at=stamp(store.now()),
-                    action=spec.name,
-                    by=caller.principal,
-                    outcome="permission_denied" if hidden else error.code,
-                    run_id=run_id[:40] if isinstance(run_id, str) else None,
-                    role=caller.role,
-                )
+        try:
+            with anyio.CancelScope(shield=True):
+                async with store.begin() as tx:
+                    await audit.append(
+                        tx,
+                        org=caller.org,
+                        at=stamp(store.now()),
+                        action=spec.name,
+                        by=caller.principal,
+                        outcome="permission_denied" if hidden else error.code,
+                        run_id=run_id[:40] if isinstance(run_id, str) else None,
+                        role=caller.role,
+                    )
+        except CountersignError as away:  # the refusal stands, whatever becomes of its row
+            log.error("the refusal of %s to %s could not be written down: %s", spec.name, caller.principal.id, away.message)
 
 
 def _who(default: Caller | None) -> Caller:
     try:
         return caller_now(default)
     except Unauthenticated as nobody:
-        raise MCPError(T.INVALID_REQUEST, nobody.message) from None
+        raise MCPError(types.INVALID_REQUEST, nobody.message) from None
 
 
 def _reporting(context: Context[Any, Any] | None) -> Any:
     async def report(done: float, total: float | None, message: str) -> None:
         if context is not None:
-            await context.report_progress(done, total, message)
+            await context.report_progress(done, total, told(message))
 
     return report
 
 
-def _shaped(answer: Answer, *, offered: list[str]) -> T.CallToolResult:
+def _shaped(answer: Answer, *, offered: list[str]) -> types.CallToolResult:
     result: Result = answer.result(offered=offered)
-    return T.CallToolResult(content=[T.TextContent(type="text", text=answer.text)], structured_content=structured(result), is_error=False)
+    text = types.TextContent(type="text", text=told(answer.text))
+    return types.CallToolResult(content=[text], structured_content=structured(result), is_error=False)
