@@ -8,13 +8,13 @@ import secrets as random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.settings import Settings
-from countersign.adapters.store import plans, runs
+from countersign.adapters.store import audit, plans, runs
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.requests import request_run
 from countersign.adapters.store.runs import RunRow
@@ -23,7 +23,7 @@ from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims,
 from countersign.core.details import who_must_agree
 from countersign.core.digests import canonical
 from countersign.core.engine import StackConfig
-from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, PermanentError, Unavailable
+from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, PermanentError, Unavailable
 from countersign.core.policy import Need
 from countersign.core.principal import Principal
 from countersign.core.run import Mode, RunState, RunType
@@ -31,8 +31,10 @@ from countersign.core.steps import Decided
 from mcp_front.envelope import Ask, Progress, RunHandle
 from mcp_front.rights import Caller
 
+T = TypeVar("T")
 SIGNED_FOR = timedelta(minutes=2)  # how long a decision may be on its way
 START_WITHIN = 1.5  # seconds for Temporal to take a start; the row is there whatever becomes of it
+LOOK_AGAIN = 1.0  # seconds after which a waiter looks whether this process is ending
 WAITS = frozenset({RunState.AWAITING_APPROVAL, RunState.NEEDS_OPERATOR})  # for a person
 
 
@@ -68,6 +70,11 @@ class Gateway:
         self._watch = watch
         self._runs = runs
         self._signer = signer
+        self._closing = False
+
+    def close(self) -> None:
+        """This process ends: whoever waits is answered with what is known, so that nobody is cut off in mid-call."""
+        self._closing = True
 
     async def start(
         self,
@@ -127,9 +134,9 @@ class Gateway:
             if on_look is not None:
                 await on_look(run)
             left = ends - anyio.current_time()
-            if until(run) or left <= 0:
+            if until(run) or left <= 0 or self._closing:
                 return run
-            await self._watch.changed(after=seen, timeout=left)
+            await self._watch.changed(after=seen, timeout=min(left, LOOK_AGAIN))
 
     async def handle(self, conn: AsyncConnection, run: RunRow) -> RunHandle:
         return RunHandle(
@@ -165,19 +172,61 @@ class Gateway:
         """Forward an approval, signed. Raises the refusal, which `decide` has recorded then."""
         claims = self._claims(caller, run, "approve", plan_digest=digest, comment=comment, confirm_name=confirm_name)
         given = ApproveInput(plan_digest=digest, comment=comment, confirm_name=confirm_name, signed=self._sign(claims))
-        _counts(await (await self._runs()).approve(run.id, given, update_id=claims.nonce), run)
+        await self._decide(run, lambda port: port.approve(run.id, given, update_id=claims.nonce))
 
     async def reject(self, caller: Caller, run: RunRow, *, reason: str) -> None:
         claims = self._claims(caller, run, "reject", comment=reason)
         given = RejectInput(reason=reason, signed=self._sign(claims))
-        _counts(await (await self._runs()).reject(run.id, given, update_id=claims.nonce), run)
+        await self._decide(run, lambda port: port.reject(run.id, given, update_id=claims.nonce))
 
     async def cancel(self, caller: Caller, run: RunRow, *, reason: str, force: bool) -> None:
         claims = self._claims(caller, run, "cancel", comment=reason)
-        await (await self._runs()).cancel(run.id, CancelInput(reason=reason, force=force, signed=self._sign(claims)))
+        given = CancelInput(reason=reason, force=force, signed=self._sign(claims))
+        await self._recorded(caller, run, "run_cancel")
+        await self._say(run, lambda port: port.cancel(run.id, given))
 
     async def resume(self, caller: Caller, run: RunRow) -> None:
-        await (await self._runs()).resume(run.id, caller.principal.id)
+        await self._recorded(caller, run, "run_resume")
+        await self._say(run, lambda port: port.resume(run.id, caller.principal.id))
+
+    async def _decide(self, run: RunRow, say: Callable[[RunsPort], Awaitable[Decided]]) -> None:
+        """Raises what refused the decision; the step that decides has written it to the audit chain already."""
+        try:
+            decided = await self._say(run, say)
+            if not decided.accepted:
+                raise BY_CODE.get(decided.code or "", FailedPrecondition)(decided.message)
+        except PermanentError as refused:
+            refused.next = refused.next or (("run_get",) if isinstance(refused, FailedPrecondition) else ("run_plan",))
+            refused.details.update(run_id=run.id, recorded=True)
+            raise
+
+    async def _recorded(self, caller: Caller, run: RunRow, action: str) -> None:
+        """A signal carries nobody's verified name, so who asked for it is written down by the front, before it is sent."""
+        async with self._store.begin() as tx:
+            at = stamp(self._store.now())
+            await audit.append(
+                tx, org=run.org, at=at, action=action, by=caller.principal, outcome="requested", target=run.stack_path, run_id=run.id
+            )
+
+    async def _say(self, run: RunRow, say: Callable[[RunsPort], Awaitable[T]]) -> T:
+        """Say something to the workflow of an open run; a Temporal that does not know the run is told of it first."""
+        try:
+            port = await self._runs()
+            try:
+                return await say(port)
+            except NotFound:
+                await port.start(run)
+                return await say(port)
+        except NotFound:
+            raise Unavailable(
+                "the run's workflow was ended from outside; a worker is bringing it back, so ask again in a moment",
+                retry_after_seconds=10,
+                next=["run_get"],
+                details={"run_id": run.id},
+            ) from None
+        except Unavailable as away:
+            away.details.setdefault("run_id", run.id)
+            raise
 
     async def temporal_answers(self) -> bool:
         try:
@@ -204,14 +253,6 @@ class Gateway:
 
 def decisions_in_force(decided: Sequence[plans.DecisionRow], plan_digest: str | None) -> list[plans.DecisionRow]:
     return [d for d in decided if d.accepted and d.decision == "approve" and d.plan_digest == plan_digest]
-
-
-def _counts(decided: Decided, run: RunRow) -> None:
-    if decided.accepted:
-        return
-    error: type[CountersignError] = BY_CODE.get(decided.code or "", PermanentError)
-    steps = ["run_get"] if error is FailedPrecondition else ["run_plan"]
-    raise error(decided.message, next=steps, details={"run_id": run.id, "recorded": True})
 
 
 def _away(run_id: str) -> Unavailable:
