@@ -1,4 +1,4 @@
-"""The tools, one module per server of the catalogue."""
+"""The tools, one module or package per server of the catalogue."""
 
 from mcp_front.domain import Toolset
 
