@@ -1,0 +1,140 @@
+"""The front over HTTP: `/mcp` for clients with a key, health for machines, and a page for people who follow a link.
+
+Every request of `/mcp` carries its key; a cookie, a header or an address is never an identity. The page knows nothing and
+decides nothing: it says where one decides.
+"""
+
+import asyncio
+import contextlib
+import html
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import sqlalchemy
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.transport_security import TransportSecuritySettings
+from pydantic import AnyHttpUrl
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+
+from countersign.adapters.settings import Settings
+from countersign.core.errors import CountersignError
+from countersign.core.ids import RUN_ID
+from mcp_front.auth import SCOPE, KeyVerifier
+from mcp_front.call import Front
+from mcp_front.server import GovernedServer
+
+PROBE = 2.0  # seconds for one part to say that it is there
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound to
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def app(front: Front) -> Starlette:
+    """The ASGI application over an open front."""
+    settings = front.settings
+    server = GovernedServer(
+        front,
+        token_verifier=KeyVerifier(front.store),
+        # No authorization server stands behind our keys, so none is announced; the SDK only wants the field filled.
+        auth=AuthSettings(
+            issuer_url=AnyHttpUrl(settings.front_url), resource_server_url=None, required_scopes=[SCOPE], validate_token_resource=False
+        ),
+    )
+    mcp = server.streamable_http_app(transport_security=security(settings), host=settings.host)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with server.session_manager.run():  # a mounted application's own lifespan never runs
+            yield
+
+    async def ready(_: Request) -> Response:
+        return await readiness(front)
+
+    routes = [
+        Route("/healthz", _alive),
+        Route("/readyz", ready),
+        Route("/runs/{run_id}", _run_page),
+        Mount("/", app=mcp),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def security(settings: Settings) -> TransportSecuritySettings:
+    """Which names this front answers to: a page of another site, or a name that was bent to our address, gets nothing.
+
+    Where it listens on every address its names are not known here; then the key alone protects it.
+    """
+    if settings.host in ANY_HOST:
+        return TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    own = f"[{settings.host}]" if ":" in settings.host else settings.host
+    names = dict.fromkeys((own, *LOOPBACK))
+    return TransportSecuritySettings(allowed_hosts=[f"{name}:*" for name in names], allowed_origins=[f"http://{name}:*" for name in names])
+
+
+async def _alive(_: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+async def readiness(front: Front) -> JSONResponse:
+    """Whether a change asked for now would get anywhere: 200, or 503 and which part is missing."""
+    parts: dict[str, Callable[[], Awaitable[bool]]] = {
+        "store": lambda: _store_answers(front),
+        "temporal": front.gateway.temporal_answers,
+        "state": lambda: _state_answers(front.settings),
+    }
+    answers = await asyncio.gather(*(_within(probe) for probe in parts.values()))
+    found = {name: "ok" if ok else "unavailable" for name, ok in zip(parts, answers, strict=True)}
+    ok = all(answers)
+    return JSONResponse({"ready": ok, **found}, status_code=200 if ok else 503, headers={"Cache-Control": "no-store"})
+
+
+async def _within(probe: Callable[[], Awaitable[bool]]) -> bool:
+    try:
+        async with asyncio.timeout(PROBE):
+            return await probe()
+    except (TimeoutError, OSError, CountersignError):
+        return False
+
+
+async def _store_answers(front: Front) -> bool:
+    async with front.store.read() as conn:
+        await conn.execute(sqlalchemy.text("SELECT 1"))
+    return True
+
+
+async def _state_answers(settings: Settings) -> bool:
+    """The state service's own readiness; an HTTP client for these few bytes would cost more than the rest of the probe."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  nothing is bound here
+    reader, writer = await asyncio.open_connection(host, settings.state_port)
+    try:
+        writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{settings.state_port}\r\nConnection: close\r\n\r\n".encode())
+        return (await reader.readline()).split(b" ")[1:2] == [b"200"]
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _run_page(request: Request) -> Response:
+    """The same for every run, known or not: whoever has the link is nobody here."""
+    run_id: Any = request.path_params["run_id"]
+    if not RUN_ID.match(run_id):
+        return PlainTextResponse("no such page\n", status_code=404, headers=_PAGE_HEADERS)
+    run = html.escape(run_id)
+    return HTMLResponse(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Countersign</title>"
+        f"<h1>A run may be waiting for you</h1><p><code>{run}</code></p>"
+        "<p>This page shows nothing and decides nothing. Read the plan and decide where it is known who you are:</p>"
+        f"<pre>countersign run plan {run}\ncountersign approve {run}\ncountersign reject {run}</pre>"
+        "<p>or in an MCP client with <code>run_plan</code>, <code>run_approve</code> and <code>run_reject</code>, with a key of your own."
+        "</p></html>",
+        headers=_PAGE_HEADERS,
+    )
