@@ -1,5 +1,6 @@
 """Runs as callers read them: rows turned into bounded, labelled answers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,6 +11,7 @@ from countersign.adapters.store.plans import DecisionRow
 from countersign.adapters.store.runs import Event, RunRow
 from countersign.core.redaction import Redactor
 from countersign.core.run import RunState
+from countersign.core.terraform.variables import secrets_named
 from mcp_front.call import Call
 from mcp_front.envelope import Answer, RunHandle, clean, untrusted
 from mcp_front.rights import Reach, reach
@@ -76,7 +78,7 @@ async def summary(call: Call, conn: AsyncConnection, run: RunRow, handle: RunHan
         "waits_for": waits_for(run, handle, queue),
         "code": run.code,
         "reason": untrusted(run.reason, f"reason of {run.id}", limit=4000) if run.reason else None,
-        "current": clean(run.current) or None,
+        "current": untrusted(run.current, f"progress of {run.id}") if run.current else None,
         "queue": queue,
         "cursor": str(run.cursor),
     }
@@ -101,7 +103,9 @@ def row(run: RunRow) -> dict[str, Any]:
 
 
 def event(e: Event) -> dict[str, Any]:
-    return {"n": e.n, "at": stamp(e.at), "kind": e.kind, "state": str(e.state), **({"body": clean(dict(e.body))} if e.body else {})}
+    """One line of the ledger; its body may hold words of engines and of people."""
+    said = {"body": clean(dict(e.body)), "untrusted": True} if e.body else {}
+    return {"n": e.n, "at": stamp(e.at), "kind": e.kind, "state": str(e.state), **said}
 
 
 def folded(found: list[Event]) -> list[dict[str, Any]]:
@@ -132,6 +136,18 @@ def decision(d: DecisionRow) -> dict[str, Any]:
     return {name: value for name, value in data.items() if value is not None}
 
 
+def variables(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as somebody gave them, hidden where a name or a shape says secret; which sealed secret is meant is no secret."""
+    hidden: Any = _REDACTOR.value(clean(dict(given)))
+    return {**hidden, **{name: {"secret": slug} for name, slug in secrets_named(given)}}
+
+
+def inputs(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a run, without secrets."""
+    shown: dict[str, Any] = clean({name: value for name, value in request.items() if name != "vars"})
+    return {**shown, "vars": variables(request["vars"])} if request.get("vars") else shown
+
+
 async def included(conn: AsyncConnection, run: RunRow, include: frozenset[str]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     if include & {"steps", "timeline"}:
@@ -141,8 +157,8 @@ async def included(conn: AsyncConnection, run: RunRow, include: frozenset[str]) 
         if "steps" in include:
             states = [e for e in found if e.kind == "state"]
             data["steps"] = [{"state": str(e.state), "at": stamp(e.at)} for e in states]
-    if "inputs" in include:
-        data["inputs"] = _REDACTOR.value(clean(dict(run.request)))
+    if "input" in include:
+        data["input"] = inputs(run.request)
     if "outputs" in include:
         data["outputs"] = {"untrusted": True, "source": f"outputs of {run.id}", "values": clean(dict(run.outputs or {}))}
     if "resources" in include:
@@ -164,8 +180,9 @@ async def answer(
         queue = await queue_of(call, conn, run)
     if queue is not None:
         data = {**(data or {}), "queue": queue}
+    if run.ended and (run.code or run.reason):
+        why = {"code": run.code, "reason": untrusted(run.reason, f"reason of {run.id}", limit=4000) if run.reason else None}
+        data = {**(data or {}), **{name: value for name, value in why.items() if value is not None}}
     wanted = waits_for(run, handle, queue)
     text = f"{run.id} ({run.type} on {run.stack_path}) is {run.state}" + (f", waiting for {wanted}" if wanted else "")
-    if run.reason and run.ended:
-        text += f": {clean(run.reason)[:300]}"
     return Answer(text=text, run=handle, data=data, warnings=warnings, replayed=replayed, next=next_of(run))

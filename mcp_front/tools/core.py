@@ -12,15 +12,19 @@ from countersign.adapters.store import records, runs
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.schema import artifacts
 from countersign.core.errors import InvalidArgument, NotFound
+from countersign.core.plan import ChangeClass
 from countersign.core.principal import Kind
 from mcp_front import lookup
 from mcp_front.call import Call
 from mcp_front.domain import Access, Domain, ToolSpec
 from mcp_front.envelope import Answer, untrusted
-from mcp_front.rights import Reach, allowed, listed, permissions, reach
+from mcp_front.rights import allowed, listed, permissions
 
 CORE = Domain("core")
 _READ = Access.READ
+
+IN_FULL = 5  # tools that a search shows with their whole schema
+CHARACTERS = 40_000  # of an artifact in one answer
 
 Ref = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -29,7 +33,7 @@ Ref = Annotated[str, Field(min_length=1, max_length=200)]
 async def whoami(call: Call) -> Answer:
     """Show the caller's identity: principal, whom it acts for, organization, role, effective permissions and limits. Never a token."""
     caller, principal = call.caller, call.caller.principal
-    data = {
+    data: dict[str, Any] = {
         "principal": principal.id,
         "kind": str(principal.kind),
         "acts_for": principal.acts_for,
@@ -62,12 +66,13 @@ def _organization(call: Call) -> dict[str, Any]:
 @CORE.tool("list_organizations", _READ, title="List organizations", paged=True)
 async def list_organizations(call: Call, text: str | None = None) -> Answer:
     """List the organizations the caller may see."""
-    rows = [row for row in [_organization(call)] if not text or text.lower() in f"{row['slug']} {row['name']}".lower()]
-    rows = rows[call.offset : call.offset + call.given.limit]
+    found = [row for row in [_organization(call)] if not text or text.lower() in f"{row['slug']} {row['name']}".lower()]
+    rows = found[call.offset : call.offset + call.given.limit]
     return Answer(
-        text=f"{len(rows)} organization(s)",
+        text=f"{len(found)} organization(s)",
         data={"organizations": rows},
-        page=call.page(returned=len(rows), total=max(len(rows), call.offset)),
+        page=call.page(returned=len(rows), total=len(found)),
+        next=("get_organization",),
     )
 
 
@@ -87,7 +92,7 @@ async def get_organization(call: Call, ref: Ref) -> Answer:
 async def _environment(call: Call, conn: Any, path: str) -> dict[str, Any]:
     env = lookup.environments(call)[path]
     _, workspaces = await records.list_stacks(conn, call.org, env=path, limit=1)
-    visible = runs_visible(call)
+    visible = lookup.visible_runs(call)
     data = {
         "ref": path,
         "slug": env.slug,
@@ -100,14 +105,6 @@ async def _environment(call: Call, conn: Any, path: str) -> dict[str, Any]:
     if visible is not None:
         _, data["open_runs"] = await runs.list_runs(conn, call.org, env=path, open_only=True, limit=1, **visible)
     return data
-
-
-def runs_visible(call: Call) -> dict[str, Any] | None:
-    """The narrowing of `list_runs` to what the caller may see; None for nothing."""
-    far = reach(call.caller, call.front.toolset.tools["run_get"])
-    if far is Reach.NONE:
-        return None
-    return {} if far is Reach.ALL else {"requester": call.caller.principal.id}
 
 
 @CORE.tool("list_environments", _READ, title="List environments", paged=True)
@@ -134,44 +131,51 @@ async def get_environment(call: Call, ref: Ref) -> Answer:
     async with call.front.store.read() as conn:
         data = await _environment(call, conn, path)
         stacks, total = await records.list_stacks(conn, call.org, env=path, limit=50)
-        visible = runs_visible(call)
+        visible = lookup.visible_runs(call)
         waiting = (await runs.list_runs(conn, call.org, env=path, open_only=True, limit=20, **visible))[0] if visible is not None else []
     data["deployed"] = {"workspaces": [s.slug for s in stacks], "total": total}
     data["runs"] = [{"run_id": r.id, "type": r.type, "state": str(r.state), "workspace": r.stack_path} for r in waiting]
     data["approvals"] = [
         {"classes": [str(c) for c in r.classes] or ["every other"], "need": str(r.need)}
         for r in call.front.policy.rules
-        if all(r.matches(path, c) for c in r.classes) or not r.classes
+        if r.matches(path, r.classes[0] if r.classes else ChangeClass.UPDATE)
+    ]
+    data["floors"] = [
+        "what destroys asks at least a person, who types the name",
+        *(["every change asks at least a person other than the requester's: it is protected"] if data["protected"] else []),
     ]
     return Answer(text=f"environment {path}, {total} workspace(s)", data=data, next=("terraform_list_workspaces", "run_list"))
 
 
-@CORE.tool("search_tools", _READ, title="Search tools")
+@CORE.tool("search_tools", _READ, title="Search tools", paged=True)
 async def search_tools(call: Call, text: Annotated[str, Field(min_length=1, max_length=200)], server: str | None = None) -> Answer:
     """Search the tools the caller may use, listed or not, and show their arguments. Any tool found can be called by its name."""
     toolset = call.front.toolset
     if server is not None and server not in toolset.servers:
         raise InvalidArgument(f"no server {server[:40]!r}{lookup.nearest(server, toolset.servers)}", field="server")
     words = set(re.findall(r"[a-z0-9]+", text.lower()))
-    scored = []
-    for spec in toolset.tools.values():
-        if allowed(call.caller, spec) and (server is None or spec.server == server):
-            score = _score(spec, words)
-            if score > 0:
-                scored.append((-score, spec.name, spec))
-    found = [spec for *_, spec in sorted(scored)[:8]]
-    rows = [
-        {
-            "name": spec.name,
-            "server": spec.server,
-            "access": str(spec.access),
-            "description": spec.description,
-            "arguments": spec.input_schema,
-            "listed": listed(call.caller, spec),
-        }
-        for spec in found
-    ]
-    return Answer(text=f"{len(scored)} tool(s): {', '.join(s.name for s in found) or 'none'}", data={"tools": rows, "total": len(scored)})
+    mine = [spec for spec in toolset.tools.values() if allowed(call.caller, spec) and server in (None, spec.server)]
+    scored = sorted((-_score(spec, words), spec.name, spec) for spec in mine)
+    found = [spec for score, _, spec in scored if score < 0]
+    page = found[call.offset : call.offset + call.given.limit]
+    rows = [_tool(call, spec, in_full=place < IN_FULL) for place, spec in enumerate(page)]
+    return Answer(
+        text=f"{len(found)} tool(s): {', '.join(spec.name for spec in page) or 'none'}",
+        data={"tools": rows},
+        page=call.page(returned=len(rows), total=len(found)),
+    )
+
+
+def _tool(call: Call, spec: ToolSpec, *, in_full: bool) -> dict[str, Any]:
+    """The best ones with their schema, so that they can be called; of the others the names of what they take."""
+    return {
+        "name": spec.name,
+        "server": spec.server,
+        "access": str(spec.access),
+        "description": spec.description if in_full else spec.description.split(". ", 1)[0],
+        "arguments": spec.input_schema if in_full else list(spec.input_schema["properties"]),
+        "listed": listed(call.caller, spec),
+    }
 
 
 _SAME = {
@@ -208,7 +212,7 @@ async def read_artifact(
         row = await _readable(call, conn, artifact_id)
         data = await front.artifacts.read(conn, org=call.org, artifact_id=artifact_id)
     every = _lines(data)
-    part = every[from_ : from_ + lines]
+    part = _fitting(every[from_ : from_ + lines])
     end = from_ + len(part)
     body = {
         "artifact_id": artifact_id,
@@ -218,9 +222,20 @@ async def read_artifact(
         "lines": len(part),
         "total_lines": len(every),
         "next_from": end if end < len(every) else None,
-        "content": untrusted("\n".join(part), f"artifact {artifact_id}", limit=40_000),
+        "content": untrusted("\n".join(part), f"artifact {artifact_id}", limit=CHARACTERS),
     }
     return Answer(text=f"lines {from_} to {end} of {len(every)} of {row['kind']}", data=body)
+
+
+def _fitting(lines: list[str]) -> list[str]:
+    """As many whole lines as fit into an answer, and at least one, so that a reader always gets on."""
+    size, fitting = 0, 0
+    for line in lines:
+        size += len(line) + 1
+        if size > CHARACTERS and fitting:
+            break
+        fitting += 1
+    return lines[:fitting]
 
 
 def _lines(data: bytes) -> list[str]:

@@ -1,0 +1,156 @@
+"""The acting half of `runs`: start one, decide about it, cancel it, resume it, run it again."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from countersign.adapters.store import plans, records
+from countersign.adapters.store.runs import RunRow
+from countersign.core.errors import ApprovalExpired, FailedPrecondition, InvalidArgument
+from countersign.core.run import RUN_TYPES, Mode, RunState, RunType
+from mcp_front import lookup, receipts, shown
+from mcp_front.call import Call
+from mcp_front.domain import Access
+from mcp_front.envelope import Answer
+from mcp_front.starting import Digest, RunId, started
+from mcp_front.tools.runs.server import RUNS
+
+SOON = 1.0  # seconds a wish has to show in the run's row before it is answered
+
+
+@RUNS.tool("run_start", Access.WRITE, title="Start run", run=True)
+async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
+    """Start a run of a registered type. `type` is the name of the tool that starts such runs, `input` that tool's own arguments; its
+    right is needed as well. Answers with the run at once."""
+    if type not in RUN_TYPES or type not in call.front.toolset.tools:
+        raise InvalidArgument(f"no run type {type[:60]!r}{lookup.nearest(type, RUN_TYPES)}", field="type")
+    spec = call.tool_named(type)
+    common = sorted(set(input) & spec.common)
+    if common:
+        raise InvalidArgument(f"give {common[0]} beside input, not in it", field=f"input.{common[0]}")
+    try:
+        own, _ = spec.validated(input)
+    except InvalidArgument as wrong:
+        raise InvalidArgument(wrong.message, field=f"input.{wrong.field}", next=wrong.next) from None
+    return await spec.function(replace(call, tool=spec), **own)
+
+
+@RUNS.tool("run_approve", Access.DECIDE, title="Approve run")
+async def run_approve(
+    call: Call,
+    run_id: RunId,
+    plan_digest: Digest,
+    comment: Annotated[str | None, Field(max_length=2000)] = None,
+    confirm_name: Annotated[str | None, Field(max_length=255)] = None,
+) -> Answer:
+    """Approve the plan of a run, named by its digest, so that exactly this plan is applied. Where it destroys, `confirm_name` is the
+    name typed out. Recorded in the caller's name."""
+    async with call.front.store.read() as conn:
+        run = await lookup.run_for(call, conn, run_id)
+    _decidable(run)
+    await call.front.gateway.approve(call.caller, run, digest=plan_digest, comment=comment, confirm_name=confirm_name)
+    return await shown.answer(call, run)
+
+
+@RUNS.tool("run_reject", Access.DECIDE, title="Reject run")
+async def run_reject(call: Call, run_id: RunId, reason: Annotated[str, Field(min_length=1, max_length=2000)]) -> Answer:
+    """Reject a run before anything changed. It ends; the reason is recorded and shown to whoever asked."""
+    async with call.front.store.read() as conn:
+        run = await lookup.run_for(call, conn, run_id)
+    if run.state in (RunState.APPROVED, RunState.APPLYING, RunState.VERIFYING, RunState.CANCELING):
+        raise FailedPrecondition(f"too late to reject: the run is {run.state}", next=["run_cancel"], details={"run_id": run.id})
+    _decidable(run)
+    await call.front.gateway.reject(call.caller, run, reason=reason)
+    return await shown.answer(call, run)
+
+
+def _decidable(run: RunRow) -> None:
+    if run.state is RunState.EXPIRED:
+        raise ApprovalExpired(
+            "the time to approve this plan is over; a new run makes a new plan", next=["run_rerun"], details={"run_id": run.id}
+        )
+    if run.ended:
+        raise FailedPrecondition(f"the run has ended: {run.state}", next=["run_get"], details={"run_id": run.id})
+
+
+@RUNS.tool("run_cancel", Access.WRITE, title="Cancel run", carried=True)
+async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Field(max_length=500)] = None, force: bool = False) -> Answer:
+    """Cancel a run. Before apply nothing is changed; an apply is interrupted once, saves its state and tells its partial result.
+    `force` only after the grace period of a first cancel."""
+    arguments = {"run_id": run_id, "reason": reason, "force": force}
+    async with call.front.store.read() as conn:
+        run = await lookup.run_for(call, conn, run_id)
+    if await receipts.replayed(call, arguments) is not None:
+        return await shown.answer(call, run, replayed=True)
+    if run.ended:
+        raise FailedPrecondition(f"the run has ended already: {run.state}", next=["run_get"], details={"run_id": run.id})
+    if force and run.state is not RunState.CANCELING:
+        raise FailedPrecondition("force is for a run that is canceling and does not end; cancel it without first", field="force")
+    if call.given.dry_run:
+        return await shown.answer(call, run, warnings=("a dry run: nothing was canceled",))
+    before = run.cursor
+    await call.front.gateway.cancel(call.caller, run, reason=reason or call.given.message or "", force=force)
+    run = await call.front.gateway.wait(call.org, run.id, lambda now: now.cursor > before, seconds=SOON)
+    return await receipts.kept(call, arguments, await shown.answer(call, run))
+
+
+@RUNS.tool("run_resume", Access.WRITE, title="Resume run", run=True)
+async def run_resume(call: Call, run_id: RunId) -> Answer:
+    """Resume an interrupted run, or one that needs an operator: it looks at the evidence first. A partly applied run is finished by a
+    new, linked run with its own plan."""
+    async with call.front.store.read() as conn:
+        run = await lookup.run_for(call, conn, run_id)
+    call.tool_named(run.type)  # who resumes a run has it started
+    if run.state is RunState.PARTIALLY_APPLIED:
+        return await _again(call, run, {**run.request, "resumes": run.id})
+    if run.ended:
+        raise FailedPrecondition(f"the run ended cleanly: {run.state}", next=["run_rerun"], details={"run_id": run.id})
+    if call.given.dry_run:
+        return await shown.answer(call, run, warnings=("a dry run: nothing was resumed",))
+    if run.state in (RunState.NEEDS_OPERATOR, RunState.INTERRUPTED):
+        await call.front.gateway.resume(call.caller, run)
+    else:
+        # Open, and perhaps without a workflow because Temporal was away or somebody terminated it there.
+        await call.front.gateway.ensure_started(run, again=True)
+    return await started(call, run)
+
+
+@RUNS.tool("run_rerun", Access.WRITE, title="Run again", run=True)
+async def run_rerun(call: Call, run_id: RunId, refresh_inputs: bool = False) -> Answer:
+    """Start a new run from the inputs of an ended one, or with `refresh_inputs` from today's: a new plan, a new approval."""
+    async with call.front.store.read() as conn:
+        run = await lookup.run_for(call, conn, run_id)
+    call.tool_named(run.type)
+    if not run.ended:
+        raise FailedPrecondition(f"the run is still open: {run.state}", next=["run_get", "run_cancel"], details={"run_id": run.id})
+    request = {**run.request, "rerun_of": run.id}
+    warnings: tuple[str, ...] = ()
+    if refresh_inputs:
+        request.pop("commit", None)
+    else:
+        async with call.front.store.read() as conn:
+            plan = await plans.get_plan(conn, run.org, run.id)
+        if plan is not None and plan.inputs.get("commit"):
+            request["commit"] = plan.inputs["commit"]
+        else:
+            warnings = ("the inputs of that run cannot be frozen: the workspace is a folder, which is planned as it is now",)
+    return await _again(call, run, request, warnings=warnings)
+
+
+async def _again(call: Call, run: RunRow, request: Mapping[str, Any], *, warnings: tuple[str, ...] = ()) -> Answer:
+    """A new run of the same type, linked to the old one by its request."""
+    async with call.front.store.read() as conn:
+        stack = await records.get_stack(conn, call.org, run.stack_id)
+    dry = call.given.dry_run and run.changes
+    begun = await call.front.gateway.start(
+        call.caller,
+        RunType(name=run.type, engine=run.engine, mode=run.mode),
+        stack.config,
+        {**request, "destroy": True} if dry and run.mode is Mode.DESTROY else request,
+        key=call.given.idempotency_key,
+        message=call.given.message,
+        mode=Mode.SPECULATIVE if dry else None,
+    )
+    return await started(call, begun.run, replayed=begun.replayed, warnings=warnings)

@@ -1,0 +1,5 @@
+"""The server that the tools of runs belong to."""
+
+from mcp_front.domain import Domain
+
+RUNS = Domain("runs")
