@@ -71,9 +71,8 @@ check-imports: venv-dev
 check-texts: venv-dev
 	@$(BIN)/python tools/check_texts.py
 
-bench: venv-dev packages tools ## measure what docs/targets.md promises; nothing else runs it
-	@if ls tests/bench/bench_*.py >/dev/null 2>&1; then $(PYTEST) -s -o python_files='bench_*.py' tests/bench; \
-	  else echo "No benchmark yet: there is no tests/bench/bench_*.py."; fi
+bench: venv-dev packages ## measure what docs/targets.md promises, beside the raw tool (BENCH="--only reading --repeat 5")
+	@$(BIN)/python -m tests.bench $(BENCH)
 
 tools: ## build the pinned servers that tests need from source, once per machine
 	@tools/build.sh "$(CACHE)"
