@@ -16,12 +16,12 @@ from rich.text import Text
 
 from countersign.adapters.process import find_executable
 from countersign.adapters.settings import Settings
-from countersign.adapters.store.database import SCHEMA_HEAD
 from countersign.cli import embedded_temporal
 from countersign.cli.exits import Exit
 from countersign.cli.ground import held, ports_of, taken
 from countersign.cli.output import console, emit, safe
 from countersign.cli.parts import WORKER_READY, http_status
+from countersign.cli.schema import recorded, versions
 from countersign.cli.service import engines
 from countersign.cli.session import KEY_FILE, stacks_folder
 
@@ -164,25 +164,21 @@ def folder(data: Path) -> list[Finding]:
 
 
 def schema(settings: Settings) -> Finding:
+    newest = versions()[-1]
     if settings.database is not None:
         return note("schema", "a database of your own; each part looks at its version when it starts")
     file = settings.data / "countersign.db"
     if not file.exists():
-        return ok("schema", f"none yet; {SCHEMA_HEAD} will be made")
+        return ok("schema", f"none yet; {newest} will be made")
     try:
-        connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-        try:
-            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        finally:
-            connection.close()
+        version = recorded(file)
     except sqlite3.Error as broken:
         return missing("schema", f"{file} cannot be read: {broken}", "restore it from a backup, or name another folder with --data")
-    version = str(row[0]) if row else "unknown"
-    if version == SCHEMA_HEAD:
-        return ok("schema", version)
-    if version < SCHEMA_HEAD:
-        return note("schema", f"{version}, older than {SCHEMA_HEAD}", "the next `countersign up` brings it up to date")
-    return missing("schema", f"{version}, newer than {SCHEMA_HEAD}", "run the newer Countersign, or name another folder with --data")
+    if version == newest:
+        return ok("schema", newest)
+    if version in versions():
+        return note("schema", f"{version}, older than {newest}", "the next `countersign up` brings it up to date")
+    return missing("schema", f"{version}, newer than {newest}", "run the newer Countersign, or name another folder with --data")
 
 
 def disk(data: Path) -> Finding:

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -81,11 +80,11 @@ def tell_error(error: CountersignError, *, as_json: bool) -> None:
 
 def fail(error: CountersignError, *, as_json: bool = False) -> NoReturn:
     tell_error(error, as_json=as_json)
-    raise typer.Exit(int(of_error(error)))
+    raise SystemExit(int(of_error(error)))
 
 
 def leave(code: Exit) -> NoReturn:
-    raise typer.Exit(int(code))
+    raise SystemExit(int(code))
 
 
 def is_terminal() -> bool:

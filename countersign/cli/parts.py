@@ -20,7 +20,7 @@ def parts_of(settings: Settings) -> list[Part]:
     """In the order in which they are started: what the others wait for comes first."""
     env, logs = child_environment(settings), settings.data / "logs"
     # -P: the folder `up` was called in must not shadow modules.
-    ours = (sys.executable, "-P", "-m", "countersign.cli.main")
+    ours = (sys.executable, "-P", "-m", "countersign.cli.part")
     made: list[Part] = []
     prepare: tuple[str, ...] = ()
     if settings.embedded_temporal:
@@ -54,7 +54,7 @@ def parts_of(settings: Settings) -> list[Part]:
         # It stores states until the worker has let go of everything that writes one.
         Part(
             name="state",
-            argv=(*ours, "state"),
+            argv=(*ours, "state", "--local-key"),
             env=env,
             log=logs / "state.log",
             ready=_answers(settings.host, settings.state_port, "/readyz"),

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from countersign.adapters.process import Detached, find_executable
 from countersign.adapters.settings import Settings
+from countersign.cli import schema
 from countersign.cli.ground import Ground, check_ports, prepare_folder
 from countersign.cli.parts import WORKER_READY, fresh_logs, parts_of
+from countersign.cli.session import KEY_FILE
 from countersign.cli.supervisor import Ended, Ready, Supervisor
 from countersign.core.errors import FailedPrecondition
 
@@ -50,15 +52,11 @@ async def running(settings: Settings, *, tell: Tell, leaving: Leaving, hurry: as
 
     `leaving` gets the runs whose apply goes on when the parts are told to end; `hurry` cuts short the wait for them.
     """
-    from countersign.cli.store import local_key, opened
-
     begun = time.monotonic()
     os.umask(0o077)
     prepare_folder(settings.data)
     with Ground(settings.data) as ground:
-        if settings.database is not None or (settings.data / "countersign.db").exists():
-            async with opened(settings):
-                pass  # refuses what a newer version wrote
+        await _known(settings)
         check_engine(settings)
         parts = parts_of(settings)
         await ground.end_leftovers()
@@ -68,12 +66,20 @@ async def running(settings: Settings, *, tell: Tell, leaving: Leaving, hurry: as
         supervisor = Supervisor(parts, cwd=Path.cwd(), tell=tell, moved=lambda pids: ground.write(front=settings.front_url, children=pids))
         try:
             await supervisor.start()
-            async with opened(settings) as store:
-                key_file = await local_key(settings, store)
-            yield Service(settings=settings, supervisor=supervisor, key_file=key_file, begun=begun)
+            yield Service(settings=settings, supervisor=supervisor, key_file=settings.data / KEY_FILE, begun=begun)
         finally:
             await _ended(settings, supervisor, leaving, hurry)
             ground.clear()
+
+
+async def _known(settings: Settings) -> None:
+    """Bring an older store up to date, alone. Raises FailedPrecondition for what a newer version wrote, and leaves it alone."""
+    if schema.standing(settings) in (schema.Standing.NONE, schema.Standing.CURRENT):
+        return
+    from countersign.cli.store import opened
+
+    async with opened(settings):
+        pass
 
 
 async def _ended(settings: Settings, supervisor: Supervisor, leaving: Leaving, hurry: asyncio.Event) -> None:

@@ -19,7 +19,7 @@ EVERY = 0.02  # seconds between two tries to reach a Temporal that starts
 PATIENCE = 1000  # tries
 
 
-async def worker(settings: "Settings", *, prepare_temporal: bool) -> Exit:
+async def worker(settings: "Settings", *, prepare_temporal: bool = False) -> Exit:
     from countersign.worker import main
 
     _logged()
@@ -30,16 +30,22 @@ async def worker(settings: "Settings", *, prepare_temporal: bool) -> Exit:
     return Exit.OK
 
 
-async def state(settings: "Settings") -> Exit:
+async def state(settings: "Settings", *, local_key: bool = False) -> Exit:
+    """`local_key`: also write the key of whoever runs this. It is the part that has the store loaded soonest."""
     from countersign.state_api import main
 
     _logged()
     await _migrated(settings)
+    if local_key:
+        from countersign.cli import store
+
+        async with store.opened(settings) as opened:
+            await store.local_key(settings, opened)
     await main.serve(settings)
     return Exit.OK
 
 
-async def front(settings: "Settings", *, stdio: bool) -> Exit:
+async def front(settings: "Settings", *, stdio: bool = False) -> Exit:
     from mcp_front import main
 
     _logged()
@@ -49,10 +55,14 @@ async def front(settings: "Settings", *, stdio: bool) -> Exit:
 
 
 async def _migrated(settings: "Settings") -> None:
-    from countersign.cli.store import opened
+    from countersign.cli import schema
 
-    async with opened(settings):
-        pass
+    async with schema.locked(settings.data):
+        if schema.standing(settings) is schema.Standing.CURRENT:
+            return
+        from countersign.adapters.store.database import Store
+
+        await (await Store.open(settings.database_url)).close()
 
 
 async def _prepared(settings: "Settings") -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from countersign.cli.exits import Exit
-from countersign.cli.output import fail, leave
 from countersign.core.errors import CountersignError, Unauthenticated
 from countersign.core.principal import Kind, Principal
 
@@ -29,10 +28,16 @@ def run(work: Coroutine[Any, Any, Exit], *, as_json: bool = False) -> NoReturn:
     try:
         code = asyncio.run(work)
     except CountersignError as error:
-        fail(error, as_json=as_json)
+        _fail(error, as_json=as_json)
     except KeyboardInterrupt:
-        leave(Exit.INTERRUPTED)
-    leave(code)
+        code = Exit.INTERRUPTED
+    raise SystemExit(int(code))
+
+
+def _fail(error: CountersignError, *, as_json: bool = False) -> NoReturn:
+    from countersign.cli.output import fail  # what draws is not loaded where nothing is drawn
+
+    fail(error, as_json=as_json)
 
 
 def settings_of(data: Path | None, **overrides: Any) -> "Settings":
@@ -45,7 +50,7 @@ def settings_of(data: Path | None, **overrides: Any) -> "Settings":
     try:
         settings = load(data.expanduser().absolute() if data else None)
     except CountersignError as error:
-        fail(error)
+        _fail(error)
     given = {name: value for name, value in overrides.items() if value is not None}
     if data is not None:
         given["data"] = data.expanduser().absolute()

@@ -1,7 +1,5 @@
 """Opening the store from the command line, by several processes at once and with a key for whoever runs them."""
 
-import asyncio
-import fcntl
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,23 +9,17 @@ from pathlib import Path
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.keys import create_key, find_key
+from countersign.cli.schema import locked
 from countersign.cli.session import KEY_FILE, local_person
 from countersign.core.errors import FailedPrecondition
 from countersign.core.principal import Principal
 
-LOCK = "store.lock"
-
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Store]:
-    """The store, its schema made or migrated first. All parts start at the same time, and only one of them may do that."""
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(settings.data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+    """The store, its schema made or migrated first."""
+    async with locked(settings.data):
         store = await Store.open(settings.database_url)
-    finally:
-        os.close(fd)
     try:
         yield store
     finally:

@@ -16,7 +16,7 @@ from countersign.core.errors import Unavailable
 FIRST_DELAY = 0.2  # seconds before a part that ended is started again; doubled each time
 LONGEST_DELAY = 30.0
 HEALTHY = 30.0  # seconds of life after which its earlier ends are forgotten
-LOOK = 0.02  # seconds between two looks whether a part is ready
+LOOK = 0.03  # seconds between two looks whether a part is ready
 STOP_GRACE = 10.0
 TAIL = 12  # lines of a log that are told
 
