@@ -7,25 +7,27 @@ a credential. Whoever authors configuration can still read what the stack's cred
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
-from urllib.parse import quote, quote_plus
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from urllib.parse import quote
 
 HIDDEN = "(redacted)"
 SHORTEST = 6  # characters; shorter "secrets" occur everywhere, and hiding them would tell more than it hides
 LINE_SHORTEST = 12  # characters of a line of a multi-line secret that is hidden by itself
 _FEW = 200  # up to here one regular expression is faster than the scan
 
-# Terminal sequences go as a whole, so that "\x1b[31mred" leaves "red" and not "[31mred".
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[@-Z\\-_])")
+# Terminal sequences go as a whole, so that "\x1b[31mred" leaves "red" and not "[31mred". Those that carry a text (titles, links)
+# lose their ends and keep the text: else two names of somebody's choice would hide what stands between them.
+_ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]")
 INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff\U0001d173-\U0001d17a\ud800-\udfff\ue000-\uf8ff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]"
 )
 
 _SHAPES = re.compile(
     "|".join(
         (
-            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)",
+            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
             r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # JSON web tokens
             r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
             r"\bAIza[A-Za-z0-9_-]{35}",
@@ -45,8 +47,8 @@ _SHAPES = re.compile(
 )
 _USERINFO = re.compile(r"(://)[^/\s:@\"'\\]*:[^/\s@\"'\\]+(@)")
 _SECRET_NAME = re.compile(
-    r"(?:^|[_.\-\]])(?:password|passwd|passphrase|pwd|secret|secrets|token|tokens|api_?key|private_?key|access_?key|secret_?key|account_?key"
-    r"|client_?secret|credential|credentials|connection_?string|kubeconfig|auth|authorization)(?:_(?:base64|b64|pem|data|string|json|value))?$",
+    r"(?:^|[_.\-\]])(?:(?:password|passwd|passphrase|pwd|secret|token|api_?key|private_?key|access_?key|secret_?key|account_?key"
+    r"|client_?secret|credential|connection_?string|kubeconfig)s?|auth|authorization)(?:_(?:base64|b64|pem|data|string|json|value))?\Z",
     re.IGNORECASE,
 )
 
@@ -59,7 +61,7 @@ def clean_text(text: str) -> str:
 
 def clean_line(text: str) -> str:
     """The same on one line: for names, addresses and summaries."""
-    return " ".join(clean_text(text).replace("\n", " ").replace("\t", " ").split(" ")).strip()
+    return clean_text(text).replace("\n", " ").replace("\t", " ").strip()
 
 
 def cut(text: str, limit: int = 256) -> str:
@@ -108,12 +110,17 @@ class Redactor:
         return _USERINFO.sub(rf"\1{HIDDEN}\2", _SHAPES.sub(HIDDEN, text))
 
     def line(self, text: str, limit: int = 256) -> str:
-        """One clean, redacted line of at most `limit` characters. Redacted twice: hidden characters may have split a secret."""
-        return cut(self.text(clean_line(self.text(text))), limit)
+        """One clean, redacted line of at most `limit` characters."""
+        return cut(self._cleaned(self.lines(text), clean_line), limit)
 
     def lines(self, text: str) -> str:
         """The same for a text of many lines, uncut."""
-        return self.text(clean_text(self.text(text)))
+        return self._cleaned(self.text(text), clean_text)
+
+    def _cleaned(self, redacted: str, clean: Callable[[str], str]) -> str:
+        """Redacted again where cleaning took something away: it may have split a secret."""
+        cleaned = clean(redacted)
+        return redacted if cleaned == redacted else self.text(cleaned)
 
     def value(self, value: object) -> object:
         """A JSON value with the same shape: texts and keys redacted, and hidden wholly below a name that looks secret."""
@@ -121,7 +128,7 @@ class Redactor:
             return self.text(value)
         if isinstance(value, Mapping):
             return {
-                self.text(str(key)): HIDDEN if looks_secret(str(key)) and item not in (None, True, False) else self.value(item)
+                self.text(str(key)): HIDDEN if looks_secret(str(key)) and not _harmless(item) else self.value(item)
                 for key, item in value.items()
             }
         if isinstance(value, list | tuple):
@@ -142,19 +149,42 @@ class Redactor:
         return "".join((*out, text[begin:]))
 
 
-def _forms(secret: str) -> Iterable[str]:
-    """How a secret may be spelled: as it is, in JSON (also Go's), in a URL, in base64 at any offset, line by line."""
-    pieces = [secret, *(line for line in map(str.strip, secret.splitlines()) if len(line) >= LINE_SHORTEST)]
-    for piece in pieces:
-        wide, narrow = json.dumps(piece, ensure_ascii=False)[1:-1], json.dumps(piece)[1:-1]
-        yield from (piece, wide, narrow, quote(piece, safe=""), quote_plus(piece))
-        for escaped in (wide, narrow):
-            yield escaped.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-            yield json.dumps(escaped)[1:-1]  # a JSON document inside a JSON string
-    data = secret.encode(errors="surrogatepass")
+def _harmless(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+# What encoders of URLs leave as it is: everything strict, paths, encodeURIComponent, Go's paths and user names.
+_LEFT_ALONE = ("", "/", "!'()*", "$&+=:@", "$&+,;=")
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """How a secret may be spelled: as it is, in JSON (also Go's, also twice), in a URL, in base64 at any offset, line by line."""
+    for piece in (secret, *(line for line in map(str.strip, secret.splitlines()) if len(line) >= LINE_SHORTEST)):
+        yield piece
+        for once in set(_in_json(piece)):
+            yield from (once, *_in_json(once))
+        for safe in _LEFT_ALONE:
+            quoted = quote(piece, safe=safe, errors="surrogatepass")
+            for spelled in (quoted, re.sub("%..", lambda hexadecimal: hexadecimal.group().lower(), quoted)):
+                yield from (spelled, spelled.replace("%20", "+"))
+    yield from _in_base64(secret.encode(errors="surrogatepass"))
+
+
+def _in_json(text: str) -> Iterator[str]:
+    for ascii_only in (False, True):
+        written = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        yield written
+        for letter in "<>&\u2028\u2029":  # Go escapes these too
+            written = written.replace(letter, f"\\u{ord(letter):04x}")
+        yield written
+
+
+def _in_base64(data: bytes) -> Iterator[str]:
     for offset in range(3):
         encoded = base64.b64encode(b"\0" * offset + data).decode().rstrip("=")
         # The first and the last digit mix with the neighbours' bits.
         inner = encoded[(0, 2, 3)[offset] : len(encoded) - (1 if (offset + len(data)) % 3 else 0)]
-        if len(inner) >= SHORTEST:
-            yield from (inner, inner.replace("+", "-").replace("/", "_"))
+        yield from (inner, inner.replace("+", "-").replace("/", "_"))
+    for width in (57, 48):  # bytes of a line of 76 or 64 digits, where it is written in lines
+        whole = range(0, len(data) - width + 1, width)
+        yield from (base64.b64encode(data[at : at + width]).decode() for at in whole)
