@@ -19,8 +19,8 @@ from countersign.adapters.process import Detached, Hold, Lines, supervise, tail_
 from countersign.adapters.terraform import bundle
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
-from countersign.adapters.terraform.planning import Surroundings
-from countersign.adapters.terraform.workspace import short_folder
+from countersign.adapters.terraform.session import Surroundings
+from countersign.adapters.terraform.workspace import remove_short, short_folder
 from countersign.core.engine import ApplyJob, Beat, Outcome
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, ProviderError, Unavailable
 from countersign.core.model import Payload
@@ -116,7 +116,7 @@ class Attempts:
             credential=credential,
             state=job.state,
         )
-        commands = Commands(executable=executable)
+        commands = self.around.commands(executable)
         if not await asyncio.to_thread(self.around.pool.link_providers, meta.warm_key, work):
             await self._initialise(commands, work, folder, environment, hold)
         await hold.launch(commands.apply(folder / "bundle" / bundle.PLAN), cwd=work, env=environment)
@@ -363,8 +363,8 @@ def _remove(folder: Path) -> None:
 
 def _remove_temporary(folder: Path) -> None:
     noted = _noted(folder)
-    if noted is not None and Path(noted.temporary).name.startswith("cs-"):
-        shutil.rmtree(noted.temporary, ignore_errors=True)
+    if noted is not None:
+        remove_short(Path(noted.temporary))
 
 
 def _clear(folder: Path) -> None:

@@ -15,11 +15,15 @@ from countersign.core.errors import FailedPrecondition, InvalidArgument, NotFoun
 from countersign.core.redaction import clean_line
 
 OVERRIDE = "zzz_countersign_override.tf"
+OURS = "zzz_countersign_override."  # begins every name that could stand for, or hide, the file above
 LOCK_FILE = ".terraform.lock.hcl"
 FILES = 10_000
 SIZE = 64 << 20  # bytes of all files
-_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-_IGNORED = frozenset({".git", ".hg", ".svn", ".DS_Store", "__pycache__"})
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+# Left where they are: what tools keep beside a source, an earlier init of somebody else's included.
+_IGNORED = frozenset({".git", ".hg", ".svn", ".DS_Store", "__pycache__", ".terraform"})
+# Tests, mocks and queries are no part of a plan, yet init would fetch the modules they name.
+_NOT_PLANNED = re.compile(r".*\.(?:tftest|tofutest|tfmock|tofumock|tfquery|tofuquery)\.(?:hcl|json)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ def read_tree(root: Path, name: str) -> Tree:
 
 def _folder(root: Path, name: str) -> Path:
     parts = name.split("/")
-    if not all(_PART.match(part) for part in parts):
+    if not all(_PART.fullmatch(part) for part in parts):
         raise InvalidArgument(
             f"{clean_line(name)[:100]!r} is no name of a stack's folder; write it like `network/prod`, without `..`", field="source.path"
         )
@@ -86,15 +90,18 @@ def _folder(root: Path, name: str) -> Path:
 def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
     for entry in sorted(folder.iterdir()):
         relative = entry.relative_to(root).as_posix()
-        if entry.name in _IGNORED:
+        if entry.name in _IGNORED or _NOT_PLANNED.fullmatch(entry.name):
             continue
-        if entry.name == ".terraform" or ".tfstate" in entry.name:
+        if ".tfstate" in entry.name:
             raise FailedPrecondition(
-                f"the source contains {clean_line(relative)}: init would try to take over that state; remove it and keep it out of the folder",
+                f"the source contains {clean_line(relative)}, and what is in that state would be made again: move it into the stack "
+                "with `terraform state push`, and the file out of the folder",
                 field="source",
             )
-        if entry.name == OVERRIDE:
-            raise FailedPrecondition(f"the source contains {OVERRIDE}, a name Countersign uses itself; remove it", field="source")
+        if entry.name.startswith(OURS):
+            raise FailedPrecondition(
+                f"the source contains {clean_line(relative)}, a name Countersign uses itself; rename it", field="source"
+            )
         if entry.is_symlink():
             target = entry.resolve()
             if not target.is_relative_to(root) or not target.is_file():

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from countersign.adapters.terraform.applying import Attempts
-from countersign.adapters.terraform.environment import write_cli_config
+from countersign.adapters.terraform.environment import absolute_only, write_cli_config
 from countersign.adapters.terraform.executable import Executable, resolve
-from countersign.adapters.terraform.planning import Planning, Surroundings
+from countersign.adapters.terraform.planning import make_plan
+from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
 from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned
@@ -19,7 +20,8 @@ class TerraformEngine:
 
     `stacks_root` is the folder of stacks; `work_root` and `attempts_root` are ours (0700), the latter on a disk that outlives
     the worker. `mac_key` keys the fingerprints in plans: one per deployment, `mac_kid` names it. `search_path` is a PATH;
-    `environment` is passed to every child as it is. `grace_seconds` lie between the one SIGINT and SIGKILL of an apply.
+    `environment` is passed to every child as it is. `grace_seconds` lie between the one SIGINT and SIGKILL of an apply;
+    `lock_seconds` is how long a plan or apply waits for the lock of the state.
     """
 
     name = "terraform"
@@ -42,7 +44,10 @@ class TerraformEngine:
         environment: Mapping[str, str] | None = None,
         go_settings: Mapping[str, str] | None = None,
         grace_seconds: float = 1800.0,
+        lock_seconds: int = 30,
     ) -> None:
+        work_root, attempts_root = work_root.absolute(), attempts_root.absolute()  # children work elsewhere
+        search_path = absolute_only(search_path)
         for folder in (work_root, attempts_root):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         cli_config = work_root / "engine.tfrc"
@@ -51,7 +56,7 @@ class TerraformEngine:
         self._search_path = search_path
         self._builds: dict[str, str] = {}  # identity of an executable → its build, learnt from its plans
         self._around = Surroundings(
-            stacks_root=stacks_root,
+            stacks_root=stacks_root.absolute(),
             work_root=work_root / "stacks",
             search_path=search_path,
             cli_config=cli_config,
@@ -60,6 +65,7 @@ class TerraformEngine:
             macs=Macs(key=mac_key, kid=mac_kid),
             reader=Reader(work_root / "declared"),
             pool=WarmPool(work_root / "warm"),
+            lock_seconds=lock_seconds,
         )
         self._attempts = Attempts(root=attempts_root, around=self._around, grace=grace_seconds)
 
@@ -75,7 +81,7 @@ class TerraformEngine:
         """
         executable = self.executable(job.stack.engine)
         build = self._builds.get(executable.identity)
-        planned = await Planning(job, beat, executable=executable, around=self._around, build=build).run()
+        planned = await make_plan(job, beat, executable=executable, around=self._around, build=build)
         self._builds[executable.identity] = planned.plan.engine_build
         return planned
 

@@ -5,6 +5,7 @@ nothing else; `TF_CLI_ARGS`, `TF_VAR_…`, `TF_LOG` and the like of whoever star
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from countersign.adapters.process import MARKER
 from countersign.core.engine import Reveal, StateAccess
 from countersign.core.errors import InvalidArgument
 
-_NAME = re.compile(r"^[A-Z][A-Z0-9_]{0,127}$")
-_RESERVED = re.compile(r"^(?:TF_|LD_|PYTHON|GIT_|BASH|COUNTERSIGN_|GODEBUG$|GOTRACEBACK$|PATH$|HOME$|TMPDIR$|IFS$|ENV$|SHELL$)")
+_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,127}")
+_RESERVED = re.compile(r"(?:TF_|LD_|PYTHON|GIT_|BASH|COUNTERSIGN_|GODEBUG$|GOTRACEBACK$|PATH$|HOME$|TMPDIR$|IFS$|ENV$|SHELL$)")
+_RETRIES = {"TF_HTTP_RETRY_MAX": "4", "TF_HTTP_RETRY_WAIT_MIN": "1", "TF_HTTP_RETRY_WAIT_MAX": "8"}  # tries at 0, 1, 3, 7 and 15 seconds
+_NO_SECRET = re.compile(r".*_(?:REGION|ZONE|LOCATION|PROJECT|PROJECT_ID|REGION_NAME)")
 
 
 def child_environment(
@@ -49,9 +52,7 @@ def child_environment(
             "TF_HTTP_UNLOCK_ADDRESS": state.address,
             "TF_HTTP_USERNAME": state.username,
             "TF_HTTP_PASSWORD": state.password,
-            "TF_HTTP_RETRY_MAX": "4",
-            "TF_HTTP_RETRY_WAIT_MIN": "1",
-            "TF_HTTP_RETRY_WAIT_MAX": "8",
+            **_RETRIES,
         }
     return environment
 
@@ -64,27 +65,37 @@ async def credential_environment(slug: str | None, reveal: Reveal) -> dict[str, 
         values = json.loads(await reveal(slug))
     except ValueError:
         values = None
-    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+    if not isinstance(values, dict) or not all(isinstance(v, str) and "\0" not in v for v in values.values()):
+        hint = f"set it again with `countersign secret set {slug}`"
         raise InvalidArgument(
-            f"the credential {slug} must be a JSON object of environment variables, each a text; set it again with `countersign secret set {slug}`",
-            field="credential",
+            f"the credential {slug} must be a JSON object of environment variables, each a text; {hint}", field="credential"
         )
     for name in values:
-        if not _NAME.match(name) or _RESERVED.match(name):
+        if not _NAME.fullmatch(name) or _RESERVED.match(name):
             raise InvalidArgument(
                 f"the credential {slug} sets the variable {name[:64]!r}, which is not one a provider reads; remove it", field="credential"
             )
     return values
 
 
+def secrets_of_credential(credential: Mapping[str, str]) -> frozenset[str]:
+    """What of a credential is hidden: all of it but where it leads to, or every address in a plan would lose its region."""
+    return frozenset(value for name, value in credential.items() if not _NO_SECRET.fullmatch(name))
+
+
+def absolute_only(search_path: str) -> str:
+    """`search_path` without entries that mean the working folder: that one holds the configuration, which must not bring commands."""
+    return ":".join(entry for entry in search_path.split(":") if entry.startswith("/"))
+
+
 def write_cli_config(path: Path, *, mirror: Path | None) -> None:
     """Our own CLI configuration: no credentials, and with a mirror no registry is asked. It must exist, or the engines warn."""
     text = "disable_checkpoint = true\n"
     if mirror is not None:
-        quoted = json.dumps(str(mirror.absolute())).replace("${", "$${").replace("%{", "%%{")
+        quoted = json.dumps(str(mirror.absolute()), ensure_ascii=False).replace("${", "$${").replace("%{", "%%{")
         text += f"provider_installation {{\n  filesystem_mirror {{\n    path = {quoted}\n  }}\n}}\n"
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(text)
         temporary.replace(path)

@@ -18,9 +18,8 @@ from countersign.core.digests import digest_of
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 
 # A resource address, or a prefix of one; it must not look like an option or another argument.
-_ADDRESS = re.compile(
-    r'^(?:[A-Za-z_][\w-]*)(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?(?:\.[A-Za-z_][\w-]*(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\.)*")\])?)*$'
-)
+_STEP = r'[A-Za-z_][\w-]*(?:\[(?:\d+|"(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*")\])?'
+_ADDRESS = re.compile(rf"{_STEP}(?:\.{_STEP})*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,7 @@ class Commands:
     """argv of every command we use. Nothing here is secret: secrets go by files and environment."""
 
     executable: Executable
+    lock_seconds: int = 30  # how long a command waits for the state's lock
 
     def init(self, *, backend: bool = True) -> list[str]:
         # Always readonly: a lock file that would change is a configuration that was never locked.
@@ -85,7 +85,7 @@ class Commands:
 
     def plan(self, *, out: Path, var_file: Path | None, destroy: bool, targets: Sequence[str], lock: bool) -> list[str]:
         for target in targets:
-            if not _ADDRESS.match(target):
+            if not _ADDRESS.fullmatch(target):
                 raise InvalidArgument(f'{target[:100]!r} is no resource address; write it as `module.a.type.name["key"]`', field="targets")
         return self._argv(
             "plan",
@@ -96,7 +96,7 @@ class Commands:
             var_file=var_file,
             destroy=IsFlagged if destroy else None,
             lock=None if lock else False,
-            lock_timeout="30s" if lock else None,
+            lock_timeout=f"{self.lock_seconds}s" if lock else None,
             target=list(targets),
         )
 
@@ -104,7 +104,7 @@ class Commands:
         return self._argv("show", str(plan), json=IsFlagged)
 
     def apply(self, plan: Path) -> list[str]:
-        return self._argv("apply", str(plan), input=False, json=IsFlagged, lock_timeout="30s")
+        return self._argv("apply", str(plan), input=False, json=IsFlagged, lock_timeout=f"{self.lock_seconds}s")
 
     def validate(self) -> list[str]:
         return self._argv("validate", json=IsFlagged)

@@ -1,24 +1,29 @@
 """Reading configuration without running it, for `core.terraform.source` to judge.
 
-Parsing is slow and what a file declares depends on its bytes alone, so it is kept by content, in memory and on disk. What
-python-hcl2 cannot read is left to the caller: either the engine says what is wrong with it, or it is refused.
+What a file declares depends on its bytes alone, so it is kept by content, in memory and on disk. What cannot be read for
+certain is left to the caller: either the engine says what is wrong with it, or it is refused.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import hcl2
-from hcl2 import SerializationOptions
-from lark.exceptions import LarkError
 from pydantic import ValidationError
 
+from countersign.adapters.terraform.hcl import UNSETTLED, structure
 from countersign.core.terraform.source import Declared, declared
 
-_VERSION = 1  # of what is kept; count up when `declared` finds more
+_VERSION = 2  # of what is kept; count up when `declared` or its reader finds more
 _SUFFIXES = (".tf", ".tofu")
+# Blocks an engine may have at the top of a file. Another one may be a way to run something that nobody judges here.
+_KNOWN = frozenset(
+    {
+        "terraform", "provider", "variable", "locals", "output", "module", "resource", "data", "ephemeral", "action", "check", "moved",
+        "removed", "import",
+    }
+)  # fmt: skip
 
 
 class Reader:
@@ -29,7 +34,7 @@ class Reader:
         self._known: dict[str, Declared | None] = {}
 
     def read(self, files: Mapping[str, bytes]) -> tuple[dict[str, Declared], list[str]]:
-        """What each configuration file declares, and the paths that could not be read. May take seconds: call it in a thread."""
+        """What each configuration file declares, and the paths that could not be read. Reads and writes files: call it in a thread."""
         found: dict[str, Declared] = {}
         unreadable: list[str] = []
         for path, data in files.items():
@@ -72,23 +77,37 @@ def is_configuration(path: str) -> bool:
 def _parse(data: bytes, kind: str) -> Declared | None:
     try:
         text = data.decode("utf-8-sig")
-        if kind == "json":
-            parsed: Any = json.loads(text, object_pairs_hook=_all_of)
-        else:
-            options = SerializationOptions(with_comments=False, strip_string_quotes=False)
-            parsed = hcl2.loads(text if text.endswith("\n") else text + "\n", serialization_options=options)
-        return declared(parsed, text) if isinstance(parsed, Mapping) else None
-    except (ValueError, LarkError, RecursionError):
+        parsed: Any = json.loads(text, object_pairs_hook=_all_of) if kind == "json" else structure(text)
+    except (ValueError, RecursionError):  # Unreadable is a ValueError
         return None
-    except Exception:
-        # python-hcl2 raises whatever its transformer meets in a file it half understands; not read is not allowed, never passed.
+    if not isinstance(parsed, Mapping) or not {*parsed} <= {*_KNOWN, "//"} or not _settled(parsed):
         return None
+    # An action brings its provider like a resource does.
+    return declared({**parsed, "resource": [parsed.get("resource", []), parsed.get("action", [])]}, text)
+
+
+def _settled(parsed: Mapping[str, Any]) -> bool:
+    """Whether every required provider says in plain text where it comes from; else its name alone would be judged."""
+
+    def bodies(value: object) -> Iterator[Mapping[str, Any]]:
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Mapping):
+                yield one
+            elif isinstance(one, list):
+                yield from bodies(one)
+
+    required = [wanted for body in bodies(parsed.get("terraform")) for wanted in bodies(body.get("required_providers"))]
+    return not any(isinstance(value, str) and value.startswith(UNSETTLED) for wanted in required for value in wanted.values())
 
 
 def _all_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose repeated keys all count, as they do for the engines; Python alone would keep the last."""
+    """An object whose repeated keys all count, as they do for the engines; Python alone would keep the last.
+
+    Keys that could be taken for remarks of a parser are written as labels, in quotes: to an engine they are names like any other.
+    """
     merged: dict[str, Any] = {}
-    for key, value in pairs:
+    for name, value in pairs:
+        key = f'"{name}"' if name.startswith("__") else name
         if key in merged:
             before = merged[key]
             merged[key] = [*(before if isinstance(before, list) else [before]), *(value if isinstance(value, list) else [value])]

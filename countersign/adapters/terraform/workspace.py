@@ -5,13 +5,12 @@ before and after: it holds secrets while a plan is made, and nothing in it may b
 """
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,37 +27,67 @@ class Workspace:
 @asynccontextmanager
 async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[None]]) -> AsyncIterator[Workspace]:
     """The stack's folder, empty; `waiting` is called about once a second while another plan of the stack uses it."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(root / f"{stack_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    temporary: Path | None = None
+    fd = await _taken(root / f"{stack_id}.lock", waiting)
     base = root / stack_id
     try:
-        looks = 0
+        made = _emptied(base, fd)
+        try:
+            yield made
+        finally:
+            _remove(base)
+    finally:
+        os.close(fd)
+
+
+async def _taken(lock: Path, waiting: Callable[[], Awaitable[None]]) -> int:
+    """The descriptor of the folder's lock, once nobody else has it."""
+    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    looks = 0
+    try:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                return fd
             except BlockingIOError:
                 if looks % 20 == 0:
                     await waiting()
                 looks += 1
                 await asyncio.sleep(0.05)
-        shutil.rmtree(base, ignore_errors=True)
-        temporary = short_folder()
-        made = Workspace(tree=base / "tree", side=base / "side", home=base / "home", temporary=temporary, lock=fd)
-        for folder in (made.tree, made.side, made.home):
-            folder.mkdir(mode=0o700, parents=True)
-        try:
-            yield made
-        finally:
-            shutil.rmtree(base, ignore_errors=True)
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _emptied(base: Path, fd: int) -> Workspace:
+    _remove(base)
+    base.mkdir(mode=0o700)  # fails where something could not be removed: it would become part of the plan
+    temporary = short_folder()
+    (base / "temporary").write_text(str(temporary))
+    made = Workspace(tree=base / "tree", side=base / "side", home=base / "home", temporary=temporary, lock=fd)
+    for folder in (made.tree, made.side, made.home):
+        folder.mkdir(mode=0o700)
+    return made
+
+
+def _remove(base: Path) -> None:
+    """The folder and what belongs to it elsewhere, also where whoever made it was killed."""
+    with suppress(OSError, ValueError):
+        remove_short(Path((base / "temporary").read_text()))
+    shutil.rmtree(base, ignore_errors=True)
+
+
+SHORT = "cs-"
+LONGEST = 40  # characters of the folder short ones are made in; plugins add about as many
 
 
 def short_folder() -> Path:
     """A private temporary folder whose path leaves room for a socket's name (about 80 bytes in all)."""
-    return Path(tempfile.mkdtemp(prefix="cs-"))
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix=SHORT, dir=usual if len(usual) <= LONGEST else "/tmp"))  # noqa: S108 - mkdtemp makes it private
+
+
+def remove_short(folder: Path) -> None:
+    """Remove what `short_folder` made, and nothing else."""
+    if folder.name.startswith(SHORT):
+        shutil.rmtree(folder, ignore_errors=True)

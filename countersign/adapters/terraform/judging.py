@@ -1,0 +1,118 @@
+"""What is made of a plan document: the plan people see, its digests, and the bundle that apply works from."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from countersign.adapters.terraform import bundle
+from countersign.adapters.terraform.checkout import OVERRIDE, Tree
+from countersign.adapters.terraform.session import FINDINGS, Session
+from countersign.adapters.terraform.static_check import is_configuration
+from countersign.core.engine import PlanJob, Planned
+from countersign.core.plan import Change, Plan
+from countersign.core.redaction import Redactor
+from countersign.core.run import Mode
+from countersign.core.terraform import document as doc
+from countersign.core.terraform.events import Journal, in_words, redacted
+from countersign.core.terraform.plan import plan_of
+from countersign.core.terraform.semantic import Origin, semantic
+from countersign.core.terraform.semantic import variables as variable_macs
+from countersign.core.terraform.view import view_of
+
+SUMMARY_MAX = 32 << 10  # bytes of a plan's summary, which rows and histories carry
+
+
+def judged(
+    session: Session,
+    tree: Tree,
+    plan_file: Path,
+    plan_json: bytes,
+    events: Journal,
+    *,
+    key: str,
+    values: Mapping[str, object],
+    own: frozenset[str],
+) -> Planned:
+    """Everything that is made of the plan; seconds of work for big ones, so call it in a thread.
+
+    `key` names the warm folder, `values` are the variables that were set, `own` the secrets of this attempt alone.
+    """
+    job, macs, name = session.job, session.around.macs, session.executable.name
+    document = doc.parse(plan_json)
+    secrets = session.redactor.secrets | doc.secrets_of(document)
+    session.redactor = redactor = Redactor(secrets)
+    origin = Origin(
+        stack_id=job.stack.stack_id,
+        mode="destroy" if job.destroy or job.mode is Mode.DESTROY else "normal",
+        engine=name,
+        source=tree.digest,
+        lock=tree.lock,
+        targets=job.targets if job.mode is Mode.SPECULATIVE else (),
+    )
+    semantic_document, digest = semantic(document, origin=origin, macs=macs)
+    remarks = warnings_of(tree, job)
+    plan = plan_of(document, engine=name, semantic_digest=digest, redactor=redactor)
+    plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks)}))
+    saved = plan_file.read_bytes()
+    plan_sha256 = "sha256:" + hashlib.sha256(saved).hexdigest()
+    meta = bundle.Meta(engine=name, engine_build=plan.engine_build, plan_sha256=plan_sha256, warm_key=key)
+    place = session.place
+    warnings = [redacted(f, redactor) for f in events.findings if f.severity == "warning"][:FINDINGS]
+    return Planned(
+        plan=plan,
+        plan_sha256=plan_sha256,
+        # The attempt's own secrets die with it; nobody who can read bundles should find them there.
+        bundle=bundle.pack(meta=meta, plan=saved, secrets=redactor.secrets - own, tree=place.tree),
+        plan_json=plan_json,
+        view=view_of(document, mode=job.mode, macs=macs, redactor=redactor),
+        semantic_document=semantic_document,
+        inputs={
+            "v": "countersign.inputs/1",
+            "commit": job.commit,
+            "tree": tree.digest,
+            "lock": tree.lock,
+            "variables": variable_macs(document, macs),
+            "variables_set": sorted(values),
+            "engine_build": plan.engine_build,
+            "files_made": bundle.made_files(place.tree, {*tree.files, OVERRIDE}),
+        },
+        log=session.log(),
+        warnings=(*remarks, *(in_words([f]) for f in warnings)),
+        findings=tuple(warnings),
+        lineage=job.state.lineage,
+        serial=job.state.serial,
+    )
+
+
+def bounded(plan: Plan) -> Plan:
+    """`plan` in at most SUMMARY_MAX bytes: what says least goes first, and nothing but the view and the JSON has everything."""
+    for attributes, changes, outputs in ((20, 50, 100), (5, 50, 50), (0, 50, 20), (0, 20, 5), (0, 5, 0)):
+        plan = plan.model_copy(
+            update={
+                "changes": tuple(_short(c, attributes) for c in plan.changes[:changes]),
+                "outputs_changed": plan.outputs_changed[: outputs or 1],
+                "risks": plan.risks[:20],
+            }
+        )
+        if len(plan.model_dump_json()) <= SUMMARY_MAX:
+            break
+    return plan
+
+
+def _short(change: Change, attributes: int) -> Change:
+    return change.model_copy(
+        update={"attributes": change.attributes[:attributes], "replace_paths": change.replace_paths[: max(attributes, 1)]}
+    )
+
+
+def warnings_of(tree: Tree, job: PlanJob) -> tuple[str, ...]:
+    """What an approver should know about the source and its credentials before reading the changes."""
+    said = []
+    text = b"\n".join(data for path, data in tree.files.items() if is_configuration(path))
+    if b"abspath(" in text or b"path.cwd" in text:
+        said.append(
+            "The configuration uses abspath() or path.cwd: such paths belong to the plan's folder, which is gone when the plan is applied."
+        )
+    if job.stack.plan_credential is not None and job.stack.apply_credential in (None, job.stack.plan_credential):
+        said.append("One credential serves for planning and applying: whoever can get a plan made can read what it may change.")
+    return tuple(said)

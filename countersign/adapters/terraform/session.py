@@ -1,0 +1,198 @@
+"""Talking with the engine while one plan is made: its commands, what they say, and a heartbeat for as long as they run.
+
+Whatever leaves here is redacted; what is known to be secret grows while the plan is made.
+"""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from countersign.adapters.process import Ended, supervise
+from countersign.adapters.terraform.environment import child_environment
+from countersign.adapters.terraform.executable import Commands, Executable
+from countersign.adapters.terraform.static_check import Reader
+from countersign.adapters.terraform.warm import WarmPool
+from countersign.adapters.terraform.workspace import Workspace
+from countersign.core.engine import Beat, Finding, PlanJob, Progress
+from countersign.core.errors import CountersignError, Locked, PolicyDenied, ProviderError, Unavailable
+from countersign.core.redaction import Redactor
+from countersign.core.terraform import source
+from countersign.core.terraform.events import Journal, finding_of, in_words, redacted
+from countersign.core.terraform.semantic import Macs
+from countersign.core.terraform.source import AllowList
+
+GRACE = 30.0  # seconds between SIGINT and SIGKILL of what only reads
+FINDINGS = 50
+LOG_MAX = 1 << 20  # characters of the log that is kept, the last ones
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the engine as a whole gives to each attempt."""
+
+    stacks_root: Path
+    work_root: Path
+    search_path: str
+    cli_config: Path
+    passed: Mapping[str, str]
+    allow: AllowList
+    macs: Macs = field(repr=False)
+    reader: Reader
+    pool: WarmPool
+    lock_seconds: int = 30  # how long a command waits for the state's lock
+
+    def commands(self, executable: Executable) -> Commands:
+        return Commands(executable=executable, lock_seconds=self.lock_seconds)
+
+
+class Session:
+    """One plan's conversation with the engine, in one workspace."""
+
+    def __init__(self, job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings, place: Workspace) -> None:
+        self.job, self.around, self.place, self.executable = job, around, place, executable
+        self.commands = around.commands(executable)
+        self.redactor = Redactor((job.state.password,))
+        self._beat = beat
+        self._said: list[str] = []
+        self._progress = Progress()
+
+    def environment(self, credential: Mapping[str, str], *, backend: bool) -> dict[str, str]:
+        """Without `backend` the child knows nothing of the state service."""
+        return child_environment(
+            attempt=self.job.attempt_id,
+            home=self.place.home,
+            temporary=self.place.temporary,
+            search_path=self.around.search_path,
+            cli_config=self.around.cli_config,
+            passed=self.around.passed,
+            credential=credential,
+            state=self.job.state if backend else None,
+        )
+
+    # Commands
+
+    async def events(self, name: str, argv: list[str], environment: Mapping[str, str]) -> tuple[Journal, Ended]:
+        """Run what tells its progress as events."""
+        journal = Journal()
+
+        async def heard(lines: list[bytes]) -> None:
+            for line in lines:
+                journal.feed(line)
+            if journal.planned or journal.refreshed:
+                self._progress = Progress(done=journal.planned, current=f"{journal.refreshed} read, {journal.planned} changes found")
+            await self._beat(self._progress)
+
+        ended = await self._supervised(name, argv, environment, heard)
+        self._said += journal.text
+        return journal, ended
+
+    async def document(self, name: str, argv: list[str], environment: Mapping[str, str], *, folder: Path | None = None) -> Ended:
+        """Run what writes one document; it is in `ended.out`."""
+
+        async def heard(_: list[bytes]) -> None:
+            await self._beat(self._progress)
+
+        return await self._supervised(name, argv, environment, heard, folder=folder, read=False)
+
+    async def _supervised(
+        self,
+        name: str,
+        argv: list[str],
+        environment: Mapping[str, str],
+        heard: Callable[[list[bytes]], Awaitable[None]],
+        *,
+        folder: Path | None = None,
+        read: bool = True,
+    ) -> Ended:
+        return await supervise(
+            argv,
+            cwd=folder or self.place.tree,
+            env=environment,
+            folder=self.place.side,
+            name=name,
+            on_lines=heard,
+            grace=GRACE,
+            pass_fds=(self.place.lock,),
+            read=read,
+        )
+
+    async def validate(self, environment: Mapping[str, str], folder: Path) -> list[Finding]:
+        """What the engine finds wrong with the configuration in `folder`."""
+        ended = await self.document("validate", self.commands.validate(), environment, folder=folder)
+        try:
+            told = json.loads(await asyncio.to_thread(document_in, ended.out))
+        except ValueError:
+            raise ProviderError(f"validate gave no answer: {self.redactor.line(ended.errors, 400)}") from None
+        return [redacted(finding_of(d), self.redactor) for d in told.get("diagnostics") or ()]
+
+    # Words
+
+    async def tell(self, current: str) -> None:
+        self._progress = Progress(current=current)
+        await self._beat(self._progress)
+
+    async def while_beating(self, work: Awaitable[T]) -> T:
+        """A heartbeat every second while a thread works."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await asyncio.wait({task}, timeout=1.0)
+            await self._beat(self._progress)
+        return task.result()
+
+    def log(self) -> str:
+        return self.redactor.lines("\n".join(self._said))[-LOG_MAX:]
+
+    def refuse(self, refused: Iterable[Finding]) -> None:
+        """Raise PolicyDenied for findings of the check before anything runs, if there are any."""
+        if refused := list(refused):
+            raise self.failure(
+                PolicyDenied, f"the configuration was refused before anything of it ran: {source.places(refused[:5])}", refused
+            )
+
+    def failed(self, command: str, journal: Journal, ended: Ended) -> CountersignError:
+        """What a command that ended badly means to whoever asked."""
+        findings = [redacted(f, self.redactor) for f in journal.findings]
+        if not any(f.severity == "error" for f in findings):
+            said = self.redactor.line(ended.errors or "\n".join(journal.text[-5:]), 500)
+            if not said and (free := shutil.disk_usage(self.place.side).free) < (1 << 20):
+                said = f"only {free >> 10} KiB are free where it works"
+            findings.append(Finding(severity="error", summary=f"{command} ended with code {ended.code}", detail=said))
+        text = " ".join(f"{f.summary} {f.detail}" for f in findings if f.severity == "error").lower()
+        if "acquiring the state lock" in text:
+            return self.failure(Locked, "the state is locked by another run or person; it is tried again when the lock is free", findings)
+        if self.job.state.address.lower() in text and any(words in text for words in _NO_ANSWER):
+            return self.failure(Unavailable, "the state service does not answer; see `countersign doctor`", findings)
+        if "dependency lock file" in text or "lockfile" in text:
+            hint = f"run `{self.executable.name} init` in the folder and commit .terraform.lock.hcl"
+            return self.failure(ProviderError, f"{command} failed: {in_words(findings)}; {hint}", findings)
+        return self.failure(ProviderError, f"{command} failed: {in_words(findings)}", findings)
+
+    def failure(self, kind: type[CountersignError], message: str, findings: Iterable[Finding]) -> CountersignError:
+        shown = [asdict(redacted(f, self.redactor)) for f in findings][:FINDINGS]
+        return kind(self.redactor.line(message, 1500), details={"findings": shown, "log": self.log()[-4000:]})
+
+
+_NO_ANSWER = (
+    "connection refused",
+    "connection reset",
+    "no route to host",
+    "i/o timeout",
+    "no such host",
+    "eof",
+    "giving up after",
+    "http error: 5",
+)
+
+
+def document_in(path: Path) -> bytes:
+    """The JSON in a command's output; tofu may write warnings of the CLI configuration before it."""
+    data = path.read_bytes()
+    if data.startswith(b"{"):
+        return data
+    at = data.find(b"\n{")
+    return data[at + 1 :] if at >= 0 else data
