@@ -5,7 +5,7 @@ PYTHON ?= python3
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/countersign
 BIN := .venv/bin
 
-export COUNTERSIGN_CACHE := $(CACHE)
+export CHECKOUT_CACHE := $(CACHE)
 export PIP_CACHE_DIR ?= $(CACHE)/pip
 export MYPY_CACHE_DIR ?= $(CACHE)/mypy
 export RUFF_CACHE_DIR ?= $(CACHE)/ruff

@@ -20,7 +20,7 @@ INDEX = re.compile(r"://|--(?:extra-)?index-url|--find-links|^-[if]\s")
 REGISTRY = re.compile(
     r"\b(?:pypi|pythonhosted|npmjs|crates|rubygems)\.(?:org|com|io)\b|\bproxy\.golang\b|\brepo\d*\.maven\b|\bdeb\.debian\b", re.IGNORECASE
 )
-ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/:)\"'`>\]]+)")
+ADDRESS = re.compile(r"\b(?:https?|ftp|git|ssh)://([^\s/:)\"'`>\]]+)")
 # This machine, names reserved for examples, and the licence's own text.
 NAMED = re.compile(r"^(?:127\.0\.0\.1|localhost|\[::1\]|(?:.*\.)?example(?:\.(?:com|org|net))?|www\.apache\.org|<[a-z-]+|\$.*|\{.*|)$")
 HOME = re.compile(r"(?<![\w.$~}-])/(?:root|home/[a-z][\w-]*|Users/\w+)(?=[/\s\"'`)]|$)")
