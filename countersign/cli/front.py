@@ -51,7 +51,8 @@ async def connected(url: str, token: str) -> AsyncIterator[Front]:
     from mcp.client.streamable_http import streamable_http_client
 
     # A role lists only some of the tools it may call; the client warns about each that it cannot look up.
-    logging.getLogger("mcp").setLevel(logging.ERROR)
+    for name in ("mcp", "client"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     statuses: list[int] = []
 
     async def noted(response: Any) -> None:

@@ -71,7 +71,7 @@ async def create(settings: Settings, asked: Asked, *, to: Path | None, as_json: 
     if to is not None:
         write_secret(to, token, new=True)
     if as_json:
-        emit(_document(row) | ({"file": str(to)} if to else {"token": token}))
+        emit(_document(row) | ({"file": str(to)} if to else {"key": token}))
         return Exit.OK
     out = console()
     for_whom = f" for {principal.acts_for}" if principal.acts_for else ""

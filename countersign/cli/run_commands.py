@@ -53,8 +53,16 @@ def plan(
     from countersign.cli import runs as doing
 
     arguments = {"targets": target or None, "destroy": destroy or None, "commit": commit}
-    asked = doing.Start(tool="terraform_plan", stack=stack, message=message, key=key, wait=wait, arguments=arguments)
-    asked = asked.with_vars(var or [], secret_var or [])
+    asked = doing.Start(
+        tool="terraform_plan",
+        stack=stack,
+        message=message,
+        key=key,
+        wait=wait,
+        arguments=arguments,
+        vars=tuple(var or ()),
+        secret_vars=tuple(secret_var or ()),
+    )
     run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
 
 
@@ -80,8 +88,16 @@ def apply(
     from countersign.cli import runs as doing
 
     arguments = {"plan_digest": plan_digest, "auto_approve": auto_approve or None, "commit": commit}
-    asked = doing.Start(tool="apply_terraform", stack=stack, message=message, key=key, wait=wait, arguments=arguments)
-    asked = asked.with_vars(var or [], secret_var or [])
+    asked = doing.Start(
+        tool="apply_terraform",
+        stack=stack,
+        message=message,
+        key=key,
+        wait=wait,
+        arguments=arguments,
+        vars=tuple(var or ()),
+        secret_vars=tuple(secret_var or ()),
+    )
     run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.text import Text
@@ -27,13 +28,11 @@ class Start:
     key: str | None
     wait: bool
     arguments: dict[str, Any]
-
-    def with_vars(self, plain: list[str], sealed: list[str]) -> "Start":
-        found = variables(plain, sealed)
-        return replace(self, arguments={**self.arguments, "vars": found or None})
+    vars: tuple[str, ...] = ()  # name=value
+    secret_vars: tuple[str, ...] = ()  # name=slug
 
 
-def variables(plain: list[str], sealed: list[str]) -> dict[str, Any]:
+def variables(plain: Sequence[str], sealed: Sequence[str]) -> dict[str, Any]:
     """`name=value` and `name=slug`. Raises InvalidArgument; its message repeats no value."""
     found: dict[str, Any] = {}
     for option, texts in (("--var", plain), ("--secret-var", sealed)):
@@ -58,9 +57,10 @@ async def start(door: Door, asked: Start) -> Exit:
     """Start the run and stay with it as far as was asked."""
     from countersign.cli.deciding import Asking
 
+    given = {**asked.arguments, "vars": variables(asked.vars, asked.secret_vars) or None}
     async with door.opened() as front:
         env, slug = await place_of(front, asked.stack)
-        begun = await front.call(asked.tool, env=env, workspace=slug, message=asked.message, idempotency_key=asked.key, **asked.arguments)
+        begun = await front.call(asked.tool, env=env, workspace=slug, message=asked.message, idempotency_key=asked.key, **given)
         run = begun.get("run") or {}
         again = "  (asked before: the same run)" if begun.get("replayed") else ""
         door.show(Text("run ", style="dim").append_text(safe(f"{run.get('run_id')}{again}", "bold")), *warnings_view(begun))

@@ -42,7 +42,7 @@ async def register(settings: Settings, asked: Registration, *, url: str | None, 
     arguments: dict[str, Any] = {
         "source": {name: value for name, value in source.items() if value is not None},
         "engine": asked.engine,
-        "vars": variables(list(asked.vars), list(asked.secret_vars)) or None,
+        "vars": variables(asked.vars, asked.secret_vars) or None,
         "plan_credential": asked.plan_credential,
         "apply_credential": asked.apply_credential,
         "dry_run": asked.dry_run or None,
