@@ -77,7 +77,7 @@ def looks_secret(name: str) -> bool:
 def strings_in(value: object) -> Iterable[str]:
     """Every text in a JSON value, keys of objects left out."""
     if isinstance(value, str):
-        yield value
+        yield str(value)  # as it was written, also where the type compares by another rule
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from strings_in(item)

@@ -13,13 +13,25 @@ from typing import Any
 from countersign.core.errors import ProviderError
 from countersign.core.redaction import SHORTEST, strings_in
 
-_DECIMAL = re.compile(r"^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$")
+DEPTH = 200  # of lists and objects in each other; what judges them calls itself that often
+_TOO_DEEP = f"the plan holds values nested more than {DEPTH} deep, which nobody can review; make the configuration's values flatter"
+_DECIMAL = re.compile(r"^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?\Z")
 
 
 class Number(str):
     """A number as it was written: 1e400 and thirty digits survive, and no float ever rounds one."""
 
     __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        """By value, and never equal to a text: 3 is 3.0, and not "3"."""
+        return isinstance(other, Number) and (str.__eq__(self, other) or self.normal == other.normal)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.normal)
 
     @property
     def normal(self) -> str:
@@ -37,19 +49,31 @@ class Number(str):
 def parse(data: bytes | str) -> dict[str, Any]:
     """The document of `show -json`. Raises ProviderError where it is none this version understands."""
     try:
-        document = json.loads(data, parse_int=Number, parse_float=Number)
+        document = json.loads(data, parse_int=Number, parse_float=Number, parse_constant=_refused)
     except ValueError:
         raise ProviderError("the engine's plan document is no JSON; plan again, and report this if it stays") from None
+    except RecursionError:
+        raise ProviderError(_TOO_DEEP) from None
     if not isinstance(document, dict) or not str(document.get("format_version", "")).startswith("1."):
         raise ProviderError("the engine writes plans in a format this version does not know; use a supported engine version")
+    level: list[Any] = [document]
+    for _ in range(DEPTH):
+        items = [node.values() if isinstance(node, dict) else node for node in level]
+        level = [item for inner in items for item in inner if isinstance(item, dict | list)]
+    if level:
+        raise ProviderError(_TOO_DEEP)
     return document
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def refuse_unfinished(document: Mapping[str, Any], *, partial: bool) -> None:
     """Raise ProviderError for a plan that must not be compared or approved. `partial`: the caller asked for targets."""
     if document.get("errored"):
         raise ProviderError("the plan ended in errors, so it cannot be applied; correct the configuration and plan again")
-    if document.get("deferred_changes"):
+    if document.get("deferred_changes") or document.get("deferred_action_invocations"):
         raise ProviderError("the plan defers changes to a later one, so it cannot be approved as a whole; plan without deferring")
     if document.get("complete") is False and not partial:
         raise ProviderError("the plan is incomplete (a target or an exclusion), so it cannot be approved; plan the whole stack")
@@ -73,6 +97,14 @@ def below(marks: object, key: str | int) -> object:
     if isinstance(marks, list) and isinstance(key, int) and key < len(marks):
         return marks[key]
     return False
+
+
+def pruned(marks: object) -> object:
+    """What of a tree of marks is true: engines write false marks for one side of a change and leave them out for the other."""
+    if isinstance(marks, Mapping | list):
+        items = marks.items() if isinstance(marks, Mapping) else enumerate(marks)
+        return {key: below for key, mark in items if (below := pruned(mark))}
+    return marks is True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +135,11 @@ class Side:
         return max((len(tree) for tree in (self.value, self.unknown) if isinstance(tree, list)), default=0)
 
 
+def differ(before: Side, after: Side) -> bool:
+    """Whether a change changes this value, or what is known or kept secret of it."""
+    return before.value != after.value or marked(after.unknown) or (pruned(before.sensitive) or False) != (pruned(after.sensitive) or False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResourceChange:
     """One entry of `resource_changes`."""
@@ -119,6 +156,7 @@ class ResourceChange:
     replace_paths: tuple[str, ...]
     importing: Mapping[str, Any] | None
     generated_config: str | None
+    identity: Mapping[str, Any] | None  # of the object before
     reason: str | None
 
     @property
@@ -130,16 +168,19 @@ class ResourceChange:
         return self.actions == ("no-op",) and not self.moved and self.importing is None
 
     def attributes(self) -> Iterator[tuple[str, Side, Side]]:
-        """Top-level attributes that this change sets, changes or removes: (name, before, after), by name."""
+        """Top-level attributes that the change is about: (name, before, after), by name.
+
+        Of an update those that change; of everything else all there are before or after.
+        """
         updates = self.actions == ("update",)
         for name in sorted({*self.before.names(), *self.after.names()}):
             before, after = self.before.child(name), self.after.child(name)
-            if updates:
-                if before.value == after.value and not marked(after.unknown) and before.sensitive == after.sensitive:
-                    continue
-            elif before.absent and after.absent:
-                continue
-            yield name, before, after
+            if differ(before, after) if updates else not (before.absent and after.absent):
+                yield name, before, after
+
+    def changing(self) -> Iterator[tuple[str, Side, Side]]:
+        """Those of `attributes` that are not the same afterwards: what a reviewer looks for in a replacement or a move."""
+        return ((name, before, after) for name, before, after in self.attributes() if differ(before, after))
 
 
 def changes(document: Mapping[str, Any]) -> list[ResourceChange]:
@@ -162,6 +203,7 @@ def _change(entry: Mapping[str, Any]) -> ResourceChange:
         replace_paths=tuple(sorted(spelled(path) for path in change.get("replace_paths") or ())),
         importing=change.get("importing"),
         generated_config=change.get("generated_config"),
+        identity=change.get("before_identity"),
         reason=entry.get("action_reason"),
     )
 
@@ -191,16 +233,14 @@ def spelled(path: Iterable[str | int]) -> str:
 def secrets_of(document: Mapping[str, Any]) -> set[str]:
     """Every text of at least SHORTEST characters that stands under a sensitive mark or in a variable declared sensitive."""
     found: set[str] = set()
-    for change in changes(document):
+    for change in (*changes(document), *map(_change, document.get("resource_drift") or ())):
         _collect(change.before.value, change.before.sensitive, found)
         _collect(change.after.value, change.after.sensitive, found)
-    for drift in document.get("resource_drift") or ():
-        change_ = _change(drift)
-        _collect(change_.before.value, change_.before.sensitive, found)
-        _collect(change_.after.value, change_.after.sensitive, found)
-    for change in (document.get("output_changes") or {}).values():
-        _collect(change.get("before"), change.get("before_sensitive"), found)
-        _collect(change.get("after"), change.get("after_sensitive"), found)
+    for output in (document.get("output_changes") or {}).values():
+        _collect(output.get("before"), output.get("before_sensitive"), found)
+        _collect(output.get("after"), output.get("after_sensitive"), found)
+    for invocation in document.get("action_invocations") or ():
+        _collect(invocation.get("config_values"), invocation.get("config_sensitive"), found)
     prior = (document.get("prior_state") or {}).get("values") or {}
     for values in (document.get("planned_values") or {}, prior):
         for output in (values.get("outputs") or {}).values():

@@ -57,7 +57,7 @@ def _document(data: bytes) -> dict[str, Any]:
 def _header(document: Mapping[str, Any]) -> Header:
     version, lineage, serial = document.get("version"), document.get("lineage"), document.get("serial")
     encrypted = version is None and "encrypted_data" in document
-    if not encrypted and not (isinstance(version, Number) and version == "4"):
+    if not encrypted and version != Number("4"):
         raise InvalidArgument(
             f"the state has the version {_short(version)}, and only version 4 is stored here; use Terraform 0.12 or newer", field="version"
         )
