@@ -1,0 +1,110 @@
+"""kill -9 of any part: what waits goes on waiting, what applies goes on applying, and nothing is applied twice."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.installed import Installed, call, eventually, processes, until
+from tests.requirements import requirement
+
+pytestmark = pytest.mark.anyio
+
+
+async def agent_and_person(it: Installed) -> tuple[str, str]:
+    return it.key("agent:claude", acts_for="person:ana"), it.key("person:bo", kind="person", role="approver")
+
+
+@requirement("promise:crash-costs-nothing")
+async def test_a_run_that_waits_for_approval_survives_the_kill_of_front_worker_and_temporal(own: Installed) -> None:
+    agent_key, person_key = await agent_and_person(own)
+    async with own.client(agent_key) as agent:
+        await call(agent, "terraform_register_workspace", env="dev", workspace="survivor", source={"path": "small"})
+        waiting = await call(agent, "apply_terraform", env="dev", workspace="survivor", wait_seconds=25)
+    run = waiting["run"]
+    assert run["state"] == "awaiting_approval"
+
+    for part in ("front", "worker", "temporal"):
+        await own.kill(part)
+    await own.ready()
+
+    async with own.client(agent_key) as agent, own.client(person_key) as person:
+
+        async def approved() -> bool:
+            result = await person.call_tool("run_approve", {"run_id": run["run_id"], "plan_digest": run["plan_digest"]})
+            error = (result.structured_content or {}).get("error")
+            assert error is None or error["retryable"], error
+            return error is None
+
+        await eventually(approved, "the approval to be taken after the kills")
+        await until(agent, run["run_id"], "applied")
+
+
+@requirement("promise:crash-costs-nothing", "I3")
+@pytest.mark.parametrize("victim", ["worker", "front", "temporal"])
+async def test_the_kill_of_a_part_in_mid_apply_lets_the_apply_finish_and_the_run_end_applied(
+    own: Installed, tmp_path: Path, victim: str
+) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    agent_key, person_key = await agent_and_person(own)
+    async with own.client(agent_key) as agent, own.client(person_key) as person:
+        await call(
+            agent, "terraform_register_workspace", env="dev", workspace="gated", source={"path": "gates"}, vars={"world": str(world)}
+        )
+        waiting = await call(agent, "apply_terraform", env="dev", workspace="gated", wait_seconds=25)
+        await call(person, "run_approve", run_id=waiting["run"]["run_id"], plan_digest=waiting["run"]["plan_digest"])
+        await reached(world)
+        applies = engines(own)
+        assert len(applies) == 1
+
+    await own.kill(victim)
+    await own.ready()
+    assert engines(own) == applies, "the apply goes on without whoever died"
+    (world / "1.open").touch()
+
+    async with own.client(agent_key) as agent:
+        await until(agent, waiting["run"]["run_id"], "applied")
+        got = await call(agent, "run_get", run_id=waiting["run"]["run_id"], include=["timeline", "resources"])
+        created = [r["address"] for r in got["data"]["resources"]["items"]]
+        assert sorted(created) == [
+            "terraform_data.after[0]",
+            "terraform_data.after[1]",
+            "terraform_data.after[2]",
+            "terraform_data.before",
+            "terraform_data.gate",
+        ]
+
+
+async def test_a_stop_in_mid_apply_leaves_the_apply_alone_and_the_next_start_finds_it(own: Installed, tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    agent_key, person_key = await agent_and_person(own)
+    async with own.client(agent_key) as agent, own.client(person_key) as person:
+        await call(
+            agent, "terraform_register_workspace", env="dev", workspace="gated", source={"path": "gates"}, vars={"world": str(world)}
+        )
+        waiting = await call(agent, "apply_terraform", env="dev", workspace="gated", wait_seconds=25)
+        await call(person, "run_approve", run_id=waiting["run"]["run_id"], plan_digest=waiting["run"]["plan_digest"])
+        await reached(world)
+
+    own.stop()
+    assert len(engines(own)) == 1
+    own.start()
+    await own.ready()
+    (world / "1.open").touch()
+
+    async with own.client(agent_key) as agent:
+        await until(agent, waiting["run"]["run_id"], "applied")
+
+
+def engines(it: Installed) -> list[int]:
+    """Terraform processes that apply for this data folder."""
+    return [pid for pid, argv in processes() if "apply" in argv and any(str(it.data) in part for part in argv) and "/bin/sh" not in argv]
+
+
+async def reached(world: Any) -> None:
+    async def there() -> bool:
+        return (world / "1.reached").exists()
+
+    await eventually(there, "the apply to reach its gate")
