@@ -17,7 +17,7 @@ STATEFUL_TYPES: tuple[str, ...] = (
     "*redis*", "*memcache*", "*elasticache*", "*opensearch*", "*elasticsearch*", "*bucket*", "*disk*", "*volume*", "*snapshot*",
     "*_ebs_*", "*_efs_*", "*filestore*", "*file_system*", "*storage_account*", "*kms*", "*_key*", "*secret*", "*_cluster*", "*project",
     "*_organization*", "*dns*zone*", "*_zone", "*registry*", "*_ecr_*", "*repository*", "*topic*", "*queue*", "*_stream*",
-    "*kubernetes_namespace*", "*persistent_volume*",
+    "*kubernetes_namespace*", "*persistent_volume*", "*cosmosdb*", "*alloydb*", "*redshift*", "*docdb*", "*resource_group", "*vault*",
 )  # fmt: skip
 
 # Who may do what.
@@ -49,7 +49,7 @@ def action_of(change: ResourceChange) -> str:
 
 def classes_of(change: ResourceChange, stateful: Iterable[str] = STATEFUL_TYPES) -> tuple[ChangeClass, ...]:
     """Every class that fits, mildest first: import and move combine with any other."""
-    found = {_main_class(change, stateful)}
+    found = _main_classes(change, stateful)
     if change.importing is not None:
         found.add(ChangeClass.IMPORT)
     if change.moved:
@@ -59,26 +59,27 @@ def classes_of(change: ResourceChange, stateful: Iterable[str] = STATEFUL_TYPES)
     return tuple(sorted(found, key=lambda c: c.rank))
 
 
-def _main_class(change: ResourceChange, stateful: Iterable[str]) -> ChangeClass:
+def _main_classes(change: ResourceChange, stateful: Iterable[str]) -> set[ChangeClass]:
     holds_data = is_stateful(change.type, stateful)
     match action_of(change):
         case "no-op" | "read" | "import" | "move":
-            return ChangeClass.NONE
+            return {ChangeClass.NONE}
         case "create":
-            return ChangeClass.CREATE
+            return {ChangeClass.CREATE}
         case "update":
-            if unknown_rights(change) or (holds_data and any(marked(after.unknown) for _, _, after in change.attributes())):
-                return ChangeClass.CREATE  # nobody can see yet what will be granted or set: not a mere update
             names = {name for name, _, _ in change.attributes()}
-            return ChangeClass.LABELS if names and names <= LABELS else ChangeClass.UPDATE
+            found = {ChangeClass.LABELS if names and names <= LABELS else ChangeClass.UPDATE}
+            if unknown_rights(change) or (holds_data and any(marked(after.unknown) for _, _, after in change.attributes())):
+                found.add(ChangeClass.CREATE)  # nobody can see yet what will be granted or set: more than an update, and still one
+            return found
         case "replace":
-            return ChangeClass.STATEFUL_REPLACE if holds_data else ChangeClass.REPLACE
+            return {ChangeClass.STATEFUL_REPLACE if holds_data else ChangeClass.REPLACE}
         case "delete":
-            return ChangeClass.STATEFUL_DELETE if holds_data else ChangeClass.DELETE
+            return {ChangeClass.STATEFUL_DELETE if holds_data else ChangeClass.DELETE}
         case "forget":
-            return ChangeClass.FORGET
+            return {ChangeClass.FORGET}
         case _:
-            return ChangeClass.UNKNOWN
+            return {ChangeClass.UNKNOWN}
 
 
 def is_stateful(type_name: str, stateful: Iterable[str] = STATEFUL_TYPES) -> bool:
