@@ -92,7 +92,8 @@ class Plan(Payload):
     engine: str
     engine_build: str  # "terraform 1.11.4"
     counts: Counts = Counts()
-    change_class: ChangeClass = ChangeClass.NONE
+    change_class: ChangeClass = ChangeClass.NONE  # the worst of them
+    classes: tuple[ChangeClass, ...] = ()  # every one there is, mildest first: policy may ask more for a milder one
     changes: tuple[Change, ...] = ()  # at most SHOWN, worst first
     risks: tuple[str, ...] = ()  # sentences a reviewer reads first
     outputs_changed: tuple[str, ...] = ()  # names only

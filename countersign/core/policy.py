@@ -5,7 +5,7 @@ class decides; two floors hold whatever the rules say: what destroys asks at lea
 protected environment asks at least a person other than the requester's. What no rule names is denied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
@@ -74,20 +74,29 @@ class Requirement(Payload):
 
 
 def required(
-    policy: Policy, *, env: str, change_class: ChangeClass, name: str, auto_approve: bool = False, destroy: bool = False
+    policy: Policy,
+    *,
+    env: str,
+    change_class: ChangeClass,
+    name: str,
+    classes: Iterable[ChangeClass] = (),
+    auto_approve: bool = False,
+    destroy: bool = False,
 ) -> Requirement:
     """What agreement a plan of `change_class` needs in `env` ("org/env"); `name` is what must be typed where it destroys.
 
-    `destroy` says that the run was started to destroy the whole thing. `auto_approve` is the caller's wish and counts only
-    for the classes policy lists.
+    `classes` are all there are in the plan: rules need not ask most for the worst, and an update that needs a person still
+    needs one where something is created beside it. `destroy` says that the run was started to destroy the whole thing.
+    `auto_approve` is the caller's wish and counts only where policy lists every class there is.
     """
-    need, why = _ruled(policy.rules, env, change_class)
-    destroys = change_class.destroys or destroy
-    if auto_approve and not destroys and change_class in policy.auto_approve and need.rank <= Need.PERSON.rank:
+    present = {change_class, *(c for c in classes if c is not _C.NONE)}
+    need, why = max((_ruled(policy.rules, env, c) for c in sorted(present, key=lambda c: -c.rank)), key=lambda ruled: ruled[0].rank)
+    destroys = destroy or any(c.destroys for c in present)
+    if auto_approve and not destroys and present <= set(policy.auto_approve) and need.rank <= Need.PERSON.rank:
         need, why = Need.AUTO, f"policy lets callers approve {change_class} themselves"
     if destroys and need.rank < Need.PERSON.rank:
         need, why = Need.PERSON, "what destroys always asks a person"
-    if policy.is_protected(env) and (destroys or change_class is not _C.NONE) and need.rank < Need.OTHER.rank:
+    if policy.is_protected(env) and (destroys or present != {_C.NONE}) and need.rank < Need.OTHER.rank:
         need, why = Need.OTHER, f"{env} is protected"
     people = {Need.AUTO: 0, Need.DENY: 0, Need.TWO: 2}.get(need, 1)
     return Requirement(need=need, people=people, confirm_name=name if destroys and need is not Need.DENY else None, rule=why)

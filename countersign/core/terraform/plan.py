@@ -22,23 +22,31 @@ def plan_of(
     `engine` is "terraform" or "tofu". Data sources read at apply are changes without a class: shown, not counted.
     """
     entries = [c for c in doc.changes(document) if not c.bare_no_op]
-    changes = [change_of(c, redactor, stateful) for c in entries]
-    classes = [c.change_class for c in changes]
-    if document.get("action_invocations"):
-        classes.append(ChangeClass.UNKNOWN)
     outputs_changed = tuple(redactor.line(name) for name, *_ in doc.outputs(document))
-    if outputs_changed and worst(classes) is ChangeClass.NONE:
-        classes.append(ChangeClass.UPDATE)  # only the record changes, yet others may read it
+    classes = classes_in(document, entries, stateful)
     return Plan(
         engine=engine,
         engine_build=f"{engine} {document.get('terraform_version', 'unknown')}",
         counts=counts_of(entries),
         change_class=worst(classes),
-        changes=shown(changes),
+        classes=classes,
+        changes=shown(change_of(c, redactor, stateful) for c in entries),
         risks=tuple(redactor.line(sentence, 500) for sentence in risks_of(document, entries, stateful)),
         outputs_changed=outputs_changed[:100],
         semantic_digest=semantic_digest,
     )
+
+
+def classes_in(
+    document: Mapping[str, Any], changes: Iterable[ResourceChange], stateful: Iterable[str] = STATEFUL_TYPES
+) -> tuple[ChangeClass, ...]:
+    """Every class in the plan, mildest first."""
+    found = {one for change in changes for one in classes_of(change, stateful)}
+    if document.get("action_invocations"):
+        found.add(ChangeClass.UNKNOWN)
+    if found <= {ChangeClass.NONE} and any(True for _ in doc.outputs(document)):
+        found.add(ChangeClass.UPDATE)  # only the record changes, yet others may read it
+    return tuple(sorted(found, key=lambda c: c.rank))
 
 
 def change_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES) -> Change:

@@ -251,3 +251,37 @@ def test_the_version_of_a_policy_is_a_digest_that_only_depends_on_what_it_says()
 
     assert one.version == Policy.model_validate_json(one.model_dump_json()).version
     assert one.version.startswith("sha256:")
+
+
+# A plan of several classes.
+
+
+@requirement("policy:floors")
+def test_a_milder_class_that_asks_more_is_not_hidden_behind_a_worse_one_that_asks_less() -> None:
+    policy = only(Rule(classes=(ChangeClass.CREATE,), need=Need.AUTO), Rule(need=Need.PERSON))
+
+    def asked(*classes: ChangeClass) -> Requirement:
+        return required(policy, env="acme/dev", change_class=ChangeClass.CREATE, classes=classes, name="acme/dev/net")
+
+    assert asked(ChangeClass.CREATE).need == "auto"
+    assert asked(ChangeClass.NONE, ChangeClass.CREATE).need == "auto"
+    assert asked(ChangeClass.UPDATE, ChangeClass.CREATE).need == "person"
+    assert asked(ChangeClass.UPDATE, ChangeClass.CREATE).rule == "policy: any change in * needs person"
+
+
+def test_auto_approve_counts_only_where_every_class_of_the_plan_is_listed() -> None:
+    policy = everything(Need.PERSON, auto_approve=(ChangeClass.CREATE,))
+
+    for others, expected in (((), "auto"), ((ChangeClass.NONE,), "auto"), ((ChangeClass.LABELS,), "person")):
+        asked = required(policy, env="e", change_class=ChangeClass.CREATE, classes=others, name="n", auto_approve=True)
+        assert asked.need == expected
+
+
+@given(POLICIES, st.sampled_from(ChangeClass), st.sets(st.sampled_from(ChangeClass)), st.booleans())
+def test_more_classes_never_ask_less(policy: Policy, change_class: ChangeClass, classes: set[ChangeClass], auto: bool) -> None:
+    alone = required(policy, env="acme/dev", change_class=change_class, name="n", auto_approve=auto)
+    together = required(policy, env="acme/dev", change_class=change_class, classes=classes, name="n", auto_approve=auto)
+    each = [required(policy, env="acme/dev", change_class=c, name="n", auto_approve=auto) for c in classes - {ChangeClass.NONE}]
+
+    assert ORDER.index(together.need) >= max(ORDER.index(one.need) for one in (alone, *each))
+    assert together.need == "deny" or (together.confirm_name is None) is not any(c.destroys for c in (change_class, *classes))
