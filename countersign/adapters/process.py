@@ -204,7 +204,7 @@ _WRAPPER = """
 trap : INT TERM HUP
 echo $$ >"$0/pgid" || exit 1
 [ -s "$0/pgid" ] || exit 1
-/bin/sh -c 'echo $$ >"$0/pid" || exit 126; exec "$@"' "$0" "$@" >>"$0/journal" 2>>"$0/errors" </dev/null
+/bin/sh -c 'echo $$ >"$0/pid" || exit 126; unset PWD OLDPWD SHLVL; exec "$@"' "$0" "$@" >>"$0/journal" 2>>"$0/errors" </dev/null
 code=$?
 sync "$0/journal" "$0/errors" 2>/dev/null && : >"$0/synced"
 echo $code >"$0/rc"

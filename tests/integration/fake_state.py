@@ -3,7 +3,7 @@
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,6 +17,7 @@ class FakeState:
         self.lock: dict[str, Any] | None = None
         self.requests: list[str] = []
         self.refuse_writes = False
+        self.before: Callable[[str], int | None] | None = None  # hears each request's method first; a number is the answer
         self.password = "state-password-of-this-attempt"
         self.address = ""
 
@@ -36,6 +37,8 @@ class FakeState:
 
     def answer(self, method: str, body: bytes, headers: Any) -> tuple[int, bytes]:
         self.requests.append(method)
+        if self.before is not None and (code := self.before(method)) is not None:
+            return code, b""
         wanted = "Basic " + base64.b64encode(f"att:{self.password}".encode()).decode()
         if headers.get("Authorization") != wanted:
             return 403, b""

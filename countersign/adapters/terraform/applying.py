@@ -273,6 +273,8 @@ def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState
     if ended.exit_code == 1 and not journal.errors:
         ended = dataclasses.replace(ended, whole=False)
     state, code, message = events.verdict(journal, ended)
+    if code == "locked" and not any("already locked" in f.detail for f in journal.errors):
+        code, message = "unavailable", f"The state service gave no lock; nothing was changed. {events.in_words(journal.findings)}"
     if errors and not journal.errors and state is not RunState.VERIFYING:
         message = f"{message} It said: {errors[-500:]}"
     return state, code, message

@@ -158,26 +158,25 @@ class _Reader:
     # Expressions
 
     def _skip_expression(self, *, ends: tuple[str, ...]) -> None:
-        """To the first of `ends` outside of brackets; it is not taken."""
+        """To the first of `ends` outside of brackets, or the end of the text; it is not taken."""
         open_: list[str] = []
         for token in self._tokens():
-            if not open_ and (token in ends or token == ""):
+            if not open_ and token in (*ends, ""):
                 return
             self._count(token, open_)
-            self._at += len(token)
 
     def _skip_template(self) -> None:
         """Behind `${` or `%{`, to behind its closing brace."""
         open_: list[str] = []
         for token in self._tokens():
-            if token == "":
-                raise self._unsure("a template without its end")
-            self._at += len(token)
             if not open_ and token in ("}", "~}"):
+                self._at += len(token)
                 return
             self._count(token, open_)
 
     def _count(self, token: str, open_: list[str]) -> None:
+        if token == "":
+            raise self._unsure("an expression without its end")
         if token in _CLOSES:
             open_.append(_CLOSES[token])
         elif token in (")", "]", "}", "~}") and (not open_ or open_.pop() != token):
@@ -186,7 +185,7 @@ class _Reader:
     def _tokens(self) -> Iterator[str]:
         """Brackets, commas and line ends of an expression as they come, "" at the end; everything else is skipped.
 
-        The caller steps over what it is given.
+        Each is given before it is taken, so that who stops there stands before it. A comment is a line end.
         """
         text = self._text
         while True:
@@ -199,15 +198,13 @@ class _Reader:
                 self._string()
             elif letter in "()[]{},":
                 yield letter
+                self._at += 1
             elif text.startswith("~}", self._at):
                 yield "~}"
+                self._at += 2
             elif letter in "\n#" or text.startswith(("\r\n", "//"), self._at):
-                comment = _LINE_END.match(text, self._at)
-                assert comment is not None
-                # A comment ends its line with it: skip to the line end, or the end of the file.
-                self._at = comment.end() - (1 if comment.group().endswith("\n") else 0)
-                if self._at < len(text):
-                    yield "\n"
+                yield "\n"
+                self._match(_LINE_END)
             elif text.startswith("<<", self._at):
                 self._heredoc()
             elif letter in "</~":

@@ -51,7 +51,9 @@ async def _unreadable(session: Session, paths: list[str]) -> None:
     for folder in sorted({Path(path).parent for path in paths})[:5]:
         for one in await session.validate(environment, session.place.tree / folder):
             name = (folder / one.file).as_posix() if one.file else None
-            if name in paths and "init" not in one.detail:  # that nothing is initialised yet is no fault of the file
+            if (
+                name in paths and f"{session.executable.name} init" not in one.detail
+            ):  # that nothing is initialised yet is no fault of the file
                 found.append(replace(one, file=name))
     if found:
         raise session.failure(ProviderError, f"the configuration is broken: {in_words(found)}", found)

@@ -163,10 +163,14 @@ class Session:
                 said = f"only {free >> 10} KiB are free where it works"
             findings.append(Finding(severity="error", summary=f"{command} ended with code {ended.code}", detail=said))
         text = " ".join(f"{f.summary} {f.detail}" for f in findings if f.severity == "error").lower()
-        if "acquiring the state lock" in text:
+        if "acquiring the state lock" in text and "already locked" in text:
             return self.failure(Locked, "the state is locked by another run or person; it is tried again when the lock is free", findings)
         if self.job.state.address.lower() in text and any(words in text for words in _NO_ANSWER):
             return self.failure(Unavailable, "the state service does not answer; see `countersign doctor`", findings)
+        if any(words in text for words in _NO_AUTHORITY):
+            return self.failure(
+                Unavailable, "the state service does not know this attempt any more; it is tried again with a new one", findings
+            )
         if "dependency lock file" in text or "lockfile" in text:
             hint = f"run `{self.executable.name} init` in the folder and commit .terraform.lock.hcl"
             return self.failure(ProviderError, f"{command} failed: {in_words(findings)}; {hint}", findings)
@@ -177,6 +181,7 @@ class Session:
         return kind(self.redactor.line(message, 1500), details={"findings": shown, "log": self.log()[-4000:]})
 
 
+_NO_AUTHORITY = ("remote state endpoint requires auth", "remote state endpoint invalid auth")
 _NO_ANSWER = (
     "connection refused",
     "connection reset",

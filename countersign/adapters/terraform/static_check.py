@@ -83,7 +83,19 @@ def _parse(data: bytes, kind: str) -> Declared | None:
     if not isinstance(parsed, Mapping) or not {*parsed} <= {*_KNOWN, "//"} or not _settled(parsed):
         return None
     # An action brings its provider like a resource does.
-    return declared({**parsed, "resource": [parsed.get("resource", []), parsed.get("action", [])]}, text)
+    return _placed(declared({**parsed, "resource": [parsed.get("resource", []), parsed.get("action", [])]}, text), text)
+
+
+def _placed(found: Declared, text: str) -> Declared:
+    """`found` with the lines of expressions, which are not spelled in the file as they are named here."""
+
+    def line(name: str, known: int | None) -> int | None:
+        at = text.find(name.removeprefix(UNSETTLED).removesuffix("}")) if name.startswith(UNSETTLED) else -1
+        return known if known is not None or at < 0 else text.count("\n", 0, at) + 1
+
+    modules = tuple(place.model_copy(update={"line": line(place.name, place.line)}) for place in found.modules)
+    sources = {name: line(source, found.source_lines.get(name)) for name, source in found.sources.items()}
+    return found.model_copy(update={"modules": modules, "source_lines": sources})
 
 
 def _settled(parsed: Mapping[str, Any]) -> bool:
