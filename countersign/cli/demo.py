@@ -42,6 +42,7 @@ from countersign.core.run import RunState
 
 READY_WITHIN = 60.0  # seconds
 ENDS_WITHIN = 300.0  # seconds for a run between two decisions
+LEFT_WITHIN = 3.0
 STACK, SECRET, VARIABLE = "demo", "demo-db-password", "db_password"
 
 
@@ -84,7 +85,7 @@ async def demo(data: Path | None, *, yes: bool, as_json: bool) -> Exit:
     out = console()
     stage = Stage(settings=settings, yes=yes, as_json=as_json, door=Door(settings=settings, as_json=as_json, out=out))
     code = await _guarded(stage)
-    left = processes_of(folder)
+    left = await _left(folder)
     for pid, words in left:
         stage.say(f"left behind: process {pid} {words[:160]}", "red")
     if left and code is Exit.OK:
@@ -93,6 +94,14 @@ async def demo(data: Path | None, *, yes: bool, as_json: bool) -> Exit:
         shutil.rmtree(folder, ignore_errors=True)
     _last_words(stage, code, left, kept=folder.exists())
     return code
+
+
+async def _left(folder: Path) -> list[tuple[int, str]]:
+    """What still runs on the folder, after a moment for what is about to end."""
+    until = time.monotonic() + LEFT_WITHIN
+    while (left := processes_of(folder)) and time.monotonic() < until:  # noqa: ASYNC110  other processes tell no event
+        await asyncio.sleep(0.1)
+    return left
 
 
 def _folder(data: Path | None) -> Path:

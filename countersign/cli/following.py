@@ -23,6 +23,7 @@ from countersign.core.run import ENDS, RunState
 
 ABSENT = 60.0  # seconds a front may be away before we give up; `up` starts it again within a few
 POLL = 20.0  # seconds of one long poll
+AGAIN = 1.0  # seconds between two tries to reach a front that is away
 WAITING = frozenset({RunState.AWAITING_APPROVAL, RunState.NEEDS_OPERATOR})
 SHOWN = 6  # resources in the works, one line each
 
@@ -132,7 +133,7 @@ async def follow(
             if time.monotonic() - gone > ABSENT:
                 raise
             watcher.away()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(AGAIN)
             continue
         gone = 0.0
         run, data = answer.get("run") or {}, answer.get("data") or {}

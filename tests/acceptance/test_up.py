@@ -44,6 +44,11 @@ async def parts_gone(service: Installed) -> None:
     await eventually(gone, f"every process of {service.data} to end; there are {processes_of(service.data)}")
 
 
+def refusal(service: Installed) -> str:
+    """What an `up` says that does not start."""
+    return str(json.loads(service.cli("up", "--json", code=1))["error"]["message"])
+
+
 @requirement("promise:one-command")
 async def test_one_command_starts_everything_and_says_where_it_is(up: Installed) -> None:
     async def told() -> bool:
@@ -67,11 +72,10 @@ async def test_everything_it_writes_is_its_owners_alone(up: Installed) -> None:
 
 
 async def test_a_second_up_on_the_folder_is_refused_and_the_first_goes_on(up: Installed) -> None:
-    done = subprocess.run([str(COMMAND), "up"], env=up.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False)
+    message = refusal(up)
 
-    assert done.returncode == 1
-    assert "another `countersign up` uses" in done.stderr
-    assert f"http://127.0.0.1:{up.front_port}" in done.stderr
+    assert "another `countersign up` uses" in message
+    assert f"http://127.0.0.1:{up.front_port}" in message
     await up.ready()
 
 
@@ -85,22 +89,19 @@ async def test_a_second_up_on_the_folder_is_refused_and_the_first_goes_on(up: In
         ("temporal_ui_port", "COUNTERSIGN_TEMPORAL_UI_PORT"),
     ],
 )
-async def test_a_taken_port_is_named_with_the_setting_that_changes_it(service: Installed, part: str, variable: str) -> None:
+def test_a_taken_port_is_named_with_the_setting_that_changes_it(service: Installed, part: str, variable: str) -> None:
     port = getattr(service, part)
     with socket.create_server(("127.0.0.1", port)):
-        done = subprocess.run(
-            [str(COMMAND), "up"], env=service.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False
-        )
+        message = refusal(service)
 
-    assert done.returncode == 1
-    assert f"port {port}" in done.stderr
-    assert variable in done.stderr
-    assert part in done.stderr
+    assert f"port {port}" in message
+    assert variable in message
+    assert part in message
     assert processes_of(service.data) == []
 
 
 @requirement("bad:newer-data-folder")
-async def test_a_folder_of_a_newer_version_is_refused_and_left_as_it_is(service: Installed) -> None:
+def test_a_folder_of_a_newer_version_is_refused_and_left_as_it_is(service: Installed) -> None:
     service.data.mkdir(mode=0o700)
     file = service.data / "countersign.db"
     with sqlite3.connect(file) as connection:
@@ -108,12 +109,7 @@ async def test_a_folder_of_a_newer_version_is_refused_and_left_as_it_is(service:
         connection.execute("INSERT INTO alembic_version VALUES ('9999')")
     connection.close()
 
-    done = subprocess.run(
-        [str(COMMAND), "up"], env=service.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False
-    )
-
-    assert done.returncode == 1
-    assert "newer Countersign" in done.stderr
+    assert "newer Countersign" in refusal(service)
     with sqlite3.connect(file) as connection:
         assert connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("alembic_version",)]
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
@@ -166,7 +162,7 @@ async def test_a_supervisor_that_is_killed_takes_its_parts_along_and_the_next_up
     await parts_gone(service)
 
 
-async def test_the_demo_shows_the_whole_of_it_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_demo_shows_the_whole_of_it_and_leaves_nothing(tmp_path: Path) -> None:
     environment = {**{k: v for k, v in os.environ.items() if not k.startswith("COUNTERSIGN_")}, "DEMO_YES": "1"}
     data = tmp_path / "demo"
 
