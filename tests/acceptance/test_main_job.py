@@ -58,7 +58,7 @@ async def test_an_agent_asks_a_person_agrees_and_exactly_that_is_applied_then_de
         assert nothing["run"]["state"] == "planned_and_finished"
 
 
-@requirement("promise:asking-twice")
+@requirement("promise:asking-twice", "bad:key-reused")
 async def test_the_same_request_with_the_same_key_is_one_run_and_other_arguments_are_refused_by_name(shared: Installed) -> None:
     async with shared.client(shared.key("agent:twice")) as agent:
         await registered(agent, "twice")
@@ -73,7 +73,7 @@ async def test_the_same_request_with_the_same_key_is_one_run_and_other_arguments
         assert "vars" in error["message"]
 
 
-@requirement("bad:second-apply-queues")
+@requirement("bad:second-apply-queued")
 async def test_a_second_apply_waits_for_its_turn_and_is_told_its_place(shared: Installed, tmp_path_factory: pytest.TempPathFactory) -> None:
     world = tmp_path_factory.mktemp("gates")
     person_key = shared.key("person:cy", kind="person", role="approver")
@@ -102,7 +102,7 @@ async def test_a_second_apply_waits_for_its_turn_and_is_told_its_place(shared: I
         await until(other, second_id, "planned_and_finished")
 
 
-@requirement("promise:approved-is-what-runs")
+@requirement("promise:approved-is-what-runs", "bad:plan-made-stale")
 async def test_a_plan_made_stale_by_another_run_is_made_again_and_keeps_its_approval_only_if_it_means_the_same(shared: Installed) -> None:
     """Two plans wait on one state; the first that is applied moves it under the other."""
     person_key = shared.key("person:dee", kind="person", role="approver")
