@@ -133,7 +133,7 @@ async def _run_page(request: Request) -> Response:
         "<!doctype html><html lang=en><meta charset=utf-8><title>Countersign</title>"
         f"<h1>A run may be waiting for you</h1><p><code>{run}</code></p>"
         "<p>This page shows nothing and decides nothing. Read the plan and decide where it is known who you are:</p>"
-        f"<pre>countersign run plan {run}\ncountersign approve {run}\ncountersign reject {run}</pre>"
+        f"<pre>countersign show {run}\ncountersign approve {run} --digest sha256:…\ncountersign reject {run} --reason …</pre>"
         "<p>or in an MCP client with <code>run_plan</code>, <code>run_approve</code> and <code>run_reject</code>, with a key of your own."
         "</p></html>",
         headers=_PAGE_HEADERS,

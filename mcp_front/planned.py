@@ -6,7 +6,6 @@ by filter or as an artifact.
 
 import json
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -114,8 +113,23 @@ async def _json(call: Call, conn: AsyncConnection, document: Document | None) ->
 def _matches(change: Mapping[str, Any], action: str | None, address: str | None) -> bool:
     if action is not None and change.get("action") != action:
         return False
-    where = str(change.get("address", ""))
-    return address is None or (fnmatchcase(where, address) if "*" in address else address in where)
+    return address is None or _like(str(change.get("address", "")), address)
+
+
+def _like(where: str, wanted: str) -> bool:
+    """Whether an address holds `wanted`, or looks like it where that has a `*`. Brackets are part of addresses, and mean nothing else."""
+    first, *parts = wanted.split("*")
+    if not parts:
+        return first in where
+    *middle, last = parts
+    if not where.startswith(first) or not where.endswith(last):
+        return False
+    at, end = len(first), len(where) - len(last)
+    for part in middle:
+        if (found := where.find(part, at, end)) < 0:
+            return False
+        at = found + len(part)
+    return at <= end
 
 
 def fitted(changes: Sequence[Mapping[str, Any]], room: int) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Runs as callers read them: rows turned into bounded, labelled answers."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -110,12 +111,8 @@ def event(e: Event) -> dict[str, Any]:
 
 def folded(found: list[Event]) -> list[dict[str, Any]]:
     """What happened, with only the last of each row of progress reports."""
-    kept = [
-        e
-        for e, after in zip(found, [*found[1:], None], strict=True)
-        if not (e.kind == "progress" and after is not None and after.kind == "progress")
-    ]
-    return [event(e) for e in kept]
+    overtaken = {e.n for e, after in pairwise(found) if e.kind == after.kind == "progress"}
+    return [event(e) for e in found if e.n not in overtaken]
 
 
 def decision(d: DecisionRow) -> dict[str, Any]:
