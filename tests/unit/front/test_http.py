@@ -1,0 +1,105 @@
+"""Beside /mcp: health for machines, a page that knows nothing, and the names this front answers to."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from countersign.adapters.settings import Settings
+from mcp_front.http import app, security
+from mcp_front.tools import toolset
+
+pytestmark = pytest.mark.anyio
+RUN = "run_" + "0" * 26
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(data=Path("/nowhere"), **given)
+
+
+async def get(path: str, *, method: str = "GET") -> tuple[int, dict[str, str], str]:
+    """One request to the application, without a socket."""
+    front: Any = SimpleNamespace(settings=settings(), store=None, toolset=toolset())
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:8700")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("127.0.0.1", 8700),
+        "client": ("127.0.0.1", 1),
+        "root_path": "",
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(front)(scope, receive, send)
+    headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:]).decode()
+
+
+async def test_the_page_of_a_run_says_where_to_decide_and_nothing_about_the_run() -> None:
+    status, headers, body = await get(f"/runs/{RUN}")
+
+    assert status == 200
+    assert headers["content-security-policy"] == "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+    assert f"countersign approve {RUN}" in body
+    for active in ("<script", "<form", "<img", "<link", "style=", "href="):
+        assert active not in body
+
+
+async def test_the_page_is_the_same_for_every_run() -> None:
+    other = "run_" + "1" * 26
+
+    assert (await get(f"/runs/{RUN}"))[2] == (await get(f"/runs/{other}"))[2].replace(other, RUN)
+
+
+@pytest.mark.parametrize("path", ["/runs/run_<script>", "/runs/..", "/runs/run_short", "/runs/"])
+async def test_what_is_no_id_of_a_run_has_no_page(path: str) -> None:
+    status, _, body = await get(path)
+
+    assert status in (404, 401, 307)
+    assert "<script>" not in body
+
+
+async def test_the_page_decides_nothing() -> None:
+    assert (await get(f"/runs/{RUN}", method="POST"))[0] in (404, 405)
+
+
+async def test_a_process_that_lives_says_so() -> None:
+    assert (await get("/healthz"))[::2] == (200, "ok\n")
+
+
+async def test_without_a_key_there_is_nothing_behind_mcp() -> None:
+    status, headers, body = await get("/mcp", method="POST")
+
+    assert status == 401
+    assert headers["www-authenticate"].startswith("Bearer ")
+    assert "resource_metadata" not in headers["www-authenticate"]  # no authorization server stands behind our keys
+    assert "tool" not in body
+
+
+def test_on_the_loopback_only_names_of_this_machine_are_answered() -> None:
+    names = security(settings()).allowed_hosts
+
+    assert names == ["127.0.0.1:*", "localhost:*", "[::1]:*"]
+
+
+def test_a_named_address_is_answered_beside_the_loopback() -> None:
+    assert security(settings(host="10.0.0.5")).allowed_hosts[0] == "10.0.0.5:*"
+    assert security(settings(host="fd00::1")).allowed_origins[0] == "http://[fd00::1]:*"
+
+
+def test_where_it_listens_on_every_address_only_the_key_counts() -> None:
+    assert security(settings(host="0.0.0.0")).enable_dns_rebinding_protection is False
