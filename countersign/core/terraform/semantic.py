@@ -15,7 +15,7 @@ from typing import Any
 from countersign.core.digests import canonical, sha256
 from countersign.core.terraform import document as doc
 from countersign.core.terraform.classes import classes_of
-from countersign.core.terraform.document import Number, ResourceChange, Side, marked
+from countersign.core.terraform.document import Number, ResourceChange, Side, marked, pruned
 
 VERSION = "countersign.plan/1"
 
@@ -53,10 +53,9 @@ class Macs:
 
     def of(self, tree: object, *domain: str) -> str:
         """16 bytes in hex. `tree` is JSON without floats."""
-        name = "\x1f".join(part.replace("\x1f", "\x1f\x1f") for part in domain)
-        spelled = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)  # ASCII: lone surrogates survive
-        message = b"\0".join((VERSION.encode(), name.encode("utf-8", "surrogatepass"), spelled.encode()))
-        return hmac.new(self.key, message, hashlib.sha256).digest()[:16].hex()
+        # In ASCII, so that lone surrogates survive and nothing in a domain or a tree is a separator.
+        spelled = (json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True) for part in (domain, tree))
+        return hmac.new(self.key, b"\0".join((VERSION.encode(), *map(str.encode, spelled))), hashlib.sha256).digest()[:16].hex()
 
     def side(self, side: Side, *domain: str) -> str | None:
         """`?` unknown, None absent, else a MAC; `~` partly unknown, `!` sensitive."""
@@ -65,7 +64,10 @@ class Macs:
             return "?" + mark
         if side.absent:
             return None
-        return self.of(tagged(side.value, side.unknown), *domain) + ("~" if marked(side.unknown) else "") + mark
+        tree = tagged(side.value, side.unknown)
+        if mark and side.sensitive is not True:
+            tree = ["!", tree, pruned(side.sensitive)]  # which part is sensitive is part of what it means
+        return self.of(tree, *domain) + ("~" if marked(side.unknown) else "") + mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def semantic(document: Mapping[str, Any], *, origin: Origin, macs: Macs) -> tupl
             name: [list(actions), macs.side(before, "output", name), macs.side(after, "output", name)]
             for name, actions, before, after in doc.outputs(document)
         },
-        "actions": [macs.of(_exact(a), "action", str(a.get("address"))) for a in document.get("action_invocations") or ()],
+        "actions": sorted(macs.of(tagged(a), "action", str(a.get("address"))) for a in document.get("action_invocations") or ()),
     }
     data = canonical(_encodable(whole))
     return data, sha256(data)
@@ -139,16 +141,13 @@ def _record(change: ResourceChange, macs: Macs) -> dict[str, Any]:
     if attributes:
         record["attributes"] = attributes
     if isinstance(change.before.value, Mapping):
-        record["object"] = macs.of(tagged(change.before.value.get("id")), "object", where)
+        who = change.identity if change.identity is not None else change.before.value.get("id")
+        record["object"] = macs.of(tagged(who), "object", where)
     if change.importing is not None:
-        record["importing"] = macs.of(_exact(change.importing), "import", where)
+        record["importing"] = macs.of(tagged(change.importing), "import", where)
     if change.generated_config is not None:
         record["generated_config"] = macs.of(change.generated_config, "generated", where)
     return record
-
-
-def _exact(value: object) -> object:
-    return tagged(value)
 
 
 def _encodable(value: Any) -> Any:
