@@ -137,10 +137,24 @@ def test_every_dependency_earns_its_place() -> None:
     ] == []
 
 
-def test_everything_imported_is_a_declared_dependency(graph: grimp.ImportGraph) -> None:
-    declared = declared_dependencies()
+def undeclared(imported: set[str], declared: set[str]) -> dict[str, list[str]]:
+    """Third-party modules among `imported` that no declared distribution provides, and who does."""
     providers = packages_distributions()
-    ours = set(CONFIGURED["session_options"]["root_packages"])
-    imported = {module for module in graph.modules if module.split(".")[0] not in ours | sys.stdlib_module_names}
+    ours = {*CONFIGURED["session_options"]["root_packages"], "tests"}
+    others = {name.split(".")[0] for name in imported} - ours - sys.stdlib_module_names
+    return {name: sorted(providers.get(name, [])) for name in others if not {dist.lower() for dist in providers.get(name, [])} & declared}
 
-    assert {name: sorted(providers[name]) for name in imported if not {dist.lower() for dist in providers[name]} & declared} == {}
+
+def test_everything_imported_is_a_declared_dependency(graph: grimp.ImportGraph) -> None:
+    assert undeclared(set(graph.modules), declared_dependencies()) == {}
+
+
+def test_everything_tests_import_is_a_declared_dependency() -> None:
+    imported: set[str] = set()
+    for _, node in sources("tests"):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            imported.add(node.module)
+
+    assert undeclared(imported, declared_dependencies(also_for_developers=True)) == {}
