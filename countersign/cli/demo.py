@@ -291,9 +291,9 @@ def _files_with(folder: Path, value: bytes) -> tuple[int, list[str]]:
 def _summary(stage: Stage) -> None:
     stage.step("What it took")
     for name, seconds in stage.seconds.items():
-        stage.door.show(Text(f"  {seconds:6.2f} s  ", style="bold").append_text(safe(name)))
+        stage.door.show(Text().append(f"  {seconds:6.2f} s  ", style="bold").append_text(safe(name)))
     for what, run_id in stage.runs.items():
-        stage.door.show(Text(f"  {what:<8}", style="dim").append_text(safe(_history(stage.settings, run_id), "cyan")))
+        stage.door.show(Text().append(f"  {what:<8}", style="dim").append_text(safe(_history(stage.settings, run_id), "cyan")))
 
 
 def _history(settings: Settings, run_id: str) -> str:

@@ -79,7 +79,7 @@ def _show(looks: list[Finding]) -> None:
     width = max(len(look.what) for look in looks)
     for look in looks:
         mark, style = marks[look.grade]
-        out.print(Text(f"{mark} ", style=style).append(look.what.ljust(width + 2), style="bold").append_text(safe(look.told)))
+        out.print(Text().append(f"{mark} ", style=style).append(look.what.ljust(width + 2), style="bold").append_text(safe(look.told)))
         if look.fix:
             out.print(Text(" " * (width + 4)).append_text(safe(look.fix, "yellow" if look.grade == "note" else "red")))
     bad = sum(look.grade == "missing" for look in looks)

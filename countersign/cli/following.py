@@ -83,7 +83,7 @@ class Narrator:
         self._state = state
         mark = Text("● ", style=style_of(state))
         took = f"{self._clock() - self._begun:6.2f} s  "
-        self._out.print(Text(took, style="dim").append_text(mark).append_text(safe(state.replace("_", " "))))
+        self._out.print(Text().append(took, style="dim").append_text(mark).append_text(safe(state.replace("_", " "))))
         if state not in (RunState.APPLYING, RunState.VERIFYING):
             self._working.clear()
 
@@ -92,7 +92,9 @@ class Narrator:
         addresses = [a for a in current.split(", ") if a]
         self._working = {address: self._working.get(address, now) for address in addresses}
         if not self._out.is_terminal and (done or addresses):
-            self._out.print(Text(f"{now - self._begun:6.2f} s    {done} of {total} done  ", style="dim").append_text(safe(current)))
+            self._out.print(
+                Text().append(f"{now - self._begun:6.2f} s    {done} of {total} done  ", style="dim").append_text(safe(current))
+            )
 
     def _moving(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))

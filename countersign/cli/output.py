@@ -27,7 +27,8 @@ def console(*, stderr: bool = False) -> Console:
     """A console of the current standard output; nothing it prints is read as markup."""
     stream = sys.stderr if stderr else sys.stdout
     tty = stream.isatty()
-    return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=not tty, width=None if tty else WIDE)
+    # Lines are broken by the terminal alone, so that what is copied from it has no line ends of ours.
+    return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, width=None if tty else WIDE)
 
 
 def safe(text: object, style: str = "") -> Text:
@@ -43,8 +44,8 @@ def safe_block(text: object, style: str = "") -> Text:
 def table(*columns: str, title: str | None = None) -> Table:
     """Plain columns, without lines to copy along."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=number == 0)  # an id is copied whole
     return made
 
 
@@ -74,7 +75,7 @@ def tell_error(error: CountersignError, *, as_json: bool) -> None:
             body["run_id"] = run_id
         emit({"error": body})
         return
-    line = Text("error", style="bold red").append(f" {error.code}", style="red").append(": ")
+    line = Text().append("error", style="bold red").append(f" {error.code}", style="red").append(": ")
     console(stderr=True).print(line.append_text(safe_block(error.message)))
 
 

@@ -63,7 +63,7 @@ async def start(door: Door, asked: Start) -> Exit:
         begun = await front.call(asked.tool, env=env, workspace=slug, message=asked.message, idempotency_key=asked.key, **given)
         run = begun.get("run") or {}
         again = "  (asked before: the same run)" if begun.get("replayed") else ""
-        door.show(Text("run ", style="dim").append_text(safe(f"{run.get('run_id')}{again}", "bold")), *warnings_view(begun))
+        door.show(Text().append("run ", style="dim").append_text(safe(f"{run.get('run_id')}{again}", "bold")), *warnings_view(begun))
         if not asked.wait:
             door.answer(begun)
             return Exit.OK

@@ -1,11 +1,12 @@
 """`countersign up`: start everything, say where it is, stay until told to end."""
 
 import asyncio
+import contextlib
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from countersign.adapters.settings import Settings, data_folder
@@ -14,6 +15,8 @@ from countersign.cli.output import console, emit, safe, safe_block
 from countersign.cli.service import Service, running, running_applies, signals
 from countersign.cli.session import LOOPBACK, local_person, stacks_folder
 from countersign.cli.supervisor import Ended, Ready
+from countersign.cli.views import facts
+from countersign.core.ids import SLUG
 
 
 class Board:
@@ -30,9 +33,9 @@ class Board:
         elif isinstance(event, Ended):
             self._out.print(ended_line(event))
             for line in event.tail if event.times == 1 else event.tail[-3:]:
-                self._out.print(Text("  │ ", style="dim").append_text(safe_block(line, "dim")))
+                self._out.print(Text().append("  │ ", style="dim").append_text(safe_block(line, "dim")))
         elif event.again or self.up:
-            self._out.print(Text("● ", style="green").append(f"{event.part} is back after {event.seconds:.1f} s"))
+            self._out.print(Text().append("● ", style="green").append(f"{event.part} is back after {event.seconds:.1f} s"))
 
     def leaving(self, runs: Sequence[str]) -> None:
         if self._json:
@@ -67,7 +70,12 @@ class Board:
 def ended_line(event: Ended) -> Text:
     how = f"was ended by signal {-event.code}" if event.code < 0 else f"ended with code {event.code}"
     often = f", {event.times} times in a row" if event.times > 1 else ""
-    line = Text("● ", style="red").append(event.part, style="bold").append(f" {how}{often}; it is started again in {event.again_in:g} s. ")
+    line = (
+        Text()
+        .append("● ", style="red")
+        .append(event.part, style="bold")
+        .append(f" {how}{often}; it is started again in {event.again_in:g} s. ")
+    )
     return line.append_text(safe(f"Its log: {event.log}", "dim"))
 
 
@@ -100,27 +108,36 @@ def places(settings: Settings) -> dict[str, str]:
 
 def ready_view(service: Service, seconds: float) -> Group:
     settings, where = service.settings, places(service.settings)
-    rows = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    rows.add_column(style="dim")
-    rows.add_column(overflow="fold")
-    rows.add_row("  front", safe(where["front"], "cyan"))
-    rows.add_row("  Temporal UI" if "temporal_ui" in where else "  Temporal", safe(where.get("temporal_ui", where["temporal"]), "cyan"))
-    rows.add_row("  data folder", safe(where["data"]))
-    rows.add_row("  key file", safe(f"{service.key_file} ({local_person().id}, admin)"))
-    rows.add_row("  stacks", safe(where["stacks"]))
-    title = Text("● ", style="green").append("countersign is ready", style="bold").append(f" after {seconds:.1f} s", style="dim")
-    parts: list[Text | Table] = [title, rows]
+    again = f" --data {shlex.quote(where['data'])}" if settings.data != data_folder({}) else ""
+    env, folder = settings.organizations[0].environments[0].slug, _some_stack(stacks_folder(settings))
+    parts: list[Text | Group] = [
+        Text().append("● ", style="green").append("countersign is ready", style="bold").append(f" after {seconds:.1f} s", style="dim"),
+        facts(
+            [
+                ("front", where["front"], "cyan"),
+                ("Temporal UI", where["temporal_ui"], "cyan") if "temporal_ui" in where else ("Temporal", where["temporal"], "cyan"),
+                ("data folder", where["data"], ""),
+                ("key file", f"{service.key_file} ({local_person().id}, admin)", ""),
+                ("stacks", where["stacks"], ""),
+                ("next:", f"countersign stack register{again} {env}/{folder} --source {folder}", "bold"),
+                ("then:", f"countersign apply{again} {env}/{folder}", "bold"),
+                ("for an agent:", f"countersign key create{again} --as NAME --kind agent --role platform", ""),
+            ]
+        ),
+    ]
     if settings.host != LOOPBACK:
         parts.append(safe(f"  It listens on {settings.host}, which is more than this machine: put TLS in front of it.", "yellow"))
-    again = f" --data {shlex.quote(where['data'])}" if settings.data != data_folder({}) else ""
-    parts.append(Text("  next: ", style="dim").append_text(safe(f"countersign stack register{again} dev/NAME --source FOLDER", "bold")))
-    parts.append(
-        Text("        for an agent: ", style="dim").append_text(
-            safe(f"countersign key create{again} --as NAME --kind agent --role platform")
-        )
-    )
     parts.append(Text("  Ctrl-C ends it; an apply that runs goes on.", style="dim"))
     return Group(*parts)
+
+
+def _some_stack(stacks: Path) -> str:
+    """A folder there that could be registered, so that what is shown can be run as it is."""
+    with contextlib.suppress(OSError):
+        for folder in sorted(stacks.iterdir()):
+            if SLUG.match(folder.name) and any(folder.glob("*.tf")):
+                return folder.name
+    return "NAME"
 
 
 async def up(settings: Settings, *, as_json: bool) -> Exit:

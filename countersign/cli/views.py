@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from countersign.cli.following import style_of
 from countersign.cli.output import rows, safe, safe_block
+from countersign.core.redaction import clean_line
 
 # What is gone cannot be had back, so it is read first.
 ORDER = ("delete", "replace", "forget", "move", "import", "update", "create", "read")
@@ -31,7 +31,7 @@ Json = Mapping[str, Any]
 def plan_view(plan: Json, run: Json, *, all_attributes: bool = False, how_to: bool = True) -> Group:
     """The plan of a run: digest, risks, changes with what destroys first, who must agree, and what to run."""
     parts: list[RenderableType] = [_headline(plan, run)]
-    parts += [Text("  ⚠ ", style="bold yellow").append_text(safe(risk, "yellow")) for risk in plan.get("risks", ())]
+    parts += [Text().append("  ⚠ ", style="bold yellow").append_text(safe(risk, "yellow")) for risk in plan.get("risks", ())]
     if left_out := plan.get("risks_left_out"):
         parts.append(Text(f"  ⚠ and {left_out} more", style="yellow"))
     parts += [_finding(finding) for finding in plan.get("findings", ())]
@@ -45,13 +45,13 @@ def plan_view(plan: Json, run: Json, *, all_attributes: bool = False, how_to: bo
 
 
 def _headline(plan: Json, run: Json) -> Group:
-    title = Text("Plan", style="bold").append(f" {plan.get('number', 1)} of ").append_text(safe(run.get("run_id", "")))
+    title = Text().append("Plan", style="bold").append(f" {plan.get('number', 1)} of ").append_text(safe(run.get("run_id", "")))
     facts = [str(plan.get("summary") or "no changes"), f"class {plan.get('change_class', 'none')}", str(plan.get("engine", ""))]
     if commit := plan.get("commit"):
         facts.append(f"commit {str(commit)[:12]}")
     lines = [title, Text("  ").append_text(safe(" · ".join(facts), _style_of_class(str(plan.get("change_class", "")))))]
     if digest := plan.get("plan_digest"):
-        lines.append(Text("  digest ", style="dim").append_text(safe(digest, "bold")))
+        lines.append(Text().append("  digest ", style="dim").append_text(safe(digest, "bold")))
     return Group(*lines)
 
 
@@ -66,7 +66,7 @@ def _changes(plan: Json, *, all_attributes: bool) -> RenderableType:
     for change in items:
         action = str(change.get("action", ""))
         symbol, style = SYMBOLS.get(action, ("?", "bold red"))
-        line = Text(f"  {symbol:>3} ", style=style).append_text(safe(change.get("address", "")))
+        line = Text().append(f"  {symbol:>3} ", style=style).append_text(safe(change.get("address", "")))
         if change.get("class") in DATA:
             line.append("  holds data", style="bold red")
         if moved := change.get("moved_from"):
@@ -80,9 +80,7 @@ def _changes(plan: Json, *, all_attributes: bool) -> RenderableType:
                 lines.append(Text(f"          … and {more} more", style="dim"))
     missing = int(told.get("matching", 0)) - len(items)
     if missing > 0:
-        lines.append(
-            Text(f"      … and {missing} more of {told.get('total')}; `countersign show --json` and read_artifact have all", style="dim")
-        )
+        lines.append(Text(f"      … and {missing} more of {told.get('total')}; the artifact plan_view has all", style="dim"))
     return Group(*lines)
 
 
@@ -90,25 +88,29 @@ def agreement(plan: Json, run: Json, *, how_to: bool = True) -> Group:
     """Who has to agree, and the commands for it."""
     ask = run.get("approval") or {}
     run_id, digest = str(run.get("run_id", "")), str(run.get("plan_digest") or plan.get("plan_digest") or "")
-    grid = Table.grid(padding=(0, 2))
     who = str(plan.get("needs") or " or ".join(ask.get("by") or ()) or "nobody")
     many = f", {ask['needed']} more" if int(ask.get("needed", 0)) > 1 else ""
-    until = f", until {_moment(ask['expires_at'])}" if ask.get("expires_at") else ""
-    grid.add_row(Text("  needs", style="dim"), safe(f"{who}{many}{until}", "yellow"))
+    until = f", until {_moment(ask['expires_at'])} UTC" if ask.get("expires_at") else ""
+    lines = [("needs", f"{who}{many}{until}", "yellow")]
     approve = f"countersign approve {run_id} --digest {digest}"
     if name := ask.get("confirm_name"):
-        grid.add_row(Text("  types", style="dim"), safe(name, "bold red"))
+        lines.append(("types", str(name), "bold red"))
         approve += " --name …"
     if how_to:
-        grid.add_row(Text("  to agree", style="dim"), safe(approve, "bold"))
-        grid.add_row(Text("  to refuse", style="dim"), safe(f"countersign reject {run_id} --reason …"))
-    return Group(grid)
+        lines += [("to agree", approve, "bold"), ("to refuse", f"countersign reject {run_id} --reason …", "")]
+    return facts(lines)
+
+
+def facts(lines: Sequence[tuple[str, object, str]]) -> Group:
+    """(name, text from outside, style), one a line. A long one is broken by the terminal alone, so that it can be copied."""
+    width = max((len(name) for name, _, _ in lines), default=0)
+    return Group(*(Text().append(f"  {name:<{width}}  ", style="dim").append_text(safe(text, style)) for name, text, style in lines))
 
 
 def _finding(finding: Json) -> Group:
     where = ":".join(str(finding[k]) for k in ("file", "line") if finding.get(k) is not None)
     bad = finding.get("severity") == "error"
-    head = Text("  ✗ " if bad else "  ⚠ ", style="red" if bad else "yellow").append_text(safe(finding.get("summary", "")))
+    head = Text().append("  ✗ " if bad else "  ⚠ ", style="red" if bad else "yellow").append_text(safe(finding.get("summary", "")))
     if where or finding.get("address"):
         head.append("  ").append_text(safe(where or finding["address"], "dim"))
     return Group(head, Padding(safe_block(finding["detail"], "dim"), (0, 0, 0, 4), expand=False)) if finding.get("detail") else Group(head)
@@ -118,23 +120,19 @@ def run_view(answer: Json) -> Group:
     """The answer of `run_get`."""
     run, data = answer.get("run") or {}, answer.get("data") or {}
     state = str(run.get("state", ""))
-    title = Text("● ", style=style_of(state)).append_text(safe(state.replace("_", " "), "bold"))
+    title = Text().append("● ", style=style_of(state)).append_text(safe(state.replace("_", " "), "bold"))
     title.append("  ").append_text(safe(f"{data.get('type', '')} {data.get('workspace', '')}"))
-    grid = Table.grid(padding=(0, 2))
     for_whom = f" for {data['acts_for']}" if data.get("acts_for") else ""
-    facts = (
+    told = (
         ("run", run.get("run_id")),
-        ("asked by", f"{data.get('requester', '')}{for_whom}, {_moment(data.get('created_at'))}"),
+        ("asked by", f"{data.get('requester', '')}{for_whom}, {_moment(data.get('created_at'))} UTC"),
         ("because", _quoted(data.get("message"))),
         ("waits for", data.get("waits_for")),
         ("digest", run.get("plan_digest")),
-        ("ended", _moment(data["ended_at"]) if data.get("ended_at") else None),
+        ("ended", f"{_moment(data['ended_at'])} UTC" if data.get("ended_at") else None),
         ("code", data.get("code")),
     )
-    for name, value in facts:
-        if value:
-            grid.add_row(Text(f"  {name}", style="dim"), safe(value))
-    parts: list[RenderableType] = [title, grid]
+    parts: list[RenderableType] = [title, facts([(name, value, "") for name, value in told if value])]
     if reason := _quoted(data.get("reason")):
         parts.append(Padding(safe_block(reason, "yellow"), (0, 0, 0, 2), expand=False))
     parts += [_decision(approval) for approval in data.get("approvals", ())]
@@ -144,7 +142,7 @@ def run_view(answer: Json) -> Group:
 
 def _decision(d: Json) -> Text:
     good = bool(d.get("accepted"))
-    line = Text("  ✓ " if good else "  ✗ ", style="green" if good else "red")
+    line = Text().append("  ✓ " if good else "  ✗ ", style="green" if good else "red")
     line.append_text(safe(f"{d.get('decision')} by {d.get('by')} ({d.get('channel')}), {_moment(d.get('at'))}"))
     if not good and d.get("message"):
         line.append(": ").append_text(safe(d["message"], "red"))
@@ -159,7 +157,7 @@ def results(data: Json, *, most: int = 40) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for row in told.get("items", ())[:most]:
         ok = bool(row.get("ok", True))
-        line = Text("  ✓ " if ok else "  ✗ ", style="green" if ok else "red").append_text(safe(row.get("address", "")))
+        line = Text().append("  ✓ " if ok else "  ✗ ", style="green" if ok else "red").append_text(safe(row.get("address", "")))
         line.append("  ").append_text(safe(row.get("action", ""), "dim"))
         if row.get("id"):
             line.append("  ").append_text(safe(row["id"], "dim"))
@@ -174,12 +172,12 @@ def outputs_view(outputs: Json | None) -> RenderableType:
     values = (outputs or {}).get("values") or {}
     if not values:
         return Text("", end="")
-    grid = Table.grid(padding=(0, 2))
+    lines: list[tuple[str, object, str]] = []
     for name, output in sorted(values.items()):
         hidden = isinstance(output, Mapping) and output.get("sensitive")
         value = output.get("value") if isinstance(output, Mapping) and "value" in output else output
-        grid.add_row(Text("  ").append_text(safe(name)), Text("(sensitive)", style="dim") if hidden else safe(_plain(value)))
-    return Group(Text("  outputs", style="bold"), Padding(grid, (0, 0, 0, 4), expand=False))
+        lines.append((f"    {clean_line(name)}", "(sensitive)" if hidden else _plain(value), "dim" if hidden else ""))
+    return Group(Text("  outputs", style="bold"), facts(lines))
 
 
 def runs_view(found: Sequence[Json]) -> RenderableType:
@@ -203,7 +201,7 @@ def stacks_view(found: Sequence[Json]) -> RenderableType:
 
 
 def warnings_view(answer: Json) -> list[Text]:
-    return [Text("warning ", style="yellow").append_text(safe(w)) for w in answer.get("warnings") or ()]
+    return [Text().append("warning ", style="yellow").append_text(safe(w)) for w in answer.get("warnings") or ()]
 
 
 def command(*words: str) -> str:
