@@ -17,6 +17,7 @@ from countersign.core.errors import CountersignError
 from countersign.core.run import RunState
 from countersign.core.steps import ApplyInput
 from countersign.worker.sweep import sweep
+from tests.requirements import requirement
 from tests.service import ANA, BO, Service, eventually, service, temporal_server
 from tests.toy.engine import ToyEngine, install
 
@@ -67,6 +68,7 @@ async def by_hand(it: Service, request: ApplyInput) -> Any:
     return await ActivityEnvironment().run(it.steps().apply, request)
 
 
+@requirement("bad:apply-by-hand", "I1")
 async def test_an_apply_by_hand_of_a_plan_nobody_approved_starts_nothing_and_is_audited(it: Service) -> None:
     toy(it).want(("a", "create"))
     run = await it.start(await it.stack())
@@ -78,6 +80,7 @@ async def test_an_apply_by_hand_of_a_plan_nobody_approved_starts_nothing_and_is_
     assert toy(it).launched == []
 
 
+@requirement("I3")
 async def test_an_apply_by_hand_after_the_run_applied_starts_nothing(it: Service) -> None:
     toy(it).want(("a", "create"))
     run = await it.start(await it.stack())
@@ -102,6 +105,7 @@ async def test_an_apply_by_hand_of_another_runs_plan_is_refused(it: Service) -> 
     assert refused.value.code == "failed_precondition"
 
 
+@requirement("bad:reset-after-approval", "I3")
 async def test_a_reset_after_the_approval_applies_nothing_twice(it: Service) -> None:
     toy(it).want(("a", "create"))
     run = await it.start(await it.stack())
@@ -115,6 +119,7 @@ async def test_a_reset_after_the_approval_applies_nothing_twice(it: Service) -> 
     assert (await it.run(run.id)).state is RunState.APPLIED
 
 
+@requirement("bad:reset-mid-apply", "I3")
 async def test_a_reset_in_mid_apply_follows_the_attempt_that_runs(it: Service) -> None:
     toy(it).want(("a", "create"))
     toy(it).hold_applies = True
@@ -224,6 +229,7 @@ async def test_a_freeze_stops_the_claim_until_it_is_lifted(it: Service) -> None:
     await it.reaches(run.id, RunState.APPLIED)
 
 
+@requirement("bad:racing-approvals")
 async def test_two_approvals_racing_apply_once(it: Service) -> None:
     import asyncio
 
@@ -238,6 +244,7 @@ async def test_two_approvals_racing_apply_once(it: Service) -> None:
     assert any(not isinstance(r, BaseException) and r.accepted for r in results)
 
 
+@requirement("I8")
 async def test_an_approval_that_expires_cannot_be_used(it: Service) -> None:
     toy(it).want(("a", "create"))
     run = await it.start(await it.stack())
