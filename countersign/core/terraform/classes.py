@@ -5,6 +5,7 @@ The actions an engine may write are a closed list; what has no name here is `unk
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from countersign.core.plan import ChangeClass
 from countersign.core.terraform.document import ResourceChange, marked
@@ -83,11 +84,16 @@ def _main_classes(change: ResourceChange, stateful: Iterable[str]) -> set[Change
 
 
 def is_stateful(type_name: str, stateful: Iterable[str] = STATEFUL_TYPES) -> bool:
-    return not type_name.startswith("terraform_") and any(fnmatchcase(type_name, pattern) for pattern in stateful)
+    return not type_name.startswith("terraform_") and _any_matches(type_name, tuple(stateful))
 
 
 def is_rights(type_name: str) -> bool:
-    return any(fnmatchcase(type_name, pattern) for pattern in RIGHTS_TYPES)
+    return _any_matches(type_name, RIGHTS_TYPES)
+
+
+@lru_cache(maxsize=1024)  # a plan has thousands of changes and a handful of types
+def _any_matches(type_name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(type_name, pattern) for pattern in patterns)
 
 
 def unknown_rights(change: ResourceChange) -> tuple[str, ...]:

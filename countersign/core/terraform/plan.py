@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from countersign.core.plan import Change, ChangeClass, Counts, Plan, shown, worst
+from countersign.core.plan import SHOWN, Change, ChangeClass, Counts, Plan, shown, worst
 from countersign.core.redaction import Redactor
 from countersign.core.terraform import document as doc
 from countersign.core.terraform.classes import STATEFUL_TYPES, action_of, classes_of, is_rights, is_stateful, unknown_rights
-from countersign.core.terraform.document import ResourceChange, marked
+from countersign.core.terraform.document import ResourceChange, Side, marked
 
 NAMED = 5  # addresses in one sentence; the whole list is in the view
 ATTRIBUTES = 20  # names of attributes in a stored change
@@ -21,16 +21,19 @@ def plan_of(
 
     `engine` is "terraform" or "tofu". Data sources read at apply are changes without a class: shown, not counted.
     """
+    stateful = tuple(stateful)
     entries = [c for c in doc.changes(document) if not c.bare_no_op]
     outputs_changed = tuple(redactor.line(name) for name, *_ in doc.outputs(document))
     classes = classes_in(document, entries, stateful)
+    # Described are only those that may be among the shown: the rest is thousands at times.
+    worst_first = sorted(entries, key=lambda c: (-worst(classes_of(c, stateful)).rank, c.address))[:SHOWN]
     return Plan(
         engine=engine,
         engine_build=f"{engine} {document.get('terraform_version', 'unknown')}",
         counts=counts_of(entries),
         change_class=worst(classes),
         classes=classes,
-        changes=shown(change_of(c, redactor, stateful) for c in entries),
+        changes=shown(change_of(c, redactor, stateful) for c in worst_first),
         risks=tuple(redactor.line(sentence, 500) for sentence in risks_of(document, entries, stateful)),
         outputs_changed=outputs_changed[:100],
         semantic_digest=semantic_digest,
@@ -50,7 +53,7 @@ def classes_in(
 
 
 def change_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES) -> Change:
-    attributes = [f"{name}+" if marked(after.unknown) else name for name, _, after in change.attributes()]
+    attributes = [f"{name}+" if marked(after.unknown) else name for name, _, after in change.changing()]
     return Change(
         address=redactor.line(_where(change)),
         type=redactor.line(change.type),
@@ -91,12 +94,11 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
         yield f"This version does not know what would be done to {_named(strange)}: denied unless policy says otherwise."
     if invoked := document.get("action_invocations"):
         yield f"{_some(len(invoked), 'action')} would be invoked beside the resources; what an action does cannot be shown."
-    gone = [c for a in ("delete", "replace") for c in by_action.get(a, ()) if is_stateful(c.type, stateful)]
-    if gone:
+    if gone := [c for a in ("delete", "replace") for c in by_action.get(a, ()) if is_stateful(c.type, stateful)]:
         yield f"Data may be lost: {_named(gone)} would be destroyed or replaced."
-    if deleted := [c for c in by_action.get("delete", ()) if c not in gone]:
+    if deleted := [c for c in by_action.get("delete", ()) if not is_stateful(c.type, stateful)]:
         yield f"{_some(len(deleted), 'object')} would be destroyed: {_named(deleted)}."
-    if replaced := [c for c in by_action.get("replace", ()) if c not in gone]:
+    if replaced := [c for c in by_action.get("replace", ()) if not is_stateful(c.type, stateful)]:
         why = sorted({path for c in replaced for path in c.replace_paths})
         yield f"{_some(len(replaced), 'object')} would be destroyed and created again: {_named(replaced)}" + (
             f", because of {', '.join(why[:NAMED])}." if why else "."
@@ -108,16 +110,17 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
         yield f"Changes who may do what: {_named(rights)}."
     if unsettled := [c for c in rights if unknown_rights(c)]:
         yield f"What is granted is known only after apply: {_named(unsettled)}."
-    if exposed := [c for c in changes if _loses_its_mark(c)]:
-        yield f"Values that were sensitive would be shown in clear from now on: {_named(exposed)}."
+    exposed = [_where(c) for c in changes if any(_exposed(before, after) for _, before, after in c.attributes())]
+    exposed += [f"output {name}" for name, _, before, after in doc.outputs(document) if _exposed(before, after)]
+    if exposed:
+        yield f"Values that were sensitive would be shown in clear from now on: {_listed(exposed)}."
     yield from _of_commands(document, changes)
     if imported := [c for c in changes if c.importing is not None]:
         yield f"Existing objects would come under this stack's control: {_named(imported)}."
     if drifted := document.get("resource_drift"):
         yield f"{_some(len(drifted), 'object')} changed outside of this stack since the last apply; the plan takes that into account."
     if failed := [c for c in document.get("checks") or () if c.get("status") in ("fail", "error")]:
-        names = ", ".join(str((c.get("address") or {}).get("to_display", "?")) for c in failed[:NAMED])
-        yield f"The configuration's own checks fail: {names}" + (f" and {len(failed) - NAMED} more." if len(failed) > NAMED else ".")
+        yield f"The configuration's own checks fail: {_listed([str((c.get('address') or {}).get('to_display', '?')) for c in failed])}."
     settled_later = sum(1 for c in changes for _, _, after in c.attributes() if marked(after.unknown))
     if settled_later:
         yield f"{_some(settled_later, 'value')} will be known only after apply; the view lists them."
@@ -161,15 +164,22 @@ def _unindexed(address: str) -> str:
     return "".join(out)
 
 
-def _loses_its_mark(change: ResourceChange) -> bool:
-    if action_of(change) != "update":
+def _exposed(before: Side, after: Side) -> bool:
+    """Whether some part of a value loses its sensitive mark and is still there."""
+    if after.absent or after.sensitive is True or not marked(before.sensitive):
         return False
-    return any(marked(before.sensitive) and not marked(after.sensitive) and not after.absent for _, before, after in change.attributes())
+    if before.sensitive is True:
+        return not marked(after.sensitive)
+    parts: list[str | int] = [*before.names(), *range(before.length())]
+    return any(_exposed(before.child(part), after.child(part)) for part in parts)
 
 
 def _named(changes: list[ResourceChange]) -> str:
-    names = ", ".join(_where(c) for c in changes[:NAMED])
-    return names + (f" and {len(changes) - NAMED} more" if len(changes) > NAMED else "")
+    return _listed([_where(c) for c in changes])
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _some(number: int, what: str) -> str:
