@@ -154,7 +154,7 @@ class Domain:
             spec = ToolSpec(
                 name=name,
                 title=title,
-                description=inspect.cleandoc(function.__doc__ or ""),
+                description=" ".join((function.__doc__ or "").split()),
                 access=access,
                 server=self.server,
                 run=run,

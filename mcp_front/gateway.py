@@ -54,6 +54,7 @@ class Signer(Protocol):
 
     def sign(self, payload: bytes) -> tuple[str, str]:
         """(signature as base64, id of the key)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ class Gateway:
     ) -> Started:
         """Write the run and start its workflow; a client that goes away meanwhile does not stop it. Raises Unavailable, and
         the run is on record then: the same call again starts it."""
+        begun: Started | None = None
         with anyio.CancelScope(shield=True):
             asked = await request_run(
                 self._store,
@@ -105,7 +107,9 @@ class Gateway:
                 run = await runs.get_run(conn, caller.org, asked.run_id)
             if run.state is RunState.PENDING:
                 await self.ensure_started(run)
-        return Started(run=run, replayed=asked.replayed or asked.joined)
+            begun = Started(run=run, replayed=asked.replayed or asked.joined)
+        assert begun is not None  # a shielded scope does not end early
+        return begun
 
     async def ensure_started(self, run: RunRow, *, again: bool = False) -> None:
         try:
@@ -234,7 +238,7 @@ class Gateway:
         except CountersignError:
             return False
 
-    def _claims(self, caller: Caller, run: RunRow, decision: Any, **said: str | None) -> DecisionClaims:
+    def _claims(self, caller: Caller, run: RunRow, decision: Any, **said: Any) -> DecisionClaims:
         return DecisionClaims(
             org=run.org,
             run_id=run.id,

@@ -49,6 +49,7 @@ def app(front: Front) -> Starlette:
         ),
     )
     mcp = server.streamable_http_app(transport_security=security(settings), host=settings.host)
+    mcp.add_exception_handler(Exception, _broken)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -77,6 +78,13 @@ def security(settings: Settings) -> TransportSecuritySettings:
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
     names = dict.fromkeys((own, *LOOPBACK))
     return TransportSecuritySettings(allowed_hosts=[f"{name}:*" for name in names], allowed_origins=[f"http://{name}:*" for name in names])
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    """What happens before a tool is called: a store that cannot be asked whose key this is."""
+    if isinstance(error, CountersignError) and error.retryable:
+        return PlainTextResponse(f"{error.code}: {error.message}\n", status_code=503, headers={"Retry-After": "5"})
+    return PlainTextResponse("internal: something went wrong on our side; the log of the front tells more\n", status_code=500)
 
 
 async def _alive(_: Request) -> Response:

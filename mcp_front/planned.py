@@ -142,7 +142,8 @@ def fitted(changes: Sequence[Mapping[str, Any]], room: int) -> list[dict[str, An
             break
         rows.append(row)
     for row, change in zip(rows, changes, strict=False):
-        told = {"attributes": [_attribute(a) for a in change.get("attributes", ())[:ATTRIBUTES]]}
+        made = change["action"] == "create"
+        told = {"attributes": [_attribute(a, made=made) for a in change.get("attributes", ())[:ATTRIBUTES]]}
         left_out = len(change.get("attributes", ())) - ATTRIBUTES + int(change.get("attributes_left_out") or 0)
         if left_out > 0:
             told["attributes_left_out"] = [str(left_out)]
@@ -165,11 +166,13 @@ def _row(change: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _attribute(attribute: Any) -> str:
-    """`size: "small" becomes "large"`, on one line; of engines that name attributes only, the name."""
+def _attribute(attribute: Any, *, made: bool = False) -> str:
+    """`size: small → large` on one line, `size = large` of what is made; of engines that name attributes only, the name."""
     if not isinstance(attribute, Mapping):
         return str(clean(str(attribute)))
     before, after = (_value(attribute.get(side)) for side in ("before", "after"))
+    if made:
+        return f"{clean(str(attribute['name']))} = {after}"
     forces = " (forces replacement)" if attribute.get("forces_replacement") else ""
     return f"{clean(str(attribute['name']))}: {before} → {after}{forces}"
 

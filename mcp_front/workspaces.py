@@ -26,7 +26,7 @@ SNAPSHOTS = 10
 def record(stack: StackRow) -> dict[str, Any]:
     """What was registered."""
     body = stack.body
-    return {
+    data = {
         "ref": stack.path,
         "id": stack.id,
         "env": stack.env,
@@ -42,6 +42,7 @@ def record(stack: StackRow) -> dict[str, Any]:
         "drift_every": body.get("drift_every"),
         "updated_at": stamp(stack.updated_at),
     }
+    return {name: value for name, value in data.items() if value is not None}
 
 
 async def row(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str, Any]:

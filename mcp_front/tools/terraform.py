@@ -118,7 +118,7 @@ async def terraform_register_workspace(
         **{name: KEEP if value is None else value for name, value in given.items()},
     )
     what = "is registered" if done.created else "is changed" if done.changed else "stays as it is"
-    data = {"workspace": workspaces.record(done.row), "created": done.created, "changed": _changes(done.changed)}
+    data = {"workspace": workspaces.record(done.row), "created": done.created, "changed": {} if done.created else _changes(done.changed)}
     if call.given.dry_run:
         what, data["dry_run"] = f"{what}, in a dry run: nothing was written", True
     answer = Answer(

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.store import records, runs
 from countersign.adapters.store.runs import RunRow
 from countersign.core.errors import InvalidArgument, NotFound
-from countersign.core.run import RUN_TYPES, RunState
+from countersign.core.run import RUN_TYPES, Mode, RunState
 from mcp_front import evidence, logs, lookup, planned, shown
 from mcp_front.call import Call
 from mcp_front.domain import Access
@@ -51,6 +51,7 @@ async def run_list(
     narrowed = lookup.visible_runs(call)
     if narrowed is None or (requester is not None and narrowed and requester != call.caller.principal.id):
         raise NotFound("you may see your own runs only; leave requester out", field="requester")
+    by: dict[str, Any] = {"requester": requester} | narrowed
     async with call.front.store.read() as conn:
         found, total = await runs.list_runs(
             conn,
@@ -63,7 +64,7 @@ async def run_list(
             since=lookup.point_in_time(since, call.front.store.now(), field="since"),
             offset=call.offset,
             limit=call.given.limit,
-            **({"requester": requester} | narrowed),
+            **by,
         )
     waiting = sum(1 for run in found if run.state in WAITS)
     text = f"{total} run(s)" + (f", {waiting} of those shown wait for somebody" if waiting else "")
@@ -148,9 +149,11 @@ async def run_plan(
         handle = await call.front.gateway.handle(conn, run)
     if compare_to is not None:
         text = "the two plans mean the same" if data["equal"] else f"{data['total']} difference(s)"
+    elif run.mode is Mode.VALIDATE:
+        text = f"{len(data.get('findings', ()))} finding(s)"
     else:
         text = f"{data['summary']}; class {data['change_class']}" + (f"; needs {data['needs']}" if "needs" in data else "")
-    return Answer(text=text, data=data, run=handle, next=shown.next_of(run))
+    return Answer(text=text, data=data, run=handle, next=tuple(name for name in shown.next_of(run) if name != "run_plan"))
 
 
 @RUNS.tool("run_logs", Access.READ, title="Read logs", carried=True)

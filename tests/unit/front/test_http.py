@@ -1,5 +1,7 @@
 """Beside /mcp: health for machines, a page that knows nothing, and the names this front answers to."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from countersign.adapters.settings import Settings
+from countersign.core.errors import Unavailable
 from mcp_front.http import app, security
 from mcp_front.tools import toolset
 
@@ -14,13 +17,21 @@ pytestmark = pytest.mark.anyio
 RUN = "run_" + "0" * 26
 
 
+class NoStore:
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[Any]:
+        raise Unavailable("the store is busy or does not answer; ask again in a moment")
+        yield
+
+
 def settings(**given: Any) -> Settings:
     return Settings(data=Path("/nowhere"), **given)
 
 
-async def get(path: str, *, method: str = "GET") -> tuple[int, dict[str, str], str]:
+async def get(path: str, *, method: str = "GET", key: str | None = None) -> tuple[int, dict[str, str], str]:
     """One request to the application, without a socket."""
-    front: Any = SimpleNamespace(settings=settings(), store=None, toolset=toolset())
+    given = [(b"authorization", f"Bearer {key}".encode())] if key else []
+    front: Any = SimpleNamespace(settings=settings(), store=NoStore(), toolset=toolset())
     sent: list[Any] = []
     scope = {
         "type": "http",
@@ -28,7 +39,7 @@ async def get(path: str, *, method: str = "GET") -> tuple[int, dict[str, str], s
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"host", b"127.0.0.1:8700")],
+        "headers": [(b"host", b"127.0.0.1:8700"), *given],
         "http_version": "1.1",
         "scheme": "http",
         "server": ("127.0.0.1", 8700),
@@ -42,7 +53,8 @@ async def get(path: str, *, method: str = "GET") -> tuple[int, dict[str, str], s
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app(front)(scope, receive, send)
+    with contextlib.suppress(Unavailable):  # for the log; the answer was sent before
+        await app(front)(scope, receive, send)
     headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:]).decode()
 
@@ -88,6 +100,13 @@ async def test_without_a_key_there_is_nothing_behind_mcp() -> None:
     assert headers["www-authenticate"].startswith("Bearer ")
     assert "resource_metadata" not in headers["www-authenticate"]  # no authorization server stands behind our keys
     assert "tool" not in body
+
+
+async def test_while_keys_cannot_be_looked_up_the_answer_is_to_come_back() -> None:
+    status, headers, body = await get("/mcp", method="POST", key="cs_" + "0" * 16 + "_" + "0" * 64)
+
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert body == "unavailable: the store is busy or does not answer; ask again in a moment\n"
 
 
 def test_on_the_loopback_only_names_of_this_machine_are_answered() -> None:

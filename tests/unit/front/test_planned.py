@@ -74,6 +74,12 @@ def test_an_attribute_is_one_clean_line(attribute: Any, line: str) -> None:
     assert row["attributes"] == [line]
 
 
+def test_of_what_is_made_there_is_no_value_before() -> None:
+    (row,) = fitted([change(1, attributes=1) | {"action": "create"}], ROOM)
+
+    assert row["attributes"] == ["size[0] = large"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
