@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
@@ -51,6 +52,7 @@ class Narrator:
         self._out = out
         self._clock = clock
         self._begun = clock()
+        self._first: datetime | None = None
         self._state = ""
         self._lines: list[str] = []
         self._spinner = Spinner("dots")
@@ -68,33 +70,39 @@ class Narrator:
     def seen(self, run: dict[str, Any], changes: list[dict[str, Any]]) -> None:
         self._run = run
         for change in changes:
-            state, body = str(change.get("state", "")), change.get("body") or {}
+            state, body, at = str(change.get("state", "")), change.get("body") or {}, self._elapsed(change.get("at"))
             if change.get("kind") == "state" and state != self._state:
-                self._say(state)
+                self._say(state, at)
             elif change.get("kind") == "progress":
-                self._in_the_works(str(body.get("current", "")), int(body.get("done", 0)), int(body.get("total", 0)))
+                self._in_the_works(str(body.get("current", "")), int(body.get("done", 0)), int(body.get("total", 0)), at)
         if (state := str(run.get("state", ""))) != self._state:
-            self._say(state)
+            self._say(state, self._elapsed(None))
 
     def away(self) -> None:
         self._out.print(Text("  the front does not answer; the run goes on, waiting for the front …", style="yellow"))
 
-    def _say(self, state: str) -> None:
+    def _elapsed(self, at: Any) -> float:
+        """Seconds from the first change that is told to this one, by the ledger's own times where it tells them."""
+        try:
+            moment = datetime.fromisoformat(str(at))
+        except ValueError:
+            return self._clock() - self._begun
+        self._first = self._first or moment
+        return (moment - self._first).total_seconds()
+
+    def _say(self, state: str, at: float) -> None:
         self._state = state
-        mark = Text("● ", style=style_of(state))
-        took = f"{self._clock() - self._begun:6.2f} s  "
-        self._out.print(Text().append(took, style="dim").append_text(mark).append_text(safe(state.replace("_", " "))))
+        line = Text().append(f"{at:6.2f} s  ", style="dim").append("● ", style=style_of(state))
+        self._out.print(line.append_text(safe(state.replace("_", " "))))
         if state not in (RunState.APPLYING, RunState.VERIFYING):
             self._working.clear()
 
-    def _in_the_works(self, current: str, done: int, total: int) -> None:
+    def _in_the_works(self, current: str, done: int, total: int, at: float) -> None:
         now = self._clock()
         addresses = [a for a in current.split(", ") if a]
         self._working = {address: self._working.get(address, now) for address in addresses}
         if not self._out.is_terminal and (done or addresses):
-            self._out.print(
-                Text().append(f"{now - self._begun:6.2f} s    {done} of {total} done  ", style="dim").append_text(safe(current))
-            )
+            self._out.print(Text().append(f"{at:6.2f} s    {done} of {total} done  ", style="dim").append_text(safe(current)))
 
     def _moving(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))

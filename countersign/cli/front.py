@@ -14,6 +14,7 @@ Answer = dict[str, Any]  # data?, page?, run?, warnings?, next?, replayed?
 class Front(Protocol):
     async def call(self, tool: str, /, **arguments: Any) -> Answer:
         """What the tool answered. Arguments that are None are left out. Raises the error it answered."""
+        ...
 
 
 class McpFront:

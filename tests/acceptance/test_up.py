@@ -162,6 +162,40 @@ async def test_a_supervisor_that_is_killed_takes_its_parts_along_and_the_next_up
     await parts_gone(service)
 
 
+async def test_an_apply_that_runs_goes_on_when_up_ends_and_the_next_up_finds_it(tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    service = Installed(data=tmp_path / "data", stacks=REPOSITORY / "tests" / "stacks")
+    service.start()
+    await service.ready()
+    service.cli("stack", "register", "dev/gates", "--source", "gates", "--var", f"world={world}")
+    run = json.loads(service.cli("apply", "dev/gates", "--json", code=3))["run"]
+    service.cli("approve", run["run_id"], "--digest", run["plan_digest"], "--no-wait")
+
+    async def at_the_gate() -> bool:
+        return (world / "1.reached").exists()
+
+    async def told() -> bool:
+        return "goes on without us, by design" in service.log()
+
+    await eventually(at_the_gate, "the apply to reach its gate")
+    assert service._up is not None
+    service._up.send_signal(signal.SIGTERM)
+    await eventually(told, "that an apply goes on")
+    service._up.send_signal(signal.SIGTERM)  # no patience
+    assert service._up.wait(40) == 0
+    assert f"still applying, and not ended by this: {run['run_id']}" in service.log()
+    assert any("terraform" in words and " apply " in words for _, words in processes_of(service.data))
+
+    service.start()
+    await service.ready()
+    (world / "1.open").touch()
+
+    assert json.loads(service.cli("watch", run["run_id"], "--json"))["run"]["state"] == "applied"
+    assert service.stop() == 0
+    await parts_gone(service)
+
+
 def test_the_demo_shows_the_whole_of_it_and_leaves_nothing(tmp_path: Path) -> None:
     environment = {**{k: v for k, v in os.environ.items() if not k.startswith("COUNTERSIGN_")}, "DEMO_YES": "1"}
     data = tmp_path / "demo"

@@ -75,12 +75,14 @@ async def test_a_front_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_where_nothing_moves_each_step_is_a_line() -> None:
-    out, times = io.StringIO(), iter([0.0, 0.5, 1.0, 1.5, 2.0])
-    narrator = Narrator(Console(file=out, width=120, markup=False), clock=lambda: next(times))
+    out = io.StringIO()
+    narrator = Narrator(Console(file=out, width=120, markup=False))
+    working = {"done": 1, "total": 3, "current": "module.a.x[\x1b[2J0], [bold]y"}
 
     with narrator.shown():
-        narrator.seen({"state": "applying"}, [{"kind": "state", "state": "applying"}])
-        working = {"done": 1, "total": 3, "current": "module.a.x[\x1b[2J0], [bold]y"}
-        narrator.seen({"state": "applying"}, [{"kind": "progress", "state": "applying", "body": working}])
+        narrator.seen({"state": "applying"}, [{"kind": "state", "state": "applying", "at": "2026-01-31T12:00:00.500000Z"}])
+        narrator.seen(
+            {"state": "applying"}, [{"kind": "progress", "state": "applying", "body": working, "at": "2026-01-31T12:00:01.750000Z"}]
+        )
 
-    assert out.getvalue().splitlines() == ["  0.50 s  ● applying", "  1.00 s    1 of 3 done  module.a.x[0], [bold]y"]
+    assert out.getvalue().splitlines() == ["  0.00 s  ● applying", "  1.25 s    1 of 3 done  module.a.x[0], [bold]y"]
