@@ -209,7 +209,7 @@ class Run:
 
     @workflow.update(description='Agree to the plan: {"plan_digest": "sha256:…", "confirm_name": "…" where it destroys, "comment": "…"}')
     async def approve(self, given: ApproveInput) -> Decided:
-        return await self._decide(DecideInput(**self._ids(), approve=given), or_raise=True)
+        return await self._decide(self._asked(approve=given), or_raise=True)
 
     @approve.validator
     def _approvable(self, given: ApproveInput) -> None:
@@ -217,7 +217,7 @@ class Run:
 
     @workflow.update(description='End the run before any change: {"reason": "…"}')
     async def reject(self, given: RejectInput) -> Decided:
-        return await self._decide(DecideInput(**self._ids(), reject=given), or_raise=True)
+        return await self._decide(self._asked(reject=given), or_raise=True)
 
     @reject.validator
     def _rejectable(self, given: RejectInput) -> None:
@@ -251,9 +251,9 @@ class Run:
         try:
             self._check(decision)
             asked = (
-                DecideInput(**self._ids(), approve=decision, via="signal")
+                self._asked(approve=decision, via="signal")
                 if isinstance(decision, ApproveInput)
-                else DecideInput(**self._ids(), reject=decision, via="signal")
+                else self._asked(reject=decision, via="signal")
             )
             await self._decide(asked, or_raise=False)
         except ApplicationError as refused:
@@ -283,8 +283,9 @@ class Run:
         self._refusals = [*self._refusals, plain(message)][-REFUSALS_SHOWN:]
         self._publish_details()
 
-    def _ids(self) -> dict[str, str]:
-        return {"org": self._start.org, "run_id": self._start.run_id, "nonce": str(workflow.uuid4())}
+    def _asked(self, *, approve: ApproveInput | None = None, reject: RejectInput | None = None, via: str = "update") -> DecideInput:
+        nonce = str(workflow.uuid4())
+        return DecideInput(org=self._start.org, run_id=self._start.run_id, approve=approve, reject=reject, nonce=nonce, via=via)
 
     def _check(self, given: ApproveInput | RejectInput) -> None:
         """Shape and state, for the update's validator and for signals alike. What counts is decided by the step."""

@@ -137,15 +137,20 @@ class Engine(Protocol):
 
     async def plan(self, job: PlanJob, beat: Beat) -> Planned:
         """Make a saved plan. Raises ProviderError with findings where the configuration or the plan fails."""
+        ...
 
     async def launch(self, job: ApplyJob) -> None:
         """Start the detached process that changes the world, once per attempt id; returns when it runs."""
+        ...
 
     async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
         """Watch an attempt to its end, whoever launched it. `stop()` true: interrupt it once, wait, tell the partial result."""
+        ...
 
     async def forget(self, attempt_id: str) -> None:
         """Remove what the attempt left on this machine, after its outcome was recorded."""
+        ...
 
     def where(self, attempt_id: str) -> Path:
         """The attempt's folder on this machine."""
+        ...

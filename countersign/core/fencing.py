@@ -150,8 +150,8 @@ def lock_of(data: bytes) -> Lock:
     """The lock an engine asks for. Raises InvalidArgument."""
     if len(data) > LOCK_SIZE:
         raise InvalidArgument(f"a lock has at most {LOCK_SIZE} bytes")
+    text = data.decode(errors="replace")
     try:
-        text = data.decode()
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
