@@ -24,28 +24,28 @@ INVISIBLE = re.compile(
     "\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]"
 )
 
-_SHAPES = re.compile(
-    "|".join(
-        (
-            r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
-            r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # JSON web tokens
-            r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-            r"\bAIza[A-Za-z0-9_-]{35}",
-            r"\bya29\.[A-Za-z0-9_.-]{20,}",
-            r"\bgh[pousr]_[A-Za-z0-9]{30,}",
-            r"\bgithub_pat_[A-Za-z0-9_]{30,}",
-            r"\bglpat-[A-Za-z0-9_-]{20,}",
-            r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
-            r"\bsk-[A-Za-z0-9_-]{20,}",
-            r"\bhvs\.[A-Za-z0-9_-]{20,}",
-            r"\bdop_v1_[a-f0-9]{40,}",
-            r"\bnpm_[A-Za-z0-9]{36}",
-            r"(?i:(?<=bearer )[A-Za-z0-9._~+/=-]{16,})",
-        )
-    ),
-    re.DOTALL,
+# What a text must hold, in small letters, to be searched for a shape: most hold none, and looking for these takes no time.
+_SHAPES = tuple(
+    (marker, re.compile(pattern, re.DOTALL))
+    for marker, pattern in (
+        ("private key", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"),
+        ("eyj", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON web tokens
+        ("akia", r"\bAKIA[A-Z0-9]{16}\b"),
+        ("asia", r"\bASIA[A-Z0-9]{16}\b"),
+        ("aiza", r"\bAIza[A-Za-z0-9_-]{35}"),
+        ("ya29.", r"\bya29\.[A-Za-z0-9_.-]{20,}"),
+        ("gh", r"\bgh[pousr]_[A-Za-z0-9]{30,}"),
+        ("github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{30,}"),
+        ("glpat-", r"\bglpat-[A-Za-z0-9_-]{20,}"),
+        ("xox", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
+        ("sk-", r"\bsk-[A-Za-z0-9_-]{20,}"),
+        ("hvs.", r"\bhvs\.[A-Za-z0-9_-]{20,}"),
+        ("dop_v1_", r"\bdop_v1_[a-f0-9]{40,}"),
+        ("npm_", r"\bnpm_[A-Za-z0-9]{36}"),
+        ("bearer ", r"(?i:(?<=bearer )[A-Za-z0-9._~+/=-]{16,})"),
+        ("://", r"(?<=://)[^/\s:@\"'\\]*:[^/\s@\"'\\]+(?=@)"),  # user:password@
+    )
 )
-_USERINFO = re.compile(r"(://)[^/\s:@\"'\\]*:[^/\s@\"'\\]+(@)")
 _SECRET_NAME = re.compile(
     r"(?:^|[_.\-\]])(?:(?:password|passwd|passphrase|pwd|secret|token|api_?key|private_?key|access_?key|secret_?key|account_?key"
     r"|client_?secret|credential|connection_?string|kubeconfig)s?|auth|authorization)(?:_(?:base64|b64|pem|data|string|json|value))?\Z",
@@ -55,8 +55,9 @@ _SECRET_NAME = re.compile(
 
 def clean_text(text: str) -> str:
     """`text` without terminal sequences and without control, bidi and invisible characters; line ends and tabs stay."""
-    text = _ESCAPES.sub("", text.replace("\r\n", "\n"))
-    return INVISIBLE.sub("", text)
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text  # nearly always, and much faster
+    return INVISIBLE.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
 
 
 def clean_line(text: str) -> str:
@@ -95,7 +96,8 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self.secrets = frozenset(s for s in secrets if len(s) >= SHORTEST)
         forms = sorted({form for secret in self.secrets for form in _forms(secret)}, key=lambda f: (-len(f), f))
-        self._known = re.compile("|".join(map(re.escape, forms))) if 0 < len(forms) <= _FEW else None
+        self._few = forms if len(forms) <= _FEW else []
+        self._known = re.compile("|".join(map(re.escape, self._few)))
         self._many: dict[str, list[str]] = {}  # the first characters of a form → the forms, longest first
         if len(forms) > _FEW:
             for form in forms:
@@ -103,11 +105,15 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """`text` with secrets replaced. Give whole lines, so that no secret is split, and cut afterwards."""
-        if self._known is not None:
-            text = self._known.sub(HIDDEN, text)
-        elif self._many:
+        if self._many:
             text = self._scan(text)
-        return _USERINFO.sub(rf"\1{HIDDEN}\2", _SHAPES.sub(HIDDEN, text))
+        elif any(form in text for form in self._few):
+            text = self._known.sub(HIDDEN, text)
+        small = text.lower()
+        for marker, shape in _SHAPES:
+            if marker in small:
+                text = shape.sub(HIDDEN, text)
+        return text
 
     def line(self, text: str, limit: int = 256) -> str:
         """One clean, redacted line of at most `limit` characters."""
