@@ -5,15 +5,17 @@ bounded; it says what it leaves out and how much there is.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from countersign.core.plan import Change, ChangeClass, worst
+from countersign.core.plan import Change, worst
 from countersign.core.redaction import Redactor, looks_secret
 from countersign.core.terraform import document as doc
-from countersign.core.terraform.document import Number, ResourceChange, Side, marked
-from countersign.core.terraform.plan import change_of, counts_of
+from countersign.core.terraform.classes import classes_of
+from countersign.core.terraform.document import Number, ResourceChange, Side, differ, marked
+from countersign.core.terraform.plan import change_of, classes_in, counts_of
 from countersign.core.terraform.semantic import Macs, tagged
 
 CHANGES = 1000  # with attributes; the rest is counted
@@ -38,68 +40,64 @@ class Shown:
         if hidden or side.sensitive is True:
             fingerprint = self.macs.of(tagged(side.value, side.unknown), "view", self.address, name)
             return f"(sensitive fp:{fingerprint[:8]})"
-        if isinstance(side.value, str) and not isinstance(side.value, Number):
-            return self.redactor.line(side.value)
         if isinstance(side.value, bool):
             return "true" if side.value else "false"
-        if isinstance(side.value, Mapping | list):  # only empty ones are leaves
-            return "{}" if isinstance(side.value, Mapping) else "[]"
-        return str(side.value)
+        if isinstance(side.value, Mapping | list):  # empty, or there is no other side to take it apart with
+            size, (opened, closed) = len(side.value), "{}" if isinstance(side.value, Mapping) else "[]"
+            return f"{opened}{f'… {size}' if size else ''}{closed}"
+        return self.redactor.line(str(side.value))
 
 
-def leaves(before: Side, after: Side, name: str, *, hidden: bool = False) -> Iterator[tuple[str, Side, Side, bool]]:
-    """The differing leaves below an attribute: (path, before, after, hidden by its name)."""
-    hidden = hidden or looks_secret(name)
-    whole = before.sensitive is True or after.sensitive is True or after.unknown is True or hidden
+def leaves(before: Side, after: Side, name: str) -> Iterator[tuple[str, Side, Side, bool]]:
+    """The differing leaves of an attribute: (path, before, after, hidden).
+
+    Hidden is what looks secret by its name or is sensitive on either side: the other side may well be the same value.
+    """
+    if (before.absent and after.absent) or not differ(before, after):
+        return
+    hidden = looks_secret(name) or before.sensitive is True or after.sensitive is True
     names, length = sorted({*before.names(), *after.names()}), max(before.length(), after.length())
-    if whole or not (names or length):
+    if hidden or after.unknown is True or not (names or length):
         yield name, before, after, hidden
         return
     for key in names:
-        yield from _differing(before.child(key), after.child(key), f"{name}.{key}" if name else key, hidden)
+        yield from leaves(before.child(key), after.child(key), f"{name}.{key}")
     for index in range(length):
-        yield from _differing(before.child(index), after.child(index), f"{name}[{index}]", hidden)
-
-
-def _differing(before: Side, after: Side, name: str, hidden: bool) -> Iterator[tuple[str, Side, Side, bool]]:
-    if before.absent and after.absent:
-        return
-    if before.value == after.value and not marked(after.unknown) and before.sensitive == after.sensitive:
-        return
-    yield from leaves(before, after, name, hidden=hidden)
+        yield from leaves(before.child(index), after.child(index), f"{name}[{index}]")
 
 
 def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Redactor) -> bytes:
-    """The view as JSON, UTF-8. Keys: v, engine_version, mode, counts, total, shown, truncated, classes, changes, outputs.
+    """The view as JSON, UTF-8. Keys: v, engine_version, mode, counts, change_class, total, shown, truncated, classes, changes,
+    outputs, outputs_total.
 
     A change is a `core.plan.Change` plus `attributes`: [{name, before, after, forces_replacement?, sensitive?, unknown?}],
     `attributes_left_out` and `reason`. `before` and `after` are text for people, null where there is nothing.
     """
-    pairs = [(c, change_of(c, redactor)) for c in doc.changes(document) if not c.bare_no_op]
-    pairs.sort(key=lambda pair: (-pair[1].change_class.rank, pair[1].address))
+    classed = [(worst(classes_of(c)), c) for c in doc.changes(document) if not c.bare_no_op]
+    classed.sort(key=lambda pair: (-pair[0].rank, pair[1].address))
     written: list[dict[str, Any]] = []
     room = SIZE
-    for change, summary in pairs[:CHANGES]:
-        entry = _entry(change, summary, macs, redactor)
+    for _, change in classed[:CHANGES]:
+        entry = _entry(change, change_of(change, redactor), macs, redactor)
         room -= len(json.dumps(entry))
         if room < 0:
             break
         written.append(entry)
-    classes: dict[str, int] = {}
-    for _, summary in pairs:
-        classes[summary.change_class] = classes.get(summary.change_class, 0) + 1
+    changes = [change for _, change in classed]
+    outputs = list(doc.outputs(document))
     whole = {
         "v": "countersign.view/1",
         "engine_version": document.get("terraform_version"),
         "mode": mode,
-        "counts": counts_of(change for change, _ in pairs).model_dump(),
-        "change_class": worst(summary.change_class for _, summary in pairs) if pairs else ChangeClass.NONE,
-        "total": len(pairs),
+        "counts": counts_of(changes).model_dump(),
+        "change_class": worst(classes_in(document, changes)),
+        "total": len(changes),
         "shown": len(written),
-        "truncated": len(written) < len(pairs),
-        "classes": classes,
+        "truncated": len(written) < len(changes),
+        "classes": Counter(str(change_class) for change_class, _ in classed),
         "changes": written,
-        "outputs": _outputs(document, macs, redactor),
+        "outputs": [_output(name, actions, before, after, macs, redactor) for name, actions, before, after in outputs[:LEAVES]],
+        "outputs_total": len(outputs),
     }
     return json.dumps(whole, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
@@ -124,7 +122,7 @@ def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redact
                 row["sensitive"] = True
             if marked(new.unknown):
                 row["unknown"] = True
-            if any(name == path or name.startswith((f"{path}.", f"{path}[")) for path in forcing):
+            if any(_within(name, path) or _within(path, name) for path in forcing):
                 row["forces_replacement"] = True
             rows.append(row)
     entry.update(attributes=rows, attributes_left_out=left_out, reason=change.reason)
@@ -133,30 +131,31 @@ def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redact
     return entry
 
 
-def _outputs(document: Mapping[str, Any], macs: Macs, redactor: Redactor) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for name, actions, before, after in doc.outputs(document):
-        show = Shown(macs=macs, redactor=redactor, address="output")
-        hidden = looks_secret(name) or marked(before.sensitive) or marked(after.sensitive)
-        rows.append(
-            {
-                "name": redactor.line(name),
-                "action": actions[0] if len(actions) == 1 else "update",
-                "before": _compact(show, before, name, hidden),
-                "after": _compact(show, after, name, hidden),
-                **({"sensitive": True} if hidden else {}),
-            }
-        )
-        if len(rows) == LEAVES:
-            break
-    return rows
+def _within(path: str, other: str) -> bool:
+    return path == other or path.startswith((f"{other}.", f"{other}["))
+
+
+def _output(name: str, actions: tuple[str, ...], before: Side, after: Side, macs: Macs, redactor: Redactor) -> dict[str, Any]:
+    show = Shown(macs=macs, redactor=redactor, address="output")
+    hidden = looks_secret(name) or marked(before.sensitive) or marked(after.sensitive)
+    row: dict[str, Any] = {
+        "name": redactor.line(name),
+        "action": actions[0] if len(actions) == 1 else "update",
+        "before": _compact(show, before, name, hidden),
+        "after": _compact(show, after, name, hidden),
+    }
+    if hidden:
+        row["sensitive"] = True
+    if marked(after.unknown):
+        row["unknown"] = True
+    return row
 
 
 def _compact(show: Shown, side: Side, name: str, hidden: bool) -> str | None:
     """An output on one line, also where it is a list or an object."""
     if hidden or side.unknown is True or side.absent or not isinstance(side.value, Mapping | list) or not side.value:
         return show.text(side, name, hidden=hidden)
-    return show.redactor.line(json.dumps(_plain(show.redactor.value(side.value)), ensure_ascii=False))
+    return show.redactor.line(json.dumps(show.redactor.value(_plain(side.value)), ensure_ascii=False))
 
 
 def _plain(value: object) -> object:
