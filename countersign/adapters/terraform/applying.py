@@ -169,7 +169,7 @@ class Attempts:
         waited = time.time() - since
         if waited > self.grace:
             detached.kill()
-        elif waited > LOST_SIGNAL and not detached.interrupt_sent and not any("nterrupt" in text for text in journal.text):
+        elif waited > LOST_SIGNAL and not detached.interrupt_sent and not _acknowledged(journal):
             detached.interrupt(again=True)
 
     async def _told(self, attempt_id: str, detached: Detached, witness: "Witness", total: int, beat: Beat) -> Outcome:
@@ -278,6 +278,11 @@ def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState
     if errors and not journal.errors and state is not RunState.VERIFYING:
         message = f"{message} It said: {errors[-500:]}"
     return state, code, message
+
+
+def _acknowledged(journal: Journal) -> bool:
+    """Whether the engine said that it was interrupted, in its own line and not in what a command printed."""
+    return any(text.lstrip().startswith("Interrupt received") for text in journal.text)
 
 
 def _never_started(folder: Path) -> Outcome:
