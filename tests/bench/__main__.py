@@ -227,7 +227,11 @@ def pss(pid: int) -> float:
 
 def written_stacks(folder: Path) -> None:
     """`small`: 12 resources over two modules. `large`: 1000 resources."""
-    module = 'variable "n" { type = number }\nresource "terraform_data" "item" {\n  count = var.n\n  input = count.index\n}\noutput "ids" { value = terraform_data.item[*].id }\n'
+    module = (
+        'variable "n" { type = number }\n'
+        'resource "terraform_data" "item" {\n  count = var.n\n  input = count.index\n}\n'
+        'output "ids" { value = terraform_data.item[*].id }\n'
+    )
     for name in ("left", "right"):
         (folder / "small" / name).mkdir(parents=True)
         (folder / "small" / name / "main.tf").write_text(module)
@@ -301,9 +305,8 @@ async def main() -> int:
     document = {"load": os.getloadavg()[0], "figures": [f.told() for f in figures]}
     out.write_text(json.dumps(document, indent=1) + "\n")
     missed = [f for f in figures if not vars(f)["met"]]
-    print(
-        f"{len(figures) - len(missed)} figures met, {len(missed)} missed: {', '.join(f.name for f in missed) or 'none'}; {out.name} has them"
-    )
+    names = ", ".join(f.name for f in missed) or "none"
+    print(f"{len(figures) - len(missed)} figures met, {len(missed)} missed: {names}; {out.name} has them")
     return 1 if missed else 0
 
 

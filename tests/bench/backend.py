@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_LOCK = do_UNLOCK = _answer  # noqa: N815  # the names are the base class's
+    do_GET = do_POST = do_LOCK = do_UNLOCK = _answer
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
