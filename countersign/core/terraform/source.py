@@ -6,7 +6,7 @@ load is the operator's list, and it is checked before `init` downloads the first
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,6 +36,7 @@ class Declared(Payload):
     providers: tuple[Place, ...] = ()  # local names in use: of resources, data sources, provider blocks
     modules: tuple[Place, ...] = ()  # sources as written
     data: tuple[Place, ...] = ()  # types of data sources
+    encryption: tuple[Place, ...] = ()  # types of key providers and methods, of OpenTofu
     backends: tuple[Place, ...] = ()  # types; "cloud" for a cloud block
     variables: tuple[str, ...] = ()
     sensitive: tuple[str, ...] = ()  # of them: those declared sensitive
@@ -55,20 +56,23 @@ def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
     Neither parser tells lines, so they are those of the first mention in `text`.
     """
     sources: dict[str, str] = {}
+    used: list[Place] = []
     backends: list[Place] = []
+    encryption: list[Place] = []
     for body in _bodies(parsed.get("terraform")):
-        for required in _bodies(body.get("required_providers")):
-            for name, wanted in _named(required):
-                for one in _bodies(wanted):
-                    if one.get("source") is not None:
-                        sources[name] = _text(one["source"])
+        for name, source in _required(body.get("required_providers")):
+            if sources.setdefault(name, source) != source:  # which of two counts is the engine's affair: both are judged
+                used.append(Place(name=source, line=_line(text, "source", source)))
         backends += [Place(name=kind, line=_line(text, "backend", kind)) for kind, _ in _blocks(body.get("backend"), 1)]
         backends += [Place(name="cloud", line=_line(text, "cloud")) for _ in _bodies(body.get("cloud"))]
+        for inner in _bodies(body.get("encryption")):
+            kinds = [*_blocks(inner.get("key_provider"), 2), *_blocks(inner.get("method"), 2)]
+            encryption += [Place(name=kind, line=_line(text, kind)) for kind, _ in kinds]
     data = list(_blocks(parsed.get("data"), 2))
     for _, check in _blocks(parsed.get("check"), 1):
         data += _blocks(check.get("data"), 2)
-    managed = [*_blocks(parsed.get("resource"), 2), *_blocks(parsed.get("ephemeral"), 2), *data]
-    used = [Place(name=_provider_of(kind, block), line=_line(text, kind)) for kind, block in managed]
+    others = [found for kind in ("resource", "ephemeral", "action") for found in _blocks(parsed.get(kind), 2)]
+    used += [Place(name=_provider_of(kind, block), line=_line(text, kind)) for kind, block in (*others, *data)]
     used += [Place(name=name, line=_line(text, "provider", name)) for name, _ in _blocks(parsed.get("provider"), 1)]
     imports = [_local_name(b["provider"]) for b in _bodies(parsed.get("import")) if b.get("provider")]
     used += [Place(name=name, line=_line(text, "provider", name)) for name in imports]
@@ -79,6 +83,7 @@ def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
         providers=tuple(used),
         modules=tuple(Place(name=source, line=_line(text, "source", source)) for source in modules),
         data=tuple(Place(name=kind, line=_line(text, "data", kind)) for kind, _ in data),
+        encryption=tuple(encryption),
         backends=tuple(backends),
         variables=tuple(name for name, _ in _blocks(parsed.get("variable"), 1)),
         sensitive=tuple(name for name, body in _blocks(parsed.get("variable"), 1) if body.get("sensitive") not in (None, False)),
@@ -108,6 +113,16 @@ def judge(files: Mapping[str, Declared], allow: AllowList) -> list[Finding]:
                         "from terraform.denied_data_sources.",
                     )
                 )
+        found += [
+            _refusal(
+                path,
+                place.line,
+                f'encryption by "{place.name}" is not allowed',
+                "It runs a command while planning, before anybody approved anything. Use a key of another kind.",
+            )
+            for place in file.encryption
+            if place.name == "external"
+        ]
         for backend in file.backends:
             if backend.name != "local":
                 found.append(
@@ -134,8 +149,13 @@ def source_address(source: str) -> str:
 
 def provider_allowed(source: str, allow: AllowList) -> bool:
     """`source` as in a configuration or in the engine's documents."""
-    address = source_address(source)
-    return any(fnmatchcase(address, source_address(p) if p.count("/") == 2 else p) for p in allow.providers)
+    address = source_address(source).split("/")
+    return any(pattern == "*" or _matches(address, source_address(pattern).split("/")) for pattern in allow.providers)
+
+
+def _matches(address: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Part by part: `hashicorp/*` is a namespace of the default registry, never a host of that name."""
+    return len(address) == len(pattern) and all(part and fnmatchcase(part, glob) for part, glob in zip(address, pattern, strict=True))
 
 
 def variables(files: Mapping[str, Declared]) -> frozenset[str]:
@@ -144,17 +164,17 @@ def variables(files: Mapping[str, Declared]) -> frozenset[str]:
 
 
 def _providers(path: str, file: Declared, sources: Mapping[str, str], allow: AllowList) -> Iterator[Finding]:
-    seen: set[str] = set()
-    named = [Place(name=name, line=file.source_lines.get(name)) for name in file.sources]
-    for place in (*named, *file.providers):
-        source = sources.get(place.name, place.name)
-        if source in seen:
-            continue
-        seen.add(source)
+    """Every source a file names, also one that another file overrides: that is for the engine to decide, by rules of its own."""
+    lines: dict[str, int | None] = {}
+    for name, source in file.sources.items():
+        lines.setdefault(source, file.source_lines.get(name))
+    for place in file.providers:
+        lines.setdefault(sources.get(place.name, place.name), place.line)
+    for source, line in lines.items():
         if not provider_allowed(source, allow):
             yield _refusal(
                 path,
-                place.line,
+                line,
                 f"provider {source!r} is not allowed",
                 f"Allowed are {', '.join(allow.providers)}. Use one of those, or ask the operator to add it to "
                 "terraform.allowed_providers.",
@@ -171,7 +191,7 @@ def _module_refused(source: str, folder: str, allow: AllowList) -> str | None:
         )
     if source.startswith(("./", "../")):
         target = posixpath.normpath(posixpath.join(folder, source))
-        if target.startswith(".."):
+        if target == ".." or target.startswith("../"):
             return "It leads out of the stack's folder, and only that folder is planned. Put the module below it."
     return None
 
@@ -199,9 +219,19 @@ def _text(value: object) -> str:
     return _ESCAPED.sub(lambda m: chr(int(m.group(1) or m.group(2), 16)), text) if "\\" in text else text
 
 
+def _required(blocks: object) -> Iterator[tuple[str, str]]:
+    """(local name, source) of each required provider that names a source."""
+    for required in _bodies(blocks):
+        for name, wanted in _named(required):
+            for one in _bodies(wanted):
+                if one.get("source") is not None:
+                    yield name, _text(one["source"])
+
+
 def _named(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Items of a body, without what the parser adds (`__is_block__`) and comments of JSON."""
     for key, value in body.items():
-        if not key.startswith("__") and key != "//":
+        if not (key.startswith("__") and key.endswith("__")) and key != "//":
             yield _text(key), value
 
 
