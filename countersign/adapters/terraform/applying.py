@@ -258,6 +258,9 @@ class Witness:
         self._lines.close()
 
 
+_DIED = "failed to respond to the plugin"
+
+
 def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState, str | None, str]:
     """How the apply ended: state, code, message. The message holds the engine's words: redact it.
 
@@ -273,6 +276,9 @@ def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState
     if ended.exit_code == 1 and not journal.errors:
         ended = dataclasses.replace(ended, whole=False)
     state, code, message = events.verdict(journal, ended)
+    if state is RunState.PARTIALLY_APPLIED and any(_DIED in f.detail for f in journal.errors):
+        why = "A provider died in mid-apply, and what it was asked for last may exist without being recorded."
+        state, code, message = RunState.INTERRUPTED, "internal", f"{why} {message}"
     if code == "locked" and not any("already locked" in f.detail for f in journal.errors):
         code, message = "unavailable", f"The state service gave no lock; nothing was changed. {events.in_words(journal.findings)}"
     if errors and not journal.errors and state is not RunState.VERIFYING:
