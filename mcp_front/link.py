@@ -7,6 +7,7 @@ without a Temporal. Loading the client library takes longer than everything else
 import asyncio
 import contextlib
 import importlib
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from mcp_front.gateway import RunsPort
 if TYPE_CHECKING:
     from countersign.adapters.temporal import Runs
 
+log = logging.getLogger("countersign.front")
 EVERY = 0.2  # seconds between two tries to reach a Temporal that was never reached
 LAST_WORDS = 0.1  # a client that is torn down with its loop crashes the interpreter (temporalio/sdk-python issue 300)
 
@@ -57,5 +59,16 @@ class TemporalLink:
 
     async def _warm(self) -> None:
         """The first connection costs a call its time, so it is made before there is one."""
-        while not await (await self.runs()).reachable():  # noqa: ASYNC110  nobody tells when a server comes up
+        told = False
+        while not await self._reached():
+            if not told:
+                log.info("Temporal does not answer at %s yet; the front goes on without it", self._settings.temporal_target)
+            told = True
             await asyncio.sleep(EVERY)
+
+    async def _reached(self) -> bool:
+        try:
+            return await (await self.runs()).reachable()
+        except Exception as failed:  # whatever it is, a call will tell it to whoever made it
+            log.warning("Temporal cannot be reached: %s", type(failed).__name__)
+            return False

@@ -36,6 +36,7 @@ from mcp_front.call import Front
 from mcp_front.envelope import OUTPUT_SCHEMA
 from mcp_front.main import build_front
 from mcp_front.server import GovernedServer
+from tests.service import eventually
 from tests.toy.engine import ToyEngine
 
 PATIENCE = 20.0  # seconds; every wait is bounded
@@ -186,6 +187,14 @@ class FrontService:
         found = await self.front.gateway.wait(self.org, run_id, lambda run: run.state in states or run.state in ENDS, seconds=PATIENCE)
         assert found.state in states, f"{run_id} is {found.state} ({found.code}: {found.reason}) and not {', '.join(states)}"
         return found
+
+    async def launched(self) -> Path:
+        """The folder of the first apply, as soon as its process would run."""
+
+        async def there() -> list[str]:
+            return self.engine.launched
+
+        return self.engine.where((await eventually(there, "an apply to be launched", PATIENCE))[0])
 
     async def audited(self) -> list[dict[str, Any]]:
         async with self.front.store.read() as conn:

@@ -29,7 +29,6 @@ from countersign.adapters.temporal import DATA_CONVERTER
 from countersign.core import attributes
 from countersign.core.errors import FailedPrecondition
 from countersign.core.principal import SYSTEM
-from countersign.core.run import RunState
 from mcp_front import main
 from mcp_front.http import app
 from mcp_front.main import _Server, listening, serve
@@ -116,12 +115,12 @@ async def test_progress_arrives_while_one_waits(it: FrontService, url: str, mode
 
     async def progress(done: float, total: float | None, what: str | None) -> None:
         heard.set()
-        (it.engine.where(it.engine.launched[0]) / "go").touch()
+        (await it.launched() / "go").touch()
 
     async with connected(url, token, mode=mode) as ana:
         run = (await call(ana, "apply_terraform", env="dev", wait_seconds=20))["run"]
         await call(ana, "run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
-        await it.reaches(run["run_id"], RunState.APPLYING)
+        await it.launched()
         arguments = {"run_id": run["run_id"], "until": "end"}
         result = await ana.call_tool("run_wait", arguments, progress_callback=progress)
 

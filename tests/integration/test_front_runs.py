@@ -239,13 +239,13 @@ async def test_waiting_tells_progress_that_only_grows(it: FrontService, mode: st
     run = await waiting(it)
     async with it.as_(ANA, "approver") as ana:
         await ana.call("run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
-    await it.reaches(run["run_id"], RunState.APPLYING)
+    attempt = await it.launched()
     told: list[tuple[float, float | None, str | None]] = []
 
     async def heard(done: float, total: float | None, what: str | None) -> None:
         told.append((done, total, what))
         if len(told) == 1:
-            (it.engine.where(it.engine.launched[0]) / "go").touch()
+            (attempt / "go").touch()
 
     async with it.as_(CLAUDE, "platform", mode=mode) as agent:
         with anyio.fail_after(PATIENCE):
@@ -421,8 +421,7 @@ async def test_an_interrupted_run_is_resumed_by_name(it: FrontService) -> None:
     run = await waiting(it)
     async with it.as_(ANA, "approver") as ana:
         await ana.call("run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
-    await it.reaches(run["run_id"], RunState.APPLYING)
-    (it.engine.where(it.engine.launched[0]) / "lost").touch()
+    (await it.launched() / "lost").touch()
     await it.reaches(run["run_id"], RunState.INTERRUPTED, RunState.NEEDS_OPERATOR)
     async with it.as_(CLAUDE, "platform") as agent:
         await agent.call("run_resume", run_id=run["run_id"])
