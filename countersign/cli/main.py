@@ -4,6 +4,7 @@ Declarations only: what a subcommand needs is imported when it runs, because the
 its imports (a test lists what each may load).
 """
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +119,7 @@ record_commands.add_to(app)
 
 
 def main() -> None:
+    gc.disable()  # while modules load; `run` allows it again
     app()
 
 

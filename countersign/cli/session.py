@@ -4,6 +4,7 @@ This is an entry point: it alone reads the environment, and hands on what it fou
 """
 
 import asyncio
+import gc
 import getpass
 import os
 import re
@@ -21,16 +22,29 @@ if TYPE_CHECKING:
 KEY_FILE = "local.key"  # in the data folder, 0600: the key of whoever runs `countersign up`
 KEY_VARIABLE = "COUNTERSIGN_KEY"  # holds a token itself
 LOOPBACK = "127.0.0.1"
+SETTLED = 15.0  # seconds after which, also on a busy machine, whatever is needed has been loaded
+
+
+async def _settling(work: Coroutine[Any, Any, Exit]) -> Exit:
+    """Entry points load their modules without collecting garbage; what goes on for long collects it again."""
+
+    def settled() -> None:
+        gc.freeze()
+        gc.enable()
+
+    asyncio.get_running_loop().call_later(SETTLED, settled)
+    return await work
 
 
 def run(work: Coroutine[Any, Any, Exit], *, as_json: bool = False) -> NoReturn:
     """Do it and leave with its exit code; errors of ours become a message and their code."""
     try:
-        code = asyncio.run(work)
+        code = asyncio.run(_settling(work))
     except CountersignError as error:
         _fail(error, as_json=as_json)
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
+    gc.freeze()  # nobody waits for a last collection
     raise SystemExit(int(code))
 
 
