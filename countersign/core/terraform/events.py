@@ -7,6 +7,7 @@ read to its end, so whoever feeds it says whether that is so.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from countersign.core.engine import Finding, Progress
@@ -15,8 +16,15 @@ from countersign.core.run import RunState
 
 CURRENT = 5  # addresses in the works that a progress names
 _HARMLESS = frozenset({"read", "noop", "no-op"})
-# The engine may have changed the world and could not record it.
-_NOT_STORED = ("failed to save state", "failed to persist state", "error saving state", "failed to write state", "error uploading state")
+# The engine may have changed the world and could not record it, or still holds the lock.
+_NOT_STORED = (
+    "failed to save state",
+    "failed to persist state",
+    "error saving state",
+    "failed to write state",
+    "error uploading state",
+    "releasing the state lock",
+)
 
 
 @dataclass
@@ -39,19 +47,21 @@ class Journal:
 
     def feed(self, line: bytes) -> None:
         try:
-            event = json.loads(line)
-        except ValueError:
+            event = json.loads(line, parse_float=_finite)
+        except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
             self.text.append(line.decode(errors="replace"))
             return
         if message := event.get("@message"):
             self.text.append(str(message))
-        kind = str(event.get("type", ""))
-        handler = _HANDLERS.get(kind) or (_HANDLERS.get(kind.replace("action_", "apply_")) if kind.startswith("action_") else None)
-        if handler is not None:
+        handler = _HANDLERS.get(str(event.get("type", "")))
+        if handler is None:
+            return
+        try:
             handler(self, event)
-        elif kind == "action_start":
+        except (AttributeError, TypeError):
+            # Not as any engine writes it. Nobody may conclude from it that nothing was done.
             self.touched = True
 
     def progress(self, total: int) -> Progress:
@@ -119,6 +129,9 @@ _HANDLERS = {
     "apply_start": Journal._start,
     "apply_complete": Journal._complete,
     "apply_errored": Journal._errored,
+    "action_start": Journal._start,
+    "action_complete": Journal._complete,
+    "action_errored": Journal._errored,
     "provision_start": Journal._provision,
     "diagnostic": Journal._diagnostic,
     "change_summary": Journal._summary,
@@ -129,9 +142,12 @@ _HANDLERS = {
 
 
 def _subject(event: Mapping[str, Any]) -> tuple[str, str]:
+    """Address and action. Where an action of the configuration is invoked, `action` is what names it."""
     hook = event.get("hook") or {}
-    resource = hook.get("resource") or hook.get("action_resource") or {}
-    return str(resource.get("addr") or hook.get("action") or "?"), str(hook.get("action", "action"))
+    action = hook.get("action", "action")
+    if isinstance(action, Mapping):
+        return str(action.get("addr") or "?"), "invoke"
+    return str((hook.get("resource") or {}).get("addr") or "?"), str(action)
 
 
 def finding_of(diagnostic: Mapping[str, Any]) -> Finding:
@@ -212,10 +228,10 @@ def verdict(journal: Journal, ended: Ended) -> tuple[RunState, str | None, str]:
                 "Stopped on request in mid-apply; what was done by then is recorded in the state.",
             )
         return RunState.PARTIALLY_APPLIED, "provider_error", in_words(journal.findings)
-    if any("saved plan is stale" in line for line in said):
-        return RunState.STALE, "plan_stale", "The state moved after this plan was made; nothing was changed. It has to be planned again."
     if ended.stop_asked:
         return RunState.CANCELED, "canceled", "Stopped on request before anything was changed."
+    if any("saved plan is stale" in line for line in said):
+        return RunState.STALE, "plan_stale", "The state moved after this plan was made; nothing was changed. It has to be planned again."
     if any("acquiring the state lock" in line for line in said):
         return RunState.ERRORED, "locked", "The state is locked by somebody else; nothing was changed."
     return RunState.ERRORED, "provider_error", in_words(journal.findings)
@@ -225,10 +241,11 @@ def told_outputs(journal: Journal, redactor: Redactor) -> dict[str, object]:
     """Outputs as they may be shown: {name: {"value", "type"}}, and {"sensitive": true} without the value."""
     told: dict[str, object] = {}
     for name, output in sorted(journal.outputs.items()):
-        if output.get("sensitive"):
-            told[name] = {"sensitive": True}
-        else:
-            told[name] = {"value": redactor.value({name: output.get("value")})[name], "type": output.get("type")}  # type: ignore[index]
+        shown = redactor.value({name: output.get("value")})
+        assert isinstance(shown, dict)  # as it was given
+        # Under the name it may have: one that is itself a secret is hidden as well.
+        for shown_name, value in shown.items():
+            told[shown_name] = {"sensitive": True} if output.get("sensitive") else {"value": value, "type": output.get("type")}
     return told
 
 
@@ -246,10 +263,15 @@ def told_results(journal: Journal, redactor: Redactor) -> tuple[Mapping[str, obj
 def redacted_line(line: bytes, redactor: Redactor) -> bytes:
     """One line of the journal with secrets hidden; it stays JSON where it was."""
     try:
-        event = json.loads(line)
-    except ValueError:
+        event = json.loads(line, parse_float=_finite)
+    except (ValueError, RecursionError):
         return redactor.lines(line.decode(errors="replace")).replace("\n", " ").encode("utf-8", "replace")
     return json.dumps(_rough(event, redactor), separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _finite(written: str) -> float | str:
+    """1e400 is more than a float holds, and Infinity is no JSON."""
+    return number if isfinite(number := float(written)) else written
 
 
 def _rough(value: object, redactor: Redactor) -> object:
