@@ -160,7 +160,7 @@ class Applying(EngineStep):
                     attempt=attempt.id,
                     plan_digest=attempt.plan_digest,
                 )
-            standing = await standing_of(tx, live)
+            standing = await standing_of(tx, live, trust=self.trust)
             closed = (after := await plans.attempt_by_id(tx, run.org, attempt.id)) is not None and after.closed_at is not None
         if closed:  # what is left on this machine is evidence until then
             await self.engine.forget(attempt.id)

@@ -7,12 +7,14 @@ them nor the run workflow.
 from dataclasses import dataclass
 
 from activities.ledger import Wake
-from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.artifacts import Artifacts, Written
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store import runs, secrets
 from countersign.adapters.store.database import Store
+from countersign.adapters.store.decide import Trust
+from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
-from countersign.core.engine import Engine, Reveal, StackConfig, StateAccess
+from countersign.core.engine import Engine, Planned, Reveal, StackConfig, StateAccess
 from countersign.core.policy import Policy
 from countersign.core.steps import RunRef, Standing
 
@@ -35,6 +37,7 @@ class EngineStep:
     policy: Policy
     here: Here
     wake: Wake
+    trust: Trust = "trusted"  # in the Temporal UI: only for what the run's page says there
 
     def access(self, stack: StackConfig, user: str, password: str, lineage: str | None, serial: int) -> StateAccess:
         address = f"{self.here.state_url}/v1/state/{stack.org}/{stack.stack_id}"
@@ -47,9 +50,25 @@ class EngineStep:
 
         return reveal
 
+    async def seal_plan(self, run: RunRow, planned: Planned) -> dict[str, Written]:
+        kinds: dict[str, tuple[bytes, bool]] = {
+            "plan_view": (planned.view, True),
+            "semantic_document": (planned.semantic_document, True),
+            "log": (planned.log.encode(), True),
+        }
+        if run.changes:
+            kinds |= {"plan_bundle": (planned.bundle, False), "plan_json": (planned.plan_json, False)}
+        number = run.plan_number + 1
+        return {
+            kind: await self.artifacts.write(
+                org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{number}", data=data, readable=readable
+            )
+            for kind, (data, readable) in kinds.items()
+        }
+
     async def stand(self, ref: RunRef) -> Standing:
         async with self.store.read() as conn:
-            return await standing_of(conn, await runs.get_run(conn, ref.org, ref.run_id))
+            return await standing_of(conn, await runs.get_run(conn, ref.org, ref.run_id), trust=self.trust)
 
     async def wake_up(self, run_id: str | None) -> None:
         if run_id is not None:

@@ -45,7 +45,7 @@ class LedgerSteps:
     async def decide(self, asked: DecideInput) -> Decided:
         recorded = await decide(self.store, asked, policy=self.policy, trust=self.trust, verify=self.verify)
         async with self.store.read() as conn:
-            standing = await standing_of(conn, await runs.get_run(conn, asked.org, asked.run_id))
+            standing = await standing_of(conn, await runs.get_run(conn, asked.org, asked.run_id), trust=self.trust)
         return Decided(
             accepted=recorded.accepted,
             standing=standing,
@@ -58,7 +58,7 @@ class LedgerSteps:
     @STAND.implemented_by
     async def stand(self, ref: RunRef) -> Standing:
         async with self.store.read() as conn:
-            return await standing_of(conn, await runs.get_run(conn, ref.org, ref.run_id))
+            return await standing_of(conn, await runs.get_run(conn, ref.org, ref.run_id), trust=self.trust)
 
     @MOVE.implemented_by
     async def move(self, asked: EndInput) -> Standing:
@@ -75,7 +75,7 @@ class LedgerSteps:
                     continue
                 reason = asked.message or None
                 if to is RunState.NEEDS_OPERATOR:
-                    reason = NEEDS_OPERATOR.format(host=(await standing_of(tx, run)).host or "of the attempt")
+                    reason = NEEDS_OPERATOR.format(host=(await standing_of(tx, run, trust=self.trust)).host or "of the attempt")
                 run = await runs.move(tx, run, to, at=now, body=body, reason=reason, code=_CODES.get(asked.reason))
             if run.state is not before:
                 await audit.append(
@@ -83,7 +83,7 @@ class LedgerSteps:
                 )
             if run.ended:
                 freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
-            standing = await standing_of(tx, run)
+            standing = await standing_of(tx, run, trust=self.trust)
         if freed is not None:
             await self.wake(freed)
         return standing

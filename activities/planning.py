@@ -37,7 +37,7 @@ class Planning(EngineStep):
                     planned = await self.engine.plan(job, _no_progress)
                 finally:
                     await self._end_access(run, job)
-                written = await self._seal(run, planned)
+                written = await self.seal_plan(run, planned)
             except CountersignError as failed:
                 if failed.retryable:
                     raise
@@ -96,22 +96,6 @@ class Planning(EngineStep):
             reveal=self.reveal(run.org),
         )
 
-    async def _seal(self, run: RunRow, planned: Planned) -> dict[str, Written]:
-        kinds: dict[str, tuple[bytes, bool]] = {
-            "plan_view": (planned.view, True),
-            "semantic_document": (planned.semantic_document, True),
-            "log": (planned.log.encode(), True),
-        }
-        if run.changes:
-            kinds |= {"plan_bundle": (planned.bundle, False), "plan_json": (planned.plan_json, False)}
-        number = run.plan_number + 1
-        return {
-            kind: await self.artifacts.write(
-                org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{number}", data=data, readable=readable
-            )
-            for kind, (data, readable) in kinds.items()
-        }
-
     async def _plan_failed(self, run: RunRow, failed: CountersignError) -> Standing:
         async with self.store.begin() as tx:
             now = self.store.now()
@@ -126,7 +110,7 @@ class Planning(EngineStep):
                     tx, org=run.org, at=stamp(now), action="run.plan", by=SYSTEM, outcome=failed.code, target=run.stack_path, run_id=run.id
                 )
                 freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
-            standing = await standing_of(tx, live)
+            standing = await standing_of(tx, live, trust=self.trust)
         await self.wake_up(freed)
         return standing
 
@@ -142,7 +126,7 @@ class Planning(EngineStep):
                 woken += await supersede(tx, live, now)
                 if live.state is not RunState.APPROVED:
                     woken.append(await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id))
-            standing = await standing_of(tx, live)
+            standing = await standing_of(tx, live, trust=self.trust)
         for run_id in woken:
             await self.wake_up(run_id)
         return standing

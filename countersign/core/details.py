@@ -1,7 +1,8 @@
 """The run's page in the Temporal UI: what an operator needs to decide without leaving it.
 
 Markdown, bounded, with foreign text fenced: the UI renders it through a GET request and passes raw HTML on, and a plan is
-written by whoever wrote the configuration.
+written by whoever wrote the configuration. The UI shows the ends of lines, and wide gaps between paragraphs; long lines of a
+fence run out of its column.
 """
 
 import json
@@ -10,13 +11,16 @@ from datetime import UTC, datetime
 
 from countersign.core.plan import SHOWN, Change, ChangeClass, Plan
 from countersign.core.policy import Need, Requirement
-from countersign.core.redaction import INVISIBLE
+from countersign.core.principal import Principal
+from countersign.core.redaction import INVISIBLE, Redactor
 from countersign.core.run import RunState
 
 SIZE = 20_000  # bytes of the whole page; it travels in a URL
 LINES = 40  # changes shown; fewer where the page would grow too big
 WIDTH = 160  # characters of one line of foreign text
+RISKS = 10
 AGREED = 10  # names of people shown
+REFUSALS = 5  # the latest
 
 _SYMBOLS = {"create": "+", "update": "~", "replace": "-/+", "delete": "-", "forget": "x", "import": "=>", "move": "->", "read": "<="}
 _PEOPLE = {
@@ -25,23 +29,30 @@ _PEOPLE = {
     Need.OTHER: "a person other than the requester's",
     Need.TWO: "two people other than the requester's",
 }
+# What an operator of that UI asks next.
+_NEXT = {
+    RunState.APPROVED: "It is applied when its turn comes, which may be now: progress stands under *Pending Activities*.\n"
+    "*Request Cancellation* stops it where that is safe; *Terminate* ends no apply that runs.",
+    RunState.NEEDS_OPERATOR: "*More Actions*, *Send a Signal*, `resume`, without data: it looks for evidence again.",
+}
+_SHAPES = Redactor()  # knows no secret, only what credentials look like
 
 
 def who_must_agree(requirement: Requirement) -> str:
     return _PEOPLE.get(requirement.need, "nobody")
 
 
-def plain(text: str) -> str:
+def plain(text: str, width: int = WIDTH) -> str:
     """One line of foreign text that cannot close the fence or code span it stands in. By itself it may still be markup."""
     shown = "".join(c if c.isprintable() else "�" for c in INVISIBLE.sub("�", text.replace("`", "'")))
     # Bytes too: letters of four bytes must not make the page four times as big.
-    cut = shown[: WIDTH - 1].encode()[: 2 * WIDTH].decode(errors="ignore")
-    return shown if len(shown) <= WIDTH and len(shown.encode()) <= 2 * WIDTH else f"{cut}…"
+    cut = shown[: width - 1].encode()[: 2 * width].decode(errors="ignore")
+    return shown if len(shown) <= width and len(shown.encode()) <= 2 * width else f"{cut}…"
 
 
-def code(text: str) -> str:
+def code(text: str, width: int = WIDTH) -> str:
     """Foreign text between other words: a code span, in which nothing is markup."""
-    return f"`{plain(text) or '-'}`"
+    return f"`{plain(text, width) or '-'}`"
 
 
 def change_line(change: Change) -> str:
@@ -67,32 +78,51 @@ def details(
     run_id: str,
     stack_path: str,
     run_type: str,
-    requester: str,
+    requester: Principal,
+    message: str | None,
     state: RunState,
     reason: str | None,
     plan: Plan | None,
     plan_digest: str | None,
     requirement: Requirement | None,
     expires_at: datetime | None,
+    decides_here: bool,
     agreed: Sequence[str] = (),
     refusals: Sequence[str] = (),
 ) -> str:
-    """Markdown for the User Metadata tab: the state, the plan with what destroys first, and what to send where."""
-    head = [f"## {_headline(state)}: {code(stack_path)}", f"`{run_type}` asked for by {code(requester)} · run `{run_id}`"]
+    """Markdown for the User Metadata tab: the state, the plan with what destroys first, and what to send where.
+
+    `decides_here` says whether decisions typed into that UI are taken at all.
+    """
+    head = [f"## {_headline(state)}: {code(stack_path)}", asked_by(run_type, requester, message)]
     if reason:
         head.append("````text\n" + "\n".join(plain(line) for line in reason.splitlines()[:20]) + "\n````")
     if plan is not None and plan.changes_anything:
-        head.append(f"**{plan.counts}** · class **{plan.change_class}**")
-        head += [f"- ⚠ {code(risk)}" for risk in plan.risks[:10]]
+        head.append("\n".join([f"**{plan.counts}** · class **{plan.change_class}**", *(f"⚠ {code(risk)}" for risk in plan.risks[:RISKS])]))
     foot = []
     if state is RunState.AWAITING_APPROVAL and plan_digest and requirement:
-        foot.append(_how_to_decide(plan_digest, requirement, expires_at, agreed))
+        foot.append(_who_and_until(requirement, expires_at, agreed))
+        foot += _what_to_send(run_id, plan_digest, requirement) if decides_here else _elsewhere(run_id, plan_digest)
+    elif agreed:
+        foot.append(f"Agreed: {_names(agreed)}.")
+    if state in _NEXT:
+        foot.append(_NEXT[state])
     if refusals:
-        foot.append("### Refused\n" + "\n".join(f"- {code(line)}" for line in refusals[-5:]))
+        foot.append(section("Refused", refusals))
     limit = LINES
     while len((page := "\n\n".join([*head, *_blocks(plan, limit), *foot])).encode()) > SIZE and limit:
         limit //= 2
     return page
+
+
+def asked_by(run_type: str, requester: Principal, message: str | None) -> str:
+    behind = f" for {code(requester.acts_for)}" if requester.acts_for else ""
+    why = f"\nwhy: {code(_SHAPES.line(message))}" if message else ""
+    return f"{code(run_type)} asked for by {code(requester.id)}{behind}{why}"
+
+
+def section(title: str, refusals: Sequence[str]) -> str:
+    return f"### {title}\n\n" + "\n".join(code(line, 2 * WIDTH) for line in refusals[-REFUSALS:])
 
 
 def _blocks(plan: Plan | None, limit: int) -> list[str]:
@@ -107,17 +137,42 @@ def _headline(state: RunState) -> str:
     }.get(state, str(state).replace("_", " ").capitalize())
 
 
-def _how_to_decide(plan_digest: str, requirement: Requirement, expires_at: datetime | None, agreed: Sequence[str]) -> str:
-    approve = {"plan_digest": plan_digest} | ({"confirm_name": requirement.confirm_name} if requirement.confirm_name else {})
-    until = f" until {expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if expires_at else ""
-    names = [code(name) for name in dict.fromkeys(agreed)]
-    have = f" Agreed so far: {', '.join(names[:AGREED])}." if names else ""
-    typed = "\n\nIt destroys something: type the name yourself in place of the dots." if requirement.confirm_name else ""
-    if requirement.confirm_name:
-        approve["confirm_name"] = "…"
-    return (
-        f"### Decide{until}\n\nNeeds **{who_must_agree(requirement)}** ({code(requirement.rule)}).{have}\n\n"
-        "*Send an Update* (or *Send a Signal*) named `approve` with:\n\n"
-        f"````json\n{json.dumps(approve, indent=1, ensure_ascii=False)}\n````{typed}\n\n"
-        'or `reject` with:\n\n````json\n{"reason": "…"}\n````'
-    )
+def _names(agreed: Sequence[str]) -> str:
+    return ", ".join([code(name) for name in dict.fromkeys(agreed)][:AGREED])
+
+
+def _who_and_until(requirement: Requirement, expires_at: datetime | None, agreed: Sequence[str]) -> str:
+    until = f" by {expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if expires_at else ""
+    have = f"\nAgreed so far: {_names(agreed)}." if agreed else ""
+    return f"### Decide{until}\n\nNeeds **{who_must_agree(requirement)}** ({code(requirement.rule)}).{have}"
+
+
+def _what_to_send(run_id: str, plan_digest: str, requirement: Requirement) -> list[str]:
+    return [
+        *(_approve(plan_digest, requirement) if requirement.need.rank < Need.OTHER.rank else _approve_by_name(run_id, plan_digest)),
+        "To end the run before any change: *More Actions*, *Send an Update*, `reject`, with",
+        '`{"reason": "…"}`',
+        "*Send a Signal* takes the same names and data and gives no answer: a refusal is told here, after pressing *R*.",
+    ]
+
+
+def _approve(plan_digest: str, requirement: Requirement) -> list[str]:
+    """The JSON is a paragraph of its own, in a code span: unlike a fence it wraps, and three clicks select all of it."""
+    data = {"plan_digest": plan_digest} | ({"confirm_name": "…"} if requirement.confirm_name else {})
+    typed = ["It destroys something: type its name, the one on top, in place of the dots."] if requirement.confirm_name else []
+    return ["To agree: *More Actions*, *Send an Update*, `approve`, with", f"`{json.dumps(data, ensure_ascii=False)}`", *typed]
+
+
+def _approve_by_name(run_id: str, plan_digest: str) -> list[str]:
+    return [
+        f"To agree takes a name, and nobody has one in this UI: use `countersign approve {run_id}`, or an MCP client.",
+        f"Digest of the plan: `{plan_digest}`",
+    ]
+
+
+def _elsewhere(run_id: str, plan_digest: str) -> list[str]:
+    return [
+        f"Decisions made in this UI are not taken (`ui_approvals`): use `countersign approve {run_id}`, "
+        f"`countersign reject {run_id}`, or an MCP client.",
+        f"Digest of the plan: `{plan_digest}`",
+    ]

@@ -102,6 +102,7 @@ def build_workers(
             "policy": policy,
             "here": here,
             "wake": wake,
+            "trust": settings.ui_trust,
         }
         planning, applying = Planning(**given), Applying(**given)
         starting[engine.name] = [registered(steps.plan, planning.plan), registered(steps.apply, applying.apply)]

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import plans
+from countersign.adapters.store.decide import Trust
 from countersign.adapters.store.runs import RunRow
 from countersign.core.details import details
 from countersign.core.steps import Standing
 
 
-async def standing_of(conn: AsyncConnection, run: RunRow) -> Standing:
+async def standing_of(conn: AsyncConnection, run: RunRow, *, trust: Trust) -> Standing:
     plan = await plans.get_plan(conn, run.org, run.id)
     decisions = await plans.decisions_of(conn, run.org, run.id)
     attempts = await plans.attempts_of(conn, run.org, run.id)
@@ -24,13 +25,15 @@ async def standing_of(conn: AsyncConnection, run: RunRow) -> Standing:
             run_id=run.id,
             stack_path=run.stack_path,
             run_type=run.type,
-            requester=run.requester.id,
+            requester=run.requester,
+            message=run.message,
             state=run.state,
             reason=run.reason,
             plan=plan.summary if plan else None,
             plan_digest=run.plan_digest,
             requirement=run.requirement,
             expires_at=run.expires_at,
+            decides_here=trust == "trusted",
             agreed=agreed,
             refusals=[f"{d.by.id}: {d.message}" for d in decisions if not d.accepted],
         ),

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from countersign.core.details import change_line, details, plain, plan_block, who_must_agree
 from countersign.core.plan import Change, ChangeClass, Counts, Plan
 from countersign.core.policy import Need, Requirement
+from countersign.core.principal import Kind, Principal
 from countersign.core.run import RunState
 from tests.requirements import requirement
 
 DIGEST = "sha256:" + "d" * 64
+CLAUDE = Principal(id="agent:claude", kind=Kind.AGENT, acts_for="person:ana")
 SIZE = 20_000  # bytes that a page may have (reference/temporal-python.md)
 
 
@@ -34,7 +36,9 @@ def page(**facts: Any) -> str:
             "run_id": "run_1",
             "stack_path": "acme/dev/net",
             "run_type": "apply_terraform",
-            "requester": "agent:claude",
+            "requester": CLAUDE,
+            "message": None,
+            "decides_here": True,
             "state": RunState.AWAITING_APPROVAL,
             "reason": None,
             "plan": None,
@@ -65,6 +69,7 @@ def test_the_page_of_a_waiting_run_says_everything_one_needs_to_decide() -> None
         ),
         plan_digest=DIGEST,
         requirement=needs(Need.PERSON, "acme/dev/net"),
+        message="make room",
         expires_at=datetime(2026, 3, 2, 12, 30, tzinfo=UTC),
     )
 
@@ -72,47 +77,62 @@ def test_the_page_of_a_waiting_run_says_everything_one_needs_to_decide() -> None
         text
         == f"""## Waiting for approval: `acme/dev/net`
 
-`apply_terraform` asked for by `agent:claude` · run `run_1`
+`apply_terraform` asked for by `agent:claude` for `person:ana`
+why: `make room`
 
 **1 to add, 1 to destroy** · class **delete**
-
-- ⚠ `1 object would be destroyed: terraform_data.old.`
+⚠ `1 object would be destroyed: terraform_data.old.`
 
 ````text
   - terraform_data.old
   + terraform_data.new
 ````
 
-### Decide until 2026-03-02 12:30 UTC
+### Decide by 2026-03-02 12:30 UTC
 
 Needs **a person** (`policy: any change in * needs person`).
 
-*Send an Update* (or *Send a Signal*) named `approve` with:
+To agree: *More Actions*, *Send an Update*, `approve`, with
 
-````json
-{{
- "plan_digest": "{DIGEST}",
- "confirm_name": "…"
-}}
-````
+`{{"plan_digest": "{DIGEST}", "confirm_name": "…"}}`
 
-It destroys something: type the name yourself in place of the dots.
+It destroys something: type its name, the one on top, in place of the dots.
 
-or `reject` with:
+To end the run before any change: *More Actions*, *Send an Update*, `reject`, with
 
-````json
-{{"reason": "…"}}
-````"""
+`{{"reason": "…"}}`
+
+*Send a Signal* takes the same names and data and gives no answer: a refusal is told here, after pressing *R*."""
     )
 
 
 @requirement("details:what-to-send")
 def test_where_nothing_is_destroyed_no_name_is_asked_for() -> None:
-    text = page(plan_digest=DIGEST, requirement=needs(Need.OTHER))
+    text = page(plan_digest=DIGEST, requirement=needs(Need.PERSON))
 
-    assert json.loads(fenced(text)[0]) == {"plan_digest": DIGEST}
+    assert [json.loads(data) for data in to_paste(text)] == [{"plan_digest": DIGEST}, {"reason": "…"}]
     assert "confirm_name" not in text
-    assert "until" not in text
+    assert "### Decide\n" in text
+
+
+@requirement("details:what-to-send", "ui:protected")
+@pytest.mark.parametrize("need", [Need.OTHER, Need.TWO])
+def test_where_a_named_person_is_needed_the_page_asks_for_no_agreement_in_the_ui_and_says_what_works(need: Need) -> None:
+    text = page(run_id="run_7", plan_digest=DIGEST, requirement=needs(need))
+
+    assert "`countersign approve run_7`" in text
+    assert f"`{DIGEST}`" in text
+    assert [json.loads(data) for data in to_paste(text)] == [{"reason": "…"}]
+
+
+@requirement("details:what-to-send", "ui:off")
+def test_where_the_ui_does_not_decide_the_page_asks_for_nothing_there_and_says_what_works() -> None:
+    text = page(run_id="run_7", plan_digest=DIGEST, requirement=needs(Need.PERSON), decides_here=False)
+
+    assert "`countersign approve run_7`, `countersign reject run_7`" in text
+    assert f"`{DIGEST}`" in text
+    assert "Send an Update" not in text
+    assert to_paste(text) == []
 
 
 @requirement("promise:destroying-asks")
@@ -124,14 +144,14 @@ def test_the_name_to_type_cannot_be_copied_from_the_json() -> None:
 
 @pytest.mark.parametrize("state", [s for s in RunState if s is not RunState.AWAITING_APPROVAL])
 def test_nobody_is_asked_to_decide_about_a_run_that_does_not_wait(state: RunState) -> None:
-    assert "approve" not in page(state=state, plan_digest=DIGEST, requirement=needs(Need.PERSON))
+    assert "approve`" not in page(state=state, plan_digest=DIGEST, requirement=needs(Need.PERSON))
 
 
 @pytest.mark.parametrize("missing", ["plan_digest", "requirement"])
 def test_a_run_that_waits_without_a_plan_asks_for_nothing(missing: str) -> None:
     facts = {"plan_digest": DIGEST, "requirement": needs(Need.PERSON), missing: None}
 
-    assert "approve" not in page(**facts).replace("Waiting for approval", "")
+    assert "approve`" not in page(**facts)
 
 
 @pytest.mark.parametrize(
@@ -169,17 +189,38 @@ def test_who_agreed_so_far_is_told_once_each() -> None:
     assert "Agreed so far: `person:bo`, `person:cy`." in text
 
 
+def test_who_agreed_is_told_when_the_run_has_gone_on() -> None:
+    assert "Agreed: `person:bo`." in page(state=RunState.APPLIED, agreed=["person:bo"])
+
+
+def test_an_approved_run_says_where_its_progress_stands_and_what_stops_it() -> None:
+    text = page(state=RunState.APPROVED)
+
+    assert "*Pending Activities*" in text
+    assert "*Terminate* ends no apply that runs" in text
+
+
+def test_a_run_that_needs_an_operator_says_what_to_send() -> None:
+    assert "*Send a Signal*, `resume`" in page(state=RunState.NEEDS_OPERATOR)
+
+
+def test_who_asked_and_why_is_told_without_what_looks_like_a_credential() -> None:
+    text = page(requester=Principal(id="machine:ci", kind=Kind.MACHINE), message="with ghp_" + "a" * 36)
+
+    assert "asked for by `machine:ci`\nwhy: `with (redacted)`\n" in text + "\n"
+
+
 def test_the_deadline_is_told_in_utc() -> None:
     elsewhere = datetime(2026, 3, 2, 14, 30, tzinfo=timezone(timedelta(hours=2)))
 
-    assert "until 2026-03-02 12:30 UTC" in page(plan_digest=DIGEST, requirement=needs(Need.PERSON), expires_at=elsewhere)
+    assert "by 2026-03-02 12:30 UTC" in page(plan_digest=DIGEST, requirement=needs(Need.PERSON), expires_at=elsewhere)
 
 
 def test_a_reason_is_told_line_by_line_and_the_last_five_refusals() -> None:
     text = page(state=RunState.NEEDS_OPERATOR, reason="first\n2. second", refusals=[f"refusal {n}" for n in range(7)])
 
     assert "````text\nfirst\n2. second\n````" in text
-    assert text.endswith("### Refused\n- `refusal 2`\n- `refusal 3`\n- `refusal 4`\n- `refusal 5`\n- `refusal 6`")
+    assert text.endswith("### Refused\n\n`refusal 2`\n`refusal 3`\n`refusal 4`\n`refusal 5`\n`refusal 6`")
 
 
 def test_a_plan_without_changes_is_not_shown() -> None:
@@ -243,6 +284,11 @@ def test_changed_outputs_are_named() -> None:
     assert plan_block(plan(outputs_changed=("endpoint", "zone"))) == "````text\noutputs: endpoint, zone\n````"
 
 
+def to_paste(text: str) -> list[str]:
+    """The paragraphs that are nothing but JSON."""
+    return re.findall(r"(?<=\n\n)`(\{.*\})`(?=\n\n|$)", text)
+
+
 # What others write.
 
 
@@ -296,7 +342,9 @@ CHANGES = st.builds(
 PAGES = st.fixed_dictionaries(
     {
         "stack_path": FOREIGN,
-        "requester": FOREIGN,
+        "requester": st.builds(Principal, id=FOREIGN, kind=st.just(Kind.AGENT), acts_for=st.none() | FOREIGN),
+        "message": st.none() | FOREIGN,
+        "decides_here": st.booleans(),
         "reason": st.none() | FOREIGN,
         "state": st.sampled_from(RunState),
         "plan": st.builds(
@@ -350,7 +398,8 @@ def test_a_page_has_a_bounded_size_and_always_says_what_to_send(letter: str) -> 
     long = letter * 5000
     text = page(
         stack_path=long,
-        requester=long,
+        requester=Principal(id=long, kind=Kind.AGENT, acts_for=long),
+        message=long,
         reason="\n".join([long] * 500),
         plan=plan(
             *(change(long, replace_paths=(long,) * 20) for _ in range(50)),
