@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
 
     from countersign.core import attributes
     from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims, RejectInput
-    from countersign.core.details import plain
+    from countersign.core.details import plain, section
     from countersign.core.digests import DIGEST
     from countersign.core.model import Payload
     from countersign.core.principal import UNNAMED_PERSON
@@ -43,6 +43,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 Gives = TypeVar("Gives", bound=Payload)
+Given = TypeVar("Given", bound=Payload)
 S = RunState
 
 LOOK_AGAIN = timedelta(seconds=15)  # a wake-up may be lost with whoever should have sent it
@@ -67,7 +68,8 @@ class Run:
         self._cancel: CancelInput | None = None
         self._woken = False
         self._resumed_by: str | None = None
-        self._refusals: list[str] = []
+        self._details = ""  # as the last step told it; a refusal changes it, and nothing else about the run
+        self._refusals: list[str] = []  # of what never came to a step
         self._applies = 0
 
     @workflow.run
@@ -132,7 +134,7 @@ class Run:
             await workflow.wait_condition(
                 lambda: self._standing is not waiting or self._woken or self._cancel is not None,
                 timeout=max(left, timedelta(0)) + timedelta(seconds=1),
-                timeout_summary="approval deadline",
+                timeout_summary="waits for a decision: the plan stands under User Metadata",
             )
         except TimeoutError:
             await self._end(EndReason.EXPIRED, "nobody agreed in time")
@@ -207,21 +209,23 @@ class Run:
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
+    # Arguments are taken as they come: what cannot be read is refused with a reason, in the dialog or in the run's details.
+
     @workflow.update(description='Agree to the plan: {"plan_digest": "sha256:…", "confirm_name": "…" where it destroys, "comment": "…"}')
-    async def approve(self, given: ApproveInput) -> Decided:
-        return await self._decide(self._asked(approve=given), or_raise=True)
+    async def approve(self, *given: object) -> Decided:
+        return await self._decide(self._asked(_read(ApproveInput, given)), or_raise=True)
 
     @approve.validator
-    def _approvable(self, given: ApproveInput) -> None:
-        self._check(given)
+    def _approvable(self, *given: object) -> None:
+        self._check(_read(ApproveInput, given))
 
     @workflow.update(description='End the run before any change: {"reason": "…"}')
-    async def reject(self, given: RejectInput) -> Decided:
-        return await self._decide(self._asked(reject=given), or_raise=True)
+    async def reject(self, *given: object) -> Decided:
+        return await self._decide(self._asked(_read(RejectInput, given)), or_raise=True)
 
     @reject.validator
-    def _rejectable(self, given: RejectInput) -> None:
-        self._check(given)
+    def _rejectable(self, *given: object) -> None:
+        self._check(_read(RejectInput, given))
 
     @workflow.signal(name="approve", description="Like the update, without an answer: a refusal stands in the run's details")
     async def approve_signal(self, *given: object) -> None:
@@ -233,7 +237,10 @@ class Run:
 
     @workflow.signal(description='Stop as soon as it is safe: {"reason": "…"}')
     async def cancel(self, *given: object) -> None:
-        self._cancel = self._parsed(CancelInput, given) or self._cancel
+        try:
+            self._cancel = _read(CancelInput, given)
+        except ApplicationError as refused:
+            self._refused(f"cancel: {refused.message}")
 
     @workflow.signal(description="Look at the run's row again")
     def wake(self, *_: object) -> None:
@@ -245,45 +252,20 @@ class Run:
         self._resumed_by = given[0] if len(given) == 1 and isinstance(given[0], str) else UNNAMED_PERSON.id
 
     async def _decide_by_signal(self, kind: type[ApproveInput] | type[RejectInput], given: Sequence[object]) -> None:
-        decision = self._parsed(kind, given)
-        if decision is None:
-            return
         try:
+            decision = _read(kind, given)
             self._check(decision)
-            asked = (
-                self._asked(approve=decision, via="signal")
-                if isinstance(decision, ApproveInput)
-                else self._asked(reject=decision, via="signal")
-            )
-            await self._decide(asked, or_raise=False)
+            await self._decide(self._asked(decision, via="signal"), or_raise=False)
         except ApplicationError as refused:
-            self._refused(refused.message)
-
-    def _parsed(self, kind: type[Any], given: Sequence[object]) -> Any:
-        """The one object a signal carries, or None where it carries something else; that is told, and changes nothing."""
-        name = kind.__name__.removesuffix("Input").lower()
-        if len(given) != 1:
-            self._refused(f"{name}: send exactly one JSON object, not {len(given)} arguments")
-            return None
-        if not isinstance(given[0], dict):
-            self._refused(f"{name}: the payload is no JSON object")
-            return None
-        # Typed by hand, an unknown field is a mistake; what the front signs may come from a newer one.
-        if "signed" not in given[0] and (unknown := sorted(set(map(str, given[0])) - set(kind.model_fields))):
-            self._refused(f"{name}: unknown: {', '.join(unknown)}")
-            return None
-        try:
-            return kind.model_validate(given[0])
-        except ValidationError as invalid:
-            fields = ", ".join(sorted({".".join(map(str, e["loc"])) or "the object" for e in invalid.errors()}))
-            self._refused(f"{name}: wrong or missing: {fields}")
-        return None
+            self._refused(f"{_name(kind)}: {refused.message}")
 
     def _refused(self, message: str) -> None:
-        self._refusals = [*self._refusals, plain(message)][-REFUSALS_SHOWN:]
+        self._refusals = [*self._refusals, message][-REFUSALS_SHOWN:]
         self._publish_details()
 
-    def _asked(self, *, approve: ApproveInput | None = None, reject: RejectInput | None = None, via: str = "update") -> DecideInput:
+    def _asked(self, given: ApproveInput | RejectInput, via: str = "update") -> DecideInput:
+        approve = given if isinstance(given, ApproveInput) else None
+        reject = given if isinstance(given, RejectInput) else None
         nonce = str(workflow.uuid4())
         return DecideInput(org=self._start.org, run_id=self._start.run_id, approve=approve, reject=reject, nonce=nonce, via=via)
 
@@ -311,7 +293,8 @@ class Run:
             if self._standing.state is S.AWAITING_APPROVAL:  # what came meanwhile is newer than this answer
                 self._stand(decided.standing)
             return decided.model_copy(update={"standing": decided.standing.model_copy(update={"details": ""})})
-        self._refused(f"{decided.by}: {decided.message}")
+        self._details = decided.standing.details
+        self._publish_details()
         if or_raise:
             raise ApplicationError(decided.message, type=decided.code or "failed_precondition")
         return decided
@@ -333,7 +316,7 @@ class Run:
             retry_policy=RetryPolicy(
                 initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=15), maximum_attempts=step.attempts
             ),
-            summary=f"{step.name} {self._start.run_id}",
+            summary=_aim(request),
         )
         if step.heartbeat_timeout is not None:
             known = self._cancel
@@ -363,8 +346,11 @@ class Run:
 
     def _stand(self, standing: Standing) -> None:
         before, self._standing = self._standing, standing
+        self._details = standing.details
         if standing.state is not before.state:
             self._publish()
+        else:
+            self._publish_details()  # one of two people agreed
 
     def _publish(self) -> None:
         self._publish_details()
@@ -374,8 +360,42 @@ class Run:
             )
 
     def _publish_details(self) -> None:
-        refused = "\n\n### Refused signals\n" + "\n".join(f"- `{r}`" for r in self._refusals) if self._refusals else ""
-        workflow.set_current_details(self._standing.details + refused)
+        signals = [section("Refused signals", self._refusals)] if self._refusals else []
+        workflow.set_current_details("\n\n".join([self._details, *signals]))
+
+
+def _aim(request: Payload) -> str | None:
+    """What the timeline of the UI says beside the name of a step, where the name does not say it all."""
+    match request:
+        case DecideInput():
+            return "approve" if request.approve else "reject"
+        case EndInput():
+            return str(request.reason)
+    return None
+
+
+def _name(kind: type[Payload]) -> str:
+    return kind.__name__.removesuffix("Input").lower()
+
+
+def _read(kind: type[Given], given: Sequence[object]) -> Given:
+    """The one object somebody sent. Raises ApplicationError, which changes nothing, saying what is wrong with it."""
+    if len(given) != 1:
+        raise _invalid(f"send exactly one JSON object, not {len(given)}")
+    if not isinstance(given[0], dict):
+        raise _invalid("what was sent is no JSON object")
+    # Typed by hand, an unknown field is a mistake; what the front signs may come from a newer one.
+    if "signed" not in given[0] and (unknown := sorted(set(map(str, given[0])) - set(kind.model_fields))):
+        raise _invalid(f"unknown: {', '.join(unknown)}")
+    try:
+        return kind.model_validate(given[0])
+    except ValidationError as invalid:
+        fields = ", ".join(sorted({".".join(map(str, e["loc"])) or "the object" for e in invalid.errors()}))
+        raise _invalid(f"wrong or missing: {fields}") from None
+
+
+def _invalid(message: str) -> ApplicationError:
+    return ApplicationError(plain(message), type="invalid_argument")
 
 
 def _why(failed: ActivityError) -> str:

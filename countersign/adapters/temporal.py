@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import (
     RawValue,
@@ -21,6 +22,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
+from temporalio.converter import DefaultFailureConverter, PayloadConverter
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -28,8 +30,9 @@ from countersign.adapters.settings import Settings
 from countersign.adapters.store.runs import RunRow
 from countersign.core import attributes
 from countersign.core.approval import ApproveInput, CancelInput, RejectInput
-from countersign.core.details import plain
+from countersign.core.details import asked_by, code, plain
 from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, Unavailable
+from countersign.core.principal import Principal
 from countersign.core.step import RUNS_QUEUE
 from countersign.core.steps import Decided, RunInput
 
@@ -55,7 +58,21 @@ class ForgivingPayloadConverter(PydanticPayloadConverter):
             return RawValue(payload)
 
 
-DATA_CONVERTER = dataclasses.replace(pydantic_data_converter, payload_converter_class=ForgivingPayloadConverter)
+class PlainFailureConverter(DefaultFailureConverter):
+    """What is refused on purpose carries its reason and no stack trace: whoever decides in the UI would read our source lines
+    below it, and histories would keep them."""
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        super().to_failure(exception, payload_converter, failure)
+        if isinstance(exception, ApplicationError):
+            failure.ClearField("stack_trace")
+
+
+DATA_CONVERTER = dataclasses.replace(
+    pydantic_data_converter,
+    payload_converter_class=ForgivingPayloadConverter,
+    failure_converter_class=PlainFailureConverter,
+)
 
 
 async def connect(settings: Settings, *, identity: str, lazy: bool = False) -> Client:
@@ -80,14 +97,14 @@ def _attributes(run: RunRow) -> TypedSearchAttributes:
         attributes.STATE: str(run.state),
         attributes.TYPE: run.type,
         attributes.ENGINE: run.engine,
-        # Search attributes are never encrypted, so the requester is an opaque id here.
-        attributes.REQUESTER: opaque(run.requester.id),
+        attributes.REQUESTER: opaque(run.requester),
     }
     return TypedSearchAttributes([SearchAttributePair(SearchAttributeKey.for_keyword(k), v) for k, v in values.items()])
 
 
-def opaque(principal: str) -> str:
-    return "p_" + hashlib.sha256(principal.encode()).hexdigest()[:16]
+def opaque(principal: Principal) -> str:
+    """The requester in search attributes, which are never encrypted: whether an agent, a person or a machine, and no name."""
+    return f"{principal.kind}_{hashlib.sha256(principal.id.encode()).hexdigest()[:16]}"
 
 
 class Runs:
@@ -190,8 +207,9 @@ def _from_cause(cause: BaseException | None) -> CountersignError:
 
 def _static_details(run: RunRow) -> str:
     return (
-        f"**{plain(run.type)}** on `{plain(run.stack_path)}`, run `{run.id}`.\n\n"
-        "The plan, and what to send where, stand under *Current Details* while a worker is up.\n\n"
-        'To decide: *Send an Update*, `approve` with `{"plan_digest": "sha256:…"}` (and `confirm_name` where it destroys), '
-        'or `reject` with `{"reason": "…"}`. The same names work as signals; a refused signal is told in *Current Details*.'
+        f"{asked_by(run.type, run.requester, run.message)}\n"
+        f"stack: {code(run.stack_path)}\n"
+        f"in lists of runs: {code(opaque(run.requester))}\n\n"
+        "The plan, and how to decide about it, stand in *Current Details*. They are blank while no worker is up: press *R* when it is.\n\n"
+        "What decides is *More Actions*, *Send an Update*: `approve` with the digest of the plan, `reject` with a reason."
     )

@@ -99,7 +99,7 @@ async def test_a_malformed_signal_changes_nothing_is_told_and_wedges_nothing(it:
 async def test_the_object_the_details_show_approves_when_sent_as_a_signal(it: Service) -> None:
     run = await waiting(it)
     text = await details_say(it, run.id, "### Decide")
-    shown = json.loads(text.split("````json\n", 1)[1].split("\n````", 1)[0])
+    shown = json.loads(text.split("`approve`, with\n\n`", 1)[1].split("`\n", 1)[0])
 
     await signal(it, run.id, "approve", of_json(shown))
 
@@ -160,5 +160,5 @@ async def test_the_unnamed_person_of_the_ui_never_approves_in_a_protected_enviro
 
         await signal(it, run.id, "approve", of_json({"plan_digest": run.plan_digest}))
 
-        await details_say(it, run.id, "names nobody")
+        await details_say(it, run.id, "a decision from the Temporal UI names nobody")
         assert (await it.run(run.id)).state is RunState.AWAITING_APPROVAL
