@@ -10,29 +10,28 @@ import secrets as random
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.rule import Rule
 from rich.text import Text
 
 from countersign.adapters.keyring import Keyring
-from countersign.adapters.settings import Settings
 from countersign.adapters.store import secrets
 from countersign.cli.deciding import confirmed
 from countersign.cli.door import Door
 from countersign.cli.exits import Exit
 from countersign.cli.following import Narrator, Silent, Watcher, follow
 from countersign.cli.front import Front, connected
-from countersign.cli.ground import free_ports, processes_of
+from countersign.cli.ground import free_ports
 from countersign.cli.output import asked, console, emit, is_terminal, safe, tell_error
 from countersign.cli.runs import plan_of
 from countersign.cli.service import Service, running, signals
 from countersign.cli.session import LOOPBACK, local_person, settings_of
+from countersign.cli.stage import STACK, Stage, demo_stacks, history, left_over
 from countersign.cli.store import agent_key, opened, organization
 from countersign.cli.supervisor import Ended, Ready, tail
 from countersign.cli.views import outputs_view, plan_view, results
@@ -42,34 +41,7 @@ from countersign.core.run import RunState
 
 READY_WITHIN = 60.0  # seconds
 ENDS_WITHIN = 300.0  # seconds for a run between two decisions
-LEFT_WITHIN = 3.0
-STACK, SECRET, VARIABLE = "demo", "demo-db-password", "db_password"
-
-
-@dataclass(kw_only=True)
-class Stage:
-    """What the demo has at hand, and how it tells what happens."""
-
-    settings: Settings
-    yes: bool
-    as_json: bool
-    door: Door
-    seconds: dict[str, float] = field(default_factory=dict)
-    runs: dict[str, str] = field(default_factory=dict)  # "apply", "destroy" → run id
-    hidden: str = ""  # the secret's value, to be looked for where it must not be
-
-    def step(self, title: str) -> None:
-        head = Text(title, style="bold")
-        self.door.show(Text(""), Rule(head, align="left", style="dim") if self.door.out.is_terminal else Text("── ").append_text(head))
-
-    def say(self, text: str, style: str = "") -> None:
-        self.door.show(safe(text, style))
-
-    @contextlib.contextmanager
-    def timed(self, name: str) -> Any:
-        begun = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - begun
+SECRET, VARIABLE = "demo-db-password", "db_password"
 
 
 async def demo(data: Path | None, *, yes: bool, as_json: bool) -> Exit:
@@ -85,23 +57,15 @@ async def demo(data: Path | None, *, yes: bool, as_json: bool) -> Exit:
     out = console()
     stage = Stage(settings=settings, yes=yes, as_json=as_json, door=Door(settings=settings, as_json=as_json, out=out))
     code = await _guarded(stage)
-    left = await _left(folder)
+    left = await left_over(folder)
     for pid, words in left:
         stage.say(f"left behind: process {pid} {words[:160]}", "red")
     if left and code is Exit.OK:
         code = Exit.FAILED
-    if code is Exit.OK and data is None:
+    if data is None and (stage.declined or code in (Exit.OK, Exit.INTERRUPTED)):
         shutil.rmtree(folder, ignore_errors=True)
     _last_words(stage, code, left, kept=folder.exists())
     return code
-
-
-async def _left(folder: Path) -> list[tuple[int, str]]:
-    """What still runs on the folder, after a moment for what is about to end."""
-    until = time.monotonic() + LEFT_WITHIN
-    while (left := processes_of(folder)) and time.monotonic() < until:  # noqa: ASYNC110  other processes tell no event
-        await asyncio.sleep(0.1)
-    return left
 
 
 def _folder(data: Path | None) -> Path:
@@ -135,6 +99,12 @@ async def _guarded(stage: Stage) -> Exit:
         except CountersignError as error:
             tell_error(error, as_json=False)
             code = Exit.UNAVAILABLE if isinstance(error, Unavailable) else Exit.FAILED
+        except Exception as crash:  # a mistake of ours: its story goes to the logs, the service ends all the same
+            log = stage.settings.data / "logs" / "demo.log"
+            log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log.write_text("".join(traceback.format_exception(crash)))
+            tell_error(Internal(f"{type(crash).__name__}; {log} tells more"), as_json=False)
+            code = Exit.FAILED
         for trouble in troubles[-3:]:
             stage.say(f"{trouble.part} ended with code {trouble.code}; the end of {trouble.log}:", "yellow")
             for line in trouble.tail or tail(trouble.log):
@@ -242,6 +212,7 @@ async def _countersigned(stage: Stage, agent: Front, person: Front, run: dict[st
     else:
         given = await confirmed(plan, run)
     if given is None:
+        stage.declined = True
         await person.call("run_reject", run_id=run["run_id"], reason="not agreed in the demo")
         raise FailedPrecondition("you did not agree, so the run was rejected and nothing was changed")
     begun = time.monotonic()
@@ -271,21 +242,10 @@ async def _until(stage: Stage, agent: Front, run_id: str, since: str, wanted: Ru
 async def _checked(stage: Stage) -> None:
     """The secret's value is in no file of the data folder in clear: no log, no history, no row."""
     stage.step("Where the password went")
-    looked, found = await asyncio.to_thread(_files_with, stage.settings.data, stage.hidden.encode())
+    looked, found = await asyncio.to_thread(files_with, stage.settings.data, stage.hidden.encode())
     if found:
         raise Internal(f"the sealed value lies in clear in {', '.join(found[:5])}")
     stage.say(f"Its value is in none of the {looked} files of the data folder in clear: no log, no history, no database.")
-
-
-def _files_with(folder: Path, value: bytes) -> tuple[int, list[str]]:
-    looked, found = 0, []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file() and not path.is_symlink():
-                looked += 1
-                if value in path.read_bytes():
-                    found.append(str(path.relative_to(folder)))
-    return looked, found
 
 
 def _summary(stage: Stage) -> None:
@@ -293,14 +253,7 @@ def _summary(stage: Stage) -> None:
     for name, seconds in stage.seconds.items():
         stage.door.show(Text().append(f"  {seconds:6.2f} s  ", style="bold").append_text(safe(name)))
     for what, run_id in stage.runs.items():
-        stage.door.show(Text().append(f"  {what:<8}", style="dim").append_text(safe(_history(stage.settings, run_id), "cyan")))
-
-
-def _history(settings: Settings, run_id: str) -> str:
-    """The run in the Temporal UI."""
-    if not settings.embedded_temporal:
-        return f"workflow {run_id} in namespace {settings.temporal_namespace} at {settings.temporal_target}"
-    return f"http://{LOOPBACK}:{settings.temporal_ui_port}/namespaces/{settings.temporal_namespace}/workflows/{run_id}"
+        stage.door.show(Text().append(f"  {what:<8}", style="dim").append_text(safe(history(stage.settings, run_id), "cyan")))
 
 
 def _last_words(stage: Stage, code: Exit, left: list[tuple[int, str]], *, kept: bool) -> None:
@@ -310,7 +263,7 @@ def _last_words(stage: Stage, code: Exit, left: list[tuple[int, str]], *, kept: 
             {
                 "ok": code is Exit.OK,
                 "seconds": {name: round(value, 4) for name, value in stage.seconds.items()},
-                "runs": {what: {"run_id": r, "temporal_ui": _history(stage.settings, r)} for what, r in stage.runs.items()},
+                "runs": {what: {"run_id": r, "temporal_ui": history(stage.settings, r)} for what, r in stage.runs.items()},
                 "data": str(folder) if kept else None,
                 "processes_left": len(left),
             }
@@ -318,16 +271,7 @@ def _last_words(stage: Stage, code: Exit, left: list[tuple[int, str]], *, kept: 
         return
     if not left:
         stage.say("no process was left behind", "dim")
-    if code is not Exit.OK:
+    if code is not Exit.OK and kept:
         stage.say(f"its folder is kept: {folder}; logs are in {folder / 'logs'}", "yellow")
     elif kept:
         stage.say(f"all of it is in {folder}; `countersign up --data {folder}` goes on from here", "dim")
-
-
-def demo_stacks() -> Path:
-    """The folder with the demo's stack: of the checkout one stands in, of ours, or as it was installed. Raises FailedPrecondition."""
-    here = Path(__file__).resolve()
-    for folder in (Path.cwd() / "infra" / "stacks", here.parents[2] / "infra" / "stacks", here.parent / "stacks"):
-        if (folder / STACK / "main.tf").is_file():
-            return folder
-    raise FailedPrecondition("the demo's stack, infra/stacks/demo, is not here; run the demo in a checkout of Countersign")
