@@ -31,7 +31,7 @@ from countersign.cli.output import asked, console, emit, is_terminal, safe, tell
 from countersign.cli.runs import plan_of
 from countersign.cli.service import Service, running, signals
 from countersign.cli.session import LOOPBACK, local_person, settings_of
-from countersign.cli.stage import STACK, Stage, demo_stacks, history, left_over
+from countersign.cli.stage import STACK, Stage, demo_stacks, files_with, history, left_over
 from countersign.cli.store import agent_key, opened, organization
 from countersign.cli.supervisor import Ended, Ready, tail
 from countersign.cli.views import outputs_view, plan_view, results
@@ -262,7 +262,7 @@ def _last_words(stage: Stage, code: Exit, left: list[tuple[int, str]], *, kept: 
         emit(
             {
                 "ok": code is Exit.OK,
-                "seconds": {name: round(value, 4) for name, value in stage.seconds.items()},
+                "seconds": {name.replace(" → ", "_to_").replace(" ", "_"): round(took, 4) for name, took in stage.seconds.items()},
                 "runs": {what: {"run_id": r, "temporal_ui": history(stage.settings, r)} for what, r in stage.runs.items()},
                 "data": str(folder) if kept else None,
                 "processes_left": len(left),
