@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from countersign.adapters.store import audit, runs, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.decide import Trust, Verify, decide
+from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.policy import Policy
 from countersign.core.principal import SYSTEM, Kind, Principal
-from countersign.core.run import RunState, may_follow
+from countersign.core.run import ENDS, RunState, may_follow
 from countersign.core.steps import DECIDE, MOVE, STAND, Decided, DecideInput, EndInput, EndReason, RunRef, Standing
 
 Wake = Callable[[str], Awaitable[None]]  # tells the workflow of this run to look at its row again
@@ -76,7 +77,11 @@ class LedgerSteps:
                 reason = asked.message or None
                 if to is RunState.NEEDS_OPERATOR:
                     reason = NEEDS_OPERATOR.format(host=(await standing_of(tx, run, trust=self.trust)).host or "of the attempt")
-                run = await runs.move(tx, run, to, at=now, body=body, reason=reason, code=_CODES.get(asked.reason))
+                code = _CODES.get(asked.reason)
+                if run.state in (RunState.AWAITING_APPROVAL, RunState.APPROVED) and to in ENDS:
+                    run = await end_waiting(tx, run, to, at=now, body=body, reason=reason or "", code=code)
+                    break
+                run = await runs.move(tx, run, to, at=now, body=body, reason=reason, code=code)
             if run.state is not before:
                 await audit.append(
                     tx, org=run.org, at=stamp(now), action=f"run.{asked.reason}", by=by, target=run.stack_path, run_id=run.id

@@ -92,10 +92,12 @@ class Run:
                 await self._wait_for_people()
             case S.APPROVED:
                 await self._apply()
-            case S.APPLYING | S.VERIFYING | S.CANCELING | S.RECONCILING:
+            case S.APPLYING | S.VERIFYING | S.CANCELING:
                 await self._follow()
             case S.INTERRUPTED:
                 await self._reconcile()
+            case S.RECONCILING:
+                await (self._reconcile() if self._steps.reconcile is not None else self._follow())
             case S.NEEDS_OPERATOR:
                 await self._wait_for_operator()
             case _:

@@ -116,6 +116,12 @@ class Artifacts:
             raise FailedPrecondition(f"the bytes of {row.kind} {artifact_id} are not those that were stored; nothing is done with them")
         return data
 
+    async def read_named(self, conn: AsyncConnection, *, org: str, run_id: str, name: str) -> bytes | None:
+        """The newest artifact of a run with that name, or None."""
+        query = select(artifacts.c.id).where(artifacts.c.org_id == org, artifacts.c.run_id == run_id, artifacts.c.name == name)
+        found = (await conn.execute(query.order_by(artifacts.c.at.desc()).limit(1))).scalar_one_or_none()
+        return await self.read(conn, org=org, artifact_id=found) if found is not None else None
+
 
 _LARGE = 1 << 20
 

@@ -6,10 +6,12 @@ neither the run workflow nor approvals, policies or records.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 from countersign.core.plan import Plan
+from countersign.core.reconcile import Decision, Stop
 from countersign.core.run import Mode, RunState
 
 
@@ -132,6 +134,55 @@ class Outcome:
     evidence: tuple[str, ...] = ()  # lines a person reads: exit code, whole journal, lock free, …
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remains:
+    """What a lost attempt left on its machine, after everything of it was ended."""
+
+    survivors: int = 0  # processes that still live, or of which nobody can tell
+    testimony: bytes = b""  # what it did, object by object: addresses, operations and ids, nothing it printed
+    whole: bool = False  # read to its end after every process was gone, on the boot it began
+    state: bytes | None = field(default=None, repr=False)  # a state it could not store
+    last_word: datetime | None = None  # when it last said something
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """One lost attempt of a run, for whoever reconciles."""
+
+    attempt_id: str
+    testimony: bytes
+    whole: bool
+    plan_json: bytes = field(repr=False)  # of the plan it applied
+    known: bytes = b"{}"  # what reconciling knew when it made that plan; as `Reconciled.known`
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconcileJob:
+    run_id: str
+    plan_number: int  # of the plan to be made
+    attempt_id: str  # marks the processes of this work
+    stack: StackConfig
+    mode: Mode
+    approved: bytes = field(repr=False)  # the bundle of the plan people agreed to
+    approved_json: bytes = field(repr=False)
+    witnesses: tuple[Witness, ...]  # oldest first; the last is the attempt that is open
+    left_over_state: bytes | None = field(repr=False)
+    state: StateAccess  # may write: the attempt before is fenced
+    age: timedelta  # since the attempt ended
+    crashes: int  # lost attempts of this run
+    approval_live: bool
+    stops: tuple[Stop, ...] = ()  # what only an operator can clear, found before the engine was asked
+    reveal: Reveal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciled:
+    decision: Decision
+    planned: Planned | None = None  # what is left; None where it could not be planned
+    known: bytes = b"{}"  # JSON the engine wants back as `Witness.known`, should the next attempt be lost too
+    log: str = ""  # redacted
+
+
 class Engine(Protocol):
     name: str
 
@@ -153,4 +204,16 @@ class Engine(Protocol):
 
     def where(self, attempt_id: str) -> Path:
         """The attempt's folder on this machine."""
+        ...
+
+
+class Reconciler(Engine, Protocol):
+    """An engine that can account for a lost apply. Without it an interrupted run waits for an operator."""
+
+    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
+        """End whatever is left of an attempt that is fenced, and tell what it left. May be called again."""
+        ...
+
+    async def reconcile(self, job: ReconcileJob, beat: Beat) -> Reconciled:
+        """Learn what lost attempts did, plan what is left, and prove that it is a part of what was approved. May be called again."""
         ...

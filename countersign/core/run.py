@@ -42,14 +42,24 @@ TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     _S.PENDING: frozenset({_S.PLANNING, _S.CANCELED, _S.ERRORED}),
     _S.PLANNING: frozenset({_S.PLANNED_AND_FINISHED, _S.CHECKING, _S.PENDING, _S.CANCELING, _S.CANCELED, _S.ERRORED}),
     _S.CHECKING: frozenset({_S.AWAITING_APPROVAL, _S.APPROVED, _S.ERRORED}),
-    _S.AWAITING_APPROVAL: frozenset({_S.APPROVED, _S.REJECTED, _S.EXPIRED, _S.CANCELED, _S.STALE}),
-    _S.APPROVED: frozenset({_S.APPLYING, _S.STALE, _S.EXPIRED, _S.CANCELED, _S.ERRORED, _S.AWAITING_APPROVAL}),
+    # From here and from approved to an operator: where a lost apply of the run is not accounted for, nothing may end it.
+    _S.AWAITING_APPROVAL: frozenset({_S.APPROVED, _S.REJECTED, _S.EXPIRED, _S.CANCELED, _S.STALE, _S.NEEDS_OPERATOR}),
+    _S.APPROVED: frozenset({_S.APPLYING, _S.STALE, _S.EXPIRED, _S.CANCELED, _S.ERRORED, _S.AWAITING_APPROVAL, _S.NEEDS_OPERATOR}),
     _S.APPLYING: frozenset({_S.VERIFYING, _S.PARTIALLY_APPLIED, _S.STALE, _S.INTERRUPTED, _S.CANCELING, _S.ERRORED}),
     _S.VERIFYING: frozenset({_S.APPLIED, _S.PARTIALLY_APPLIED, _S.INTERRUPTED}),
     _S.STALE: frozenset({_S.PLANNING, _S.PENDING, _S.CANCELED, _S.ERRORED, _S.EXPIRED}),
     _S.INTERRUPTED: frozenset({_S.RECONCILING, _S.NEEDS_OPERATOR}),
+    # Approved where what is left is proven to be a part of what was approved: it is claimed like any other plan.
     _S.RECONCILING: frozenset(
-        {_S.APPLYING, _S.AWAITING_APPROVAL, _S.NEEDS_OPERATOR, _S.VERIFYING, _S.PARTIALLY_APPLIED, _S.CANCELED, _S.ERRORED}
+        {
+            _S.APPROVED,
+            _S.AWAITING_APPROVAL,
+            _S.NEEDS_OPERATOR,
+            _S.VERIFYING,
+            _S.PARTIALLY_APPLIED,
+            _S.CANCELED,
+            _S.ERRORED,
+        }
     ),
     _S.NEEDS_OPERATOR: frozenset({_S.RECONCILING}),
     _S.CANCELING: frozenset({_S.CANCELED, _S.VERIFYING, _S.PARTIALLY_APPLIED, _S.INTERRUPTED, _S.ERRORED}),

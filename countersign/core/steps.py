@@ -111,12 +111,24 @@ class EngineSteps:
     plan: Step[RunRef, Standing]
     apply: Step[ApplyInput, Standing]
     follow: Step[FollowInput, Standing]
-    reconcile: Step[FollowInput, Standing] | None = None  # issue of its own; without it an interrupted run needs an operator
+    reconcile: Step[FollowInput, Standing] | None = None  # without it an interrupted run needs an operator
 
 
-def engine_steps(name: str, *, plan: timedelta = timedelta(hours=1), apply: timedelta = timedelta(hours=4)) -> EngineSteps:
+def engine_steps(
+    name: str, *, plan: timedelta = timedelta(hours=1), apply: timedelta = timedelta(hours=4), reconciles: bool = False
+) -> EngineSteps:
     """The steps of the engine `name`; `plan` and `apply` are the longest one attempt may take."""
     queue = engine_queue(name)
+    # Each part of it may be repeated, and only the attempt's own machine has its evidence.
+    reconcile: Step[FollowInput, Standing] = Step(
+        name=f"{name}.reconcile",
+        takes=FollowInput,
+        gives=Standing,
+        attempt_timeout=apply,
+        heartbeat_timeout=_BEAT,
+        on_host=True,
+        schedule_to_start=timedelta(minutes=2),
+    )
     return EngineSteps(
         # Reads the world and writes rows; what it did is found again by run and plan number, so it may be tried again.
         plan=Step(name=f"{name}.plan", takes=RunRef, gives=Standing, queue=queue, attempt_timeout=plan, heartbeat_timeout=_BEAT),
@@ -134,6 +146,7 @@ def engine_steps(name: str, *, plan: timedelta = timedelta(hours=1), apply: time
             on_host=True,
             schedule_to_start=timedelta(minutes=2),
         ),
+        reconcile=reconcile if reconciles else None,
     )
 
 

@@ -20,6 +20,7 @@ from activities.applying import Applying
 from activities.engine import Here
 from activities.ledger import LedgerSteps, Wake
 from activities.planning import Planning
+from activities.reconciling import Reconciling
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
@@ -107,6 +108,8 @@ def build_workers(
         planning, applying = Planning(**given), Applying(**given)
         starting[engine.name] = [registered(steps.plan, planning.plan), registered(steps.apply, applying.apply)]
         local += [registered(steps.follow, applying.follow)]
+        if steps.reconcile is not None:
+            local += [registered(steps.reconcile, Reconciling(**given).reconcile)]
     slots = settings.plan_slots or 2 * (os.cpu_count() or 2)
     common: dict[str, Any] = {
         "interceptors": [CodedErrors()],

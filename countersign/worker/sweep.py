@@ -16,6 +16,7 @@ from countersign.adapters.store.runs import RunRow
 from countersign.adapters.temporal import Runs
 from countersign.core.errors import CountersignError
 from countersign.core.principal import SYSTEM
+from countersign.core.redaction import Redactor
 from countersign.core.run import RunState, may_follow
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ async def sweep(store: Store, workflows: Runs, orgs: list[str]) -> int:
 
 async def _end_truthfully(store: Store, workflows: Runs, run: RunRow, status: str) -> bool:
     """Record the end of a run whose workflow somebody ended, if nothing was begun. False: it has to go on, to be followed."""
+    given = Redactor().line(await workflows.why_terminated(run.id))
     async with store.begin() as tx:
         live = await runs.get_run(tx, run.org, run.id)
         if live.ended:
@@ -57,6 +59,7 @@ async def _end_truthfully(store: Store, workflows: Runs, run: RunRow, status: st
         if await turns.open_attempt_of(tx, org=run.org, stack_id=run.stack_id) == run.id or not may_follow(live.state, RunState.CANCELED):
             return False
         now, why = store.now(), f"its workflow was ended in Temporal ({status.lower()}) before anything was changed"
+        why = f"{why}: {given}" if given else why
         live = await runs.move(tx, live, RunState.CANCELED, at=now, body={"message": why}, reason=why, code="canceled")
         await audit.append(tx, org=run.org, at=stamp(now), action="run.ended_in_temporal", by=SYSTEM, target=run.stack_path, run_id=run.id)
         freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)

@@ -39,7 +39,7 @@ async def record_plan(
 
 
 async def _nothing_to_apply(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], now: datetime) -> RunRow:
-    await _insert_plan(tx, run, planned, refs, now, document=None)
+    await insert_plan(tx, run, planned, refs, now, document=None)
     findings = [asdict(finding) for finding in planned.findings]
     body = {"counts": str(planned.plan.counts), "findings": findings, "warnings": list(planned.warnings)}
     return await runs.move(
@@ -71,29 +71,8 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
     expires_at = now + timedelta(hours=min(policy.approval_hours, LONGEST_APPROVAL))
     if carried and before and before.document:
         expires_at = datetime.fromisoformat(before.document.expires_at)
-    stack = (await records.get_stack(tx, run.org, run.stack_id)).config
-    document = ApprovalDocument(
-        org=run.org,
-        run_id=run.id,
-        plan_number=number,
-        mode=str(run.mode),
-        plan_sha256=planned.plan_sha256,
-        bundle_sha256=sha256(planned.bundle),
-        semantic_digest=planned.plan.semantic_digest,
-        inputs_digest=digest_of(dict(planned.inputs)),
-        target=Target(
-            stack_id=run.stack_id,
-            stack_path=run.stack_path,
-            lineage=planned.lineage,
-            serial=planned.serial,
-            account=planned.account,
-            credential=await _credential(tx, run.org, stack),
-        ),
-        engine_build=planned.plan.engine_build,
-        policy_version=policy.version,
-        expires_at=stamp(expires_at),
-    )
-    await _insert_plan(tx, run, planned, refs, now, document=document)
+    document = await document_of(tx, run, planned, policy=policy, expires_at=expires_at)
+    await insert_plan(tx, run, planned, refs, now, document=document)
     facts = {
         "plan_number": number,
         "plan_digest": document.digest,
@@ -123,13 +102,39 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
     return await runs.move(tx, run, RunState.AWAITING_APPROVAL, at=now, body=body)
 
 
+async def document_of(tx: AsyncConnection, run: RunRow, planned: Planned, *, policy: Policy, expires_at: datetime) -> ApprovalDocument:
+    """The document people countersign for the run's next plan."""
+    stack = (await records.get_stack(tx, run.org, run.stack_id)).config
+    return ApprovalDocument(
+        org=run.org,
+        run_id=run.id,
+        plan_number=run.plan_number + 1,
+        mode=str(run.mode),
+        plan_sha256=planned.plan_sha256,
+        bundle_sha256=sha256(planned.bundle),
+        semantic_digest=planned.plan.semantic_digest,
+        inputs_digest=digest_of(dict(planned.inputs)),
+        target=Target(
+            stack_id=run.stack_id,
+            stack_path=run.stack_path,
+            lineage=planned.lineage,
+            serial=planned.serial,
+            account=planned.account,
+            credential=await _credential(tx, run.org, stack),
+        ),
+        engine_build=planned.plan.engine_build,
+        policy_version=policy.version,
+        expires_at=stamp(expires_at),
+    )
+
+
 async def _credential(tx: AsyncConnection, org: str, stack: StackConfig) -> str | None:
     """Record and version of what will be used at apply: another value of it is another target."""
     slug = stack.apply_credential or stack.plan_credential
     return f"{slug}@{await secrets.version(tx, org, slug)}" if slug else None
 
 
-async def _insert_plan(
+async def insert_plan(
     tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], now: datetime, *, document: ApprovalDocument | None
 ) -> None:
     await tx.execute(
@@ -165,14 +170,14 @@ async def _carried(tx: AsyncConnection, run: RunRow, before: PlanRow | None, pla
 
 async def _agree_again(tx: AsyncConnection, run: RunRow, carried: list[DecisionRow], now: datetime) -> None:
     for d in carried:
-        await _insert_approval(tx, run, now, channel=Channel.CARRIED, source=d)
+        await insert_approval(tx, run, now, channel=Channel.CARRIED, source=d)
 
 
 async def _agree_by_policy(tx: AsyncConnection, run: RunRow, rule: str, now: datetime) -> None:
-    await _insert_approval(tx, run, now, channel=Channel.POLICY, comment=rule)
+    await insert_approval(tx, run, now, channel=Channel.POLICY, comment=rule)
 
 
-async def _insert_approval(
+async def insert_approval(
     tx: AsyncConnection, run: RunRow, now: datetime, *, channel: Channel, source: DecisionRow | None = None, comment: str = ""
 ) -> None:
     by = source.by if source else SYSTEM

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import audit, plans, runs, secrets, state, turns
 from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.plans import AttemptRow, PlanRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import attempts, switches
@@ -87,6 +88,13 @@ async def claim(
         if (replaced := await _replaced_credential(tx, org, target.credential)) is not None:
             await runs.move(tx, run, RunState.STALE, at=now, body={"message": replaced}, reason=replaced, code="plan_stale")
             return NotClaimed(state=RunState.STALE, code="plan_stale", message=replaced)
+        if (lost := await plans.open_attempt(tx, org, run.stack_id)) is not None:
+            if lost.run_id != run_id or lost.ended_at is None:
+                return await _refuse(tx, run, run.state, "locked", "an attempt on this state is open that nobody has accounted for", now)
+            # This plan accounts for it: it was made of what that attempt left, and holds what it had not recorded.
+            await close(
+                tx, lost, run, outcome=RunState.RECONCILING, evidence=(f"accounted for by plan {plan.number}",), at=now, keep_turn=True
+            )
         return await _open(tx, run, plan.document, head.lineage, head.serial, host=host, boot_id=boot_id, now=now)
 
 
@@ -160,12 +168,12 @@ async def _unapproved(tx: AsyncConnection, run: RunRow, plan: PlanRow, policy: P
         return None
     if verdict is Verdict.EXPIRED:
         why = "the approval expired before the apply could start"
-        await runs.move(tx, run, RunState.EXPIRED, at=now, body={"message": why}, reason=why, code="approval_expired")
-        return NotClaimed(state=RunState.EXPIRED, code="approval_expired", message=why)
+        ended = await end_waiting(tx, run, RunState.EXPIRED, at=now, body={"message": why}, reason=why, code="approval_expired")
+        return NotClaimed(state=ended.state, code="approval_expired", message=why)
     if verdict is Verdict.DENIED:
         why = f"policy denies this change now: {requirement.rule}"
-        await runs.move(tx, run, RunState.ERRORED, at=now, body={"message": why}, reason=why, code="policy_denied")
-        return NotClaimed(state=RunState.ERRORED, code="policy_denied", message=why)
+        ended = await end_waiting(tx, run, RunState.ERRORED, at=now, body={"message": why}, reason=why, code="policy_denied")
+        return NotClaimed(state=ended.state, code="policy_denied", message=why)
     why = f"policy asks for more than it did: {requirement.rule}"
     await runs.move(
         tx, run, RunState.AWAITING_APPROVAL, at=now, body={"message": why}, reason=why, requirement=requirement.model_dump_json()
@@ -228,13 +236,22 @@ async def _open(
 
 
 async def close(
-    tx: AsyncConnection, attempt: AttemptRow, run: RunRow, *, outcome: RunState, evidence: Sequence[str], at: datetime
+    tx: AsyncConnection,
+    attempt: AttemptRow,
+    run: RunRow,
+    *,
+    outcome: RunState,
+    evidence: Sequence[str],
+    at: datetime,
+    keep_turn: bool = False,
 ) -> str | None:
-    """Close the attempt on evidence: its credential ends, the turn goes on. Returns the run to wake."""
+    """Close the attempt on evidence: its credential ends, the turn goes on unless the run keeps it. Returns the run to wake."""
     await tx.execute(
         update(attempts)
         .where(attempts.c.org_id == run.org, attempts.c.id == attempt.id, attempts.c.closed_at.is_(None))
         .values(closed_at=stamp(at), outcome=str(outcome), evidence=json.dumps(list(evidence)))
     )
     await state.revoke(tx, run.org, attempt.id)
+    if keep_turn:
+        return None
     return await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import audit, plans, runs
 from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import decisions
 from countersign.core.approval import (
@@ -83,7 +84,7 @@ async def decide(store: Store, asked: DecideInput, *, policy: Policy, trust: Tru
             await _agree(tx, run, approval, policy, now)
         else:
             reason = asked.reject.reason if asked.reject else ""
-            await runs.move(tx, run, RunState.REJECTED, at=now, body={"by": who.by.id, "reason": reason}, reason=reason, code=None)
+            await end_waiting(tx, run, RunState.REJECTED, at=now, body={"by": who.by.id, "reason": reason}, reason=reason)
         return Recorded(accepted=True, by=who.by, channel=who.channel)
 
 

@@ -69,6 +69,7 @@ class AttemptRow:
     host: str
     boot_id: str
     opened_at: datetime
+    ended_at: datetime | None  # fenced, and proven that nothing of it lives
     closed_at: datetime | None
     outcome: str | None
     evidence: Sequence[str]
@@ -118,6 +119,7 @@ def _attempt(row: Row[Any]) -> AttemptRow:
         host=row.host,
         boot_id=row.boot_id,
         opened_at=moment(row.opened_at),
+        ended_at=moment(row.ended_at) if row.ended_at else None,
         closed_at=moment(row.closed_at) if row.closed_at else None,
         outcome=row.outcome,
         evidence=json.loads(row.evidence) if row.evidence else (),
@@ -160,4 +162,11 @@ async def attempt_by_id(conn: AsyncConnection, org: str, attempt_id: str) -> Att
 
 async def attempt_of_plan(conn: AsyncConnection, org: str, plan_digest: str) -> AttemptRow | None:
     row = (await conn.execute(select(attempts).where(attempts.c.org_id == org, attempts.c.plan_digest == plan_digest))).first()
+    return _attempt(row) if row else None
+
+
+async def open_attempt(conn: AsyncConnection, org: str, stack_id: str) -> AttemptRow | None:
+    """The attempt that is open on a state, of whatever run."""
+    mine = (attempts.c.org_id == org) & (attempts.c.stack_id == stack_id) & attempts.c.closed_at.is_(None)
+    row = (await conn.execute(select(attempts).where(mine))).first()
     return _attempt(row) if row else None

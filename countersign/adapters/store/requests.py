@@ -55,7 +55,7 @@ async def receipt(tx: AsyncConnection, *, org: str, principal: str, tool: str, k
             field=differing[0],
             details={"fields": differing, "run_id": row.run_id},
         )
-    return str(row.run_id)
+    return str(row.run_id) if row.run_id is not None else None
 
 
 async def request_run(

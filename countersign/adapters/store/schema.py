@@ -194,6 +194,7 @@ attempts = Table(
     Column("host", String(120), nullable=False),
     Column("boot_id", String(64), nullable=False),
     Column("opened_at", String(32), nullable=False),
+    Column("ended_at", String(32)),  # when it was proven that nothing of it lives; it is fenced by then
     Column("closed_at", String(32)),
     Column("outcome", String(32)),
     Column("evidence", Text),  # JSON list of lines

@@ -1,0 +1,27 @@
+"""Ending a run before its apply: rejected, expired, canceled, denied. One place, because one thing forbids it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store import plans, runs
+from countersign.adapters.store.runs import RunRow
+from countersign.core.run import RunState
+
+NOT_ACCOUNTED = (
+    "{why}. What a lost apply of this run did is not accounted for, so the state stays blocked: "
+    "`run_resume` plans what is left again and asks again."
+)
+
+
+async def end_waiting(
+    tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, body: Mapping[str, Any], reason: str, code: str | None = None
+) -> RunRow:
+    """End a run that waits for people; where it waits after a lost apply, an operator has to see to that first."""
+    lost = await plans.open_attempt(tx, run.org, run.stack_id)
+    if lost is not None and lost.run_id == run.id:
+        why = NOT_ACCOUNTED.format(why=f"{str(to).capitalize()}: {reason}" if reason else str(to).capitalize())
+        return await runs.move(tx, run, RunState.NEEDS_OPERATOR, at=at, body=body, reason=why, code=code)
+    return await runs.move(tx, run, to, at=at, body=body, reason=reason or None, code=code)

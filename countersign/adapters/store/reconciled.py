@@ -1,0 +1,139 @@
+"""What reconciling records: a fence, a proof of death, and where the run goes with what was found.
+
+A lost attempt stays open on its state until a plan that accounts for it is claimed, so that nobody plans past objects that
+only its testimony knows.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from countersign.adapters.store import audit, check, claim, plans, runs, state
+from countersign.adapters.store.database import stamp
+from countersign.adapters.store.plans import AttemptRow
+from countersign.adapters.store.runs import RunRow
+from countersign.adapters.store.schema import attempts
+from countersign.core.approval import Channel
+from countersign.core.engine import Planned
+from countersign.core.plan import ArtifactRef
+from countersign.core.policy import Policy, required
+from countersign.core.principal import SYSTEM
+from countersign.core.reconcile import Decision, Next
+from countersign.core.run import Mode, RunState
+
+
+async def fence(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, *, at: datetime) -> int:
+    """Take every right to write from the attempt; returns the new epoch. The run is reconciling from here on."""
+    if run.state is not RunState.RECONCILING:
+        run = await runs.move(tx, run, RunState.RECONCILING, at=at, body={"attempt": attempt.id})
+    epoch = await state.raise_epoch(tx, run.org, run.stack_id)
+    await audit.append(
+        tx, org=run.org, at=stamp(at), action="run.fence", by=SYSTEM, target=run.stack_path, run_id=run.id, attempt=attempt.id, epoch=epoch
+    )
+    return epoch
+
+
+async def proven_dead(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, *, at: datetime) -> bool:
+    """Record that nothing of the fenced attempt lives, and free the lock it left (I5); whether there was one."""
+    mine = (attempts.c.org_id == run.org) & (attempts.c.id == attempt.id) & attempts.c.ended_at.is_(None)
+    await tx.execute(update(attempts).where(mine).values(ended_at=stamp(at)))
+    return await state.release_lock_of(tx, run.org, run.stack_id, attempt.id)
+
+
+async def conclude(
+    tx: AsyncConnection,
+    run: RunRow,
+    attempt: AttemptRow,
+    decision: Decision,
+    planned: Planned | None,
+    refs: Sequence[ArtifactRef],
+    *,
+    policy: Policy,
+    now: datetime,
+) -> tuple[RunRow, str | None]:
+    """Record what follows from what was found. Returns the run, and one to wake where the turn was let go."""
+    await audit.append(
+        tx,
+        org=run.org,
+        at=stamp(now),
+        action="run.reconcile",
+        by=SYSTEM,
+        outcome=str(decision.next),
+        target=run.stack_path,
+        run_id=run.id,
+        attempt=attempt.id,
+        plan_digest=run.plan_digest,
+    )
+    body = {
+        "message": decision.why,
+        "proof": list(decision.lines[:SHOWN]),
+        "difference": list(decision.difference[:SHOWN]),
+        "instructions": list(decision.instructions),
+    }
+    if decision.next is Next.OPERATOR or planned is None:
+        reason = "\n".join((decision.why, *decision.instructions))
+        return await runs.move(tx, run, RunState.NEEDS_OPERATOR, at=now, body=body, reason=reason, code="interrupted"), None
+    if decision.next is Next.CONTINUE and not planned.plan.changes_anything:
+        return await _nothing_left(tx, run, attempt, decision, body, now)
+    return await _left(tx, run, planned, refs, decision, body, policy, now), None
+
+
+SHOWN = 200  # lines of a proof in the ledger; the whole of it is an artifact
+
+
+async def _nothing_left(
+    tx: AsyncConnection, run: RunRow, attempt: AttemptRow, decision: Decision, body: Mapping[str, object], now: datetime
+) -> tuple[RunRow, str | None]:
+    run = await runs.move(tx, run, RunState.VERIFYING, at=now, body=body)
+    run = await runs.move(tx, run, RunState.APPLIED, at=now, body={"message": decision.why}, reason=None, code=None, done=run.total)
+    return run, await claim.close(tx, attempt, run, outcome=RunState.APPLIED, evidence=decision.lines[:SHOWN], at=now)
+
+
+async def _left(
+    tx: AsyncConnection,
+    run: RunRow,
+    planned: Planned,
+    refs: Sequence[ArtifactRef],
+    decision: Decision,
+    body: Mapping[str, object],
+    policy: Policy,
+    now: datetime,
+) -> RunRow:
+    """A plan for what is left: under the approval there is where that is proven, else people are asked."""
+    agreed = [
+        d
+        for d in await plans.decisions_of(tx, run.org, run.id)
+        if d.accepted and d.decision == "approve" and d.plan_digest == run.plan_digest
+    ]
+    proven = decision.next is Next.CONTINUE
+    expires_at = now + timedelta(hours=min(policy.approval_hours, check.LONGEST_APPROVAL))
+    if proven and run.expires_at is not None:
+        expires_at = run.expires_at  # what is left is agreed to for as long as all of it was
+    document = await check.document_of(tx, run, planned, policy=policy, expires_at=expires_at)
+    await check.insert_plan(tx, run, planned, refs, now, document=document)
+    facts = {
+        "plan_number": run.plan_number + 1,
+        "plan_digest": document.digest,
+        "expires_at": stamp(expires_at),
+        "total": planned.plan.counts.total,
+        "done": 0,
+        "reason": None if proven else "\n".join((decision.why, *decision.difference[:SHOWN])),
+        "code": None,
+    }
+    if proven:
+        # Class and requirement stay those of the whole: a part of it asks for no more, and must not ask for less.
+        run = await runs.move(tx, run, RunState.APPROVED, at=now, body=body, **facts)
+        for d in agreed:
+            await check.insert_approval(tx, run, now, channel=Channel.CARRIED, source=d)
+        return run
+    requirement = required(
+        policy,
+        env=run.env,
+        change_class=planned.plan.change_class,
+        name=run.stack_path,
+        destroy=run.mode is Mode.DESTROY,
+    )
+    facts |= {"change_class": str(planned.plan.change_class), "requirement": requirement.model_dump_json()}
+    return await runs.move(tx, run, RunState.AWAITING_APPROVAL, at=now, body=body, **facts)
