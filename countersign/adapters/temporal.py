@@ -6,13 +6,13 @@ asked stays on record.
 
 import dataclasses
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.failure.v1 import Failure
-from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import Client, WorkflowHistoryEventFilterType, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import (
     RawValue,
     SearchAttributeKey,
@@ -175,6 +175,14 @@ class Runs:
             return None
         return description.status.name if description.status else None
 
+    async def why_terminated(self, run_id: str) -> str:
+        """What whoever terminated the newest workflow of the run gave as their reason; often nothing."""
+        closing = self._client.get_workflow_handle(run_id).fetch_history_events(
+            event_filter_type=WorkflowHistoryEventFilterType.CLOSE_EVENT, rpc_timeout=RPC
+        )
+        reasons = await _answered(_collected(closing))
+        return reasons[-1].workflow_execution_terminated_event_attributes.reason if reasons else ""
+
     async def reachable(self) -> bool:
         try:
             return bool(await self._client.service_client.check_health(timeout=timedelta(seconds=2)))
@@ -183,6 +191,10 @@ class Runs:
 
     async def _signal(self, run_id: str, name: str, *args: Any) -> None:
         await _answered(self._client.get_workflow_handle(run_id).signal(name, args=args, rpc_timeout=RPC))
+
+
+async def _collected(events: AsyncIterator[T]) -> list[T]:
+    return [event async for event in events]
 
 
 async def _answered(call: Awaitable[T]) -> T:

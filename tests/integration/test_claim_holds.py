@@ -200,6 +200,7 @@ async def test_a_terminated_workflow_leaves_a_truthful_record_and_frees_the_turn
         return (await it.run(run.id)).state is RunState.CANCELED
 
     await eventually(swept, "the sweep to find the terminated workflow")
+    assert "before anything was changed: an operator terminates it" in ((await it.run(run.id)).reason or "")
     again = await it.start(stack, by=BO)
     await it.reaches(again.id, RunState.AWAITING_APPROVAL)
 
