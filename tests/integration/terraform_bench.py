@@ -92,7 +92,7 @@ class Bench:
         )
 
     def plan_job(self, stack: str = "demo", mode: Mode = Mode.APPLY, *, config: dict[str, Any] | None = None, **job: Any) -> PlanJob:
-        given: dict[str, Any] = {"vars": {}, "targets": (), **job}
+        given: dict[str, Any] = {"vars": {}, "targets": (), "state": self.state.access(), **job}
         return PlanJob(
             run_id="run_test",
             plan_number=1,
@@ -100,7 +100,6 @@ class Bench:
             stack=self.stack(stack, **(config or {})),
             mode=mode,
             commit=None,
-            state=self.state.access(),
             reveal=reveal,
             **given,
         )

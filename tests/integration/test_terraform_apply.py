@@ -606,3 +606,12 @@ async def test_what_an_attempt_leaves_is_private(bench: Bench) -> None:
     files = [p for p in bench.engine.where(attempt).rglob("*") if p.is_file() and not p.is_symlink()]
     assert bench.engine.where(attempt).stat().st_mode & 0o777 == 0o700
     assert len(files) > 10 and [p for p in files if p.stat().st_mode & 0o077] == []
+
+
+async def test_folders_of_any_name_will_do(bench: Bench, tmp_path: Path) -> None:
+    odd = Bench(folder=tmp_path / """it's "a" $(folder) ${of} %{any} \\name ü""", state=bench.state)
+    odd.use(mirror=odd.folder / 'mir"ror')
+
+    outcome = await odd.applied()
+
+    assert (outcome.done, outcome.outputs["replicas"]) == (13, {"value": 3, "type": "number"})

@@ -243,7 +243,7 @@ class Witness:
         if line.startswith(b"{") and len(self.journal.text) > before and self.journal.text[-1].startswith("{"):
             try:
                 json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self.torn += 1
 
     @property

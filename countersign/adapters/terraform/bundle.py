@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from countersign.core.errors import FailedPrecondition
 from countersign.core.model import Payload
@@ -26,7 +26,7 @@ class Meta(Payload):
     engine: str  # "terraform" | "tofu"
     engine_build: str
     plan_sha256: str
-    warm_key: str  # where a machine that planned this keeps the provider packages
+    warm_key: str = Field(pattern=r"^[0-9a-f]{64}$")  # where a machine that planned this keeps the provider packages
 
 
 def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], tree: Path) -> bytes:
