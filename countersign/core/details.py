@@ -44,7 +44,8 @@ def who_must_agree(requirement: Requirement) -> str:
 
 def plain(text: str, width: int = WIDTH) -> str:
     """One line of foreign text that cannot close the fence or code span it stands in. By itself it may still be markup."""
-    shown = "".join(c if c.isprintable() else "�" for c in INVISIBLE.sub("�", text.replace("`", "'")))
+    seen = text[: width + 1]  # letter for letter the same as cleaning all of it, which may be megabytes
+    shown = "".join(c if c.isprintable() else "�" for c in INVISIBLE.sub("�", seen.replace("`", "'")))
     # Bytes too: letters of four bytes must not make the page four times as big.
     cut = shown[: width - 1].encode()[: 2 * width].decode(errors="ignore")
     return shown if len(shown) <= width and len(shown.encode()) <= 2 * width else f"{cut}…"
