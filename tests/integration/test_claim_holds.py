@@ -193,7 +193,7 @@ async def test_a_terminated_workflow_leaves_a_truthful_record_and_frees_the_turn
     stack = await it.stack()
     run = await it.start(stack)
     await it.reaches(run.id, RunState.AWAITING_APPROVAL)
-    await it.client.get_workflow_handle(run.id).terminate("an operator terminates it")
+    await it.client.get_workflow_handle(run.id).terminate(reason="an operator terminates it")
 
     async def swept() -> bool:
         await sweep(it.store, it.runs, [it.org])
