@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed.json"
 NEEDED = (3, 11)
+FROM_SOURCE = "python-terraform"  # there is no wheel of it
 # What else holds everything that is in a lock.
 HELD_BY = {"base": ("base", "embedded", "dev"), "embedded": ("embedded", "dev"), "dev": ("dev",)}
 
@@ -32,7 +33,10 @@ def main(task):
         run(sys.executable, "-m", "venv", "--clear", str(VENV))
         stamps = {}
     print(f"installing requirements/{lock}.txt (once, until it changes)", flush=True)
-    pip("install", "--require-hashes", "-r", f"requirements/{lock}.txt")
+    # Without isolation nothing is built with what is not pinned, and only what is named here is built at all.
+    pip("install", "--require-hashes", "--only-binary", ":all:", "-r", "requirements/build.txt")
+    only_binary = ("--only-binary", ":all:", "--no-binary", FROM_SOURCE, "--use-pep517", "--no-build-isolation")
+    pip("install", "--require-hashes", *only_binary, "-r", f"requirements/{lock}.txt")
     pip("install", "--no-deps", "--no-build-isolation", "-e", ".")
     stamps[lock] = fingerprint(lock)
     STAMP.write_text(json.dumps(stamps))
@@ -87,8 +91,8 @@ def fingerprint(lock):
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     about = {"build": project["build-system"], "project": project["project"], "hatch": project["tool"]["hatch"]}
-    text = json.dumps(about, sort_keys=True).encode() + (ROOT / "requirements" / f"{lock}.txt").read_bytes()
-    return hashlib.sha256(text).hexdigest()
+    locks = [(ROOT / "requirements" / f"{name}.txt").read_bytes() for name in ("build", lock)]
+    return hashlib.sha256(b"".join([json.dumps(about, sort_keys=True).encode(), *locks])).hexdigest()
 
 
 def read_stamps():
