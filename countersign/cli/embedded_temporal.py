@@ -3,16 +3,20 @@
 Its API and UI have no authentication, and whoever reaches them has full authority (design §1, limits): it never listens elsewhere.
 """
 
+import asyncio
 import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from countersign.adapters.process import find_executable
 from countersign.adapters.settings import Settings
 from countersign.cli.session import LOOPBACK
 from countersign.core.attributes import SEARCH_ATTRIBUTES
 from countersign.core.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from temporalio.service import ServiceClient
 
 RETENTION_DAYS = 90  # closed runs stay in its UI as long as receipts are kept; the server's own default is one day
 
@@ -70,24 +74,51 @@ async def prepare(settings: Settings) -> None:
     from google.protobuf.duration_pb2 import Duration
     from temporalio.api.enums.v1 import IndexedValueType
     from temporalio.api.namespace.v1 import NamespaceConfig
-    from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+    from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
     from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNamespaceRequest
-    from temporalio.service import ConnectConfig, ServiceClient
 
     keyword: Any = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     namespace = settings.temporal_namespace
-    service = await ServiceClient.connect(ConnectConfig(target_host=settings.temporal_target))
-    listed = await service.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
-    there = listed.custom_attributes
+    service = await _service(settings)
+    missing, wrong = await _attributes(service, namespace)
     # Adding a name again with another type reports success and changes nothing, so that is looked for first.
-    if wrong := sorted(name for name in SEARCH_ATTRIBUTES if name in there and there[name] != keyword):
-        raise FailedPrecondition(
-            f"the namespace {namespace} has search attributes of another type: {', '.join(wrong)}; they must be Keyword"
-        )
-    if missing := {name: keyword for name in SEARCH_ATTRIBUTES if name not in there}:
-        await service.operator_service.add_search_attributes(AddSearchAttributesRequest(namespace=namespace, search_attributes=missing))
+    if wrong:
+        raise FailedPrecondition(f"the namespace {namespace} has search attributes of another type: {', '.join(wrong)}; remove them")
+    if missing:
+        new: dict[str, Any] = dict.fromkeys(missing, keyword)
+        await service.operator_service.add_search_attributes(AddSearchAttributesRequest(namespace=namespace, search_attributes=new))
     described = await service.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=namespace))
     wanted = RETENTION_DAYS * 24 * 3600
     if described.config.workflow_execution_retention_ttl.seconds < wanted:
         config = NamespaceConfig(workflow_execution_retention_ttl=Duration(seconds=wanted))
         await service.workflow_service.update_namespace(UpdateNamespaceRequest(namespace=namespace, config=config))
+
+
+async def attributes_missing(settings: Settings) -> list[str] | None:
+    """Search attributes that the namespace lacks, or has with another type; None where no server answers."""
+    from temporalio.service import RPCError
+
+    try:
+        missing, wrong = await _attributes(await _service(settings), settings.temporal_namespace)
+    except (RuntimeError, RPCError):
+        return None
+    finally:
+        await asyncio.sleep(0.1)  # a client that is torn down with its loop crashes the interpreter (sdk-python issue 300)
+    return sorted([*missing, *wrong])
+
+
+async def _service(settings: Settings) -> "ServiceClient":
+    from temporalio.service import ConnectConfig, ServiceClient
+
+    return await ServiceClient.connect(ConnectConfig(target_host=settings.temporal_target))
+
+
+async def _attributes(service: "ServiceClient", namespace: str) -> tuple[list[str], list[str]]:
+    """(missing ones, those of another type)."""
+    from temporalio.api.enums.v1 import IndexedValueType
+    from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+
+    listed = await service.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
+    there = listed.custom_attributes
+    wrong = [n for n in SEARCH_ATTRIBUTES if n in there and there[n] != IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD]
+    return [n for n in SEARCH_ATTRIBUTES if n not in there], wrong

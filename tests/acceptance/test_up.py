@@ -1,6 +1,7 @@
 """`countersign up` as a user starts it: ready, alone on its folder, back after a crash of a part, and gone when told."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,13 +11,16 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
 
 from countersign.cli.ground import processes_of
-from tests.acceptance.installed import COMMAND, REPOSITORY, Installed, eventually
+from countersign.cli.session import local_person
+from tests.acceptance.installed import COMMAND, REPOSITORY, Installed, call, eventually, free_ports
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -160,6 +164,51 @@ async def test_a_supervisor_that_is_killed_takes_its_parts_along_and_the_next_up
     await service.ready()
     assert service.stop() == 0
     await parts_gone(service)
+
+
+@contextlib.contextmanager
+def temporal_of_ones_own() -> Iterator[str]:
+    """The address of a server nobody prepared."""
+    (port,) = free_ports(1)
+    words = f"server start-dev --headless --ip 127.0.0.1 --port {port} --log-level never".split()
+    server = subprocess.Popen([COMMAND.with_name("temporal"), *words], stdout=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True, timeout=30)
+
+
+async def test_with_a_temporal_of_ones_own_no_other_is_started_and_doctor_knows_what_it_lacks(tmp_path: Path) -> None:
+    with temporal_of_ones_own() as address:
+        service = Installed(data=tmp_path / "data", settings={"COUNTERSIGN_TEMPORAL_ADDRESS": address})
+        service.start()
+        await service.ready()
+
+        assert list(service.data.glob("temporal*")) == []
+        (lacks,) = [f for f in json.loads(service.cli("doctor", "--json", code=1))["findings"] if f["what"] == "temporal"]
+        assert lacks["grade"] == "missing"
+        assert lacks["fix"].startswith("temporal operator search-attribute create -n default --name Cs")
+
+        _, *words = lacks["fix"].split()
+        run(str(COMMAND.with_name("temporal")), *words, "--address", address)
+        assert json.loads(service.cli("doctor", "--json"))["ok"] is True
+        assert service.stop() == 0
+        await parts_gone(service)
+
+
+async def test_the_local_agent_reaches_the_same_service_over_stdio(up: Installed) -> None:
+    command = StdioServerParameters(command=str(COMMAND), args=["front", "--stdio"], env={**up.environment})
+    async with Client(command) as client:
+        who = await call(client, "whoami")
+
+    assert who["data"]["kind"] == "agent"
+    assert who["data"]["acts_for"] == local_person().id
+    assert who["data"]["may_decide"] is False
 
 
 async def test_an_apply_that_runs_goes_on_when_up_ends_and_the_next_up_finds_it(tmp_path: Path) -> None:
