@@ -63,13 +63,13 @@ def _header(document: Mapping[str, Any]) -> Header:
         )
     if not isinstance(lineage, str) or isinstance(lineage, Number) or not 0 < len(lineage) <= 80:
         raise InvalidArgument("the state has no lineage, so nobody can tell which history it continues", field="lineage")
-    if not isinstance(serial, Number) or not serial.isdigit() or int(serial) > SERIAL_MAX:
+    if not isinstance(serial, Number) or not serial.isdigit() or len(serial) > 10 or int(serial) > SERIAL_MAX:
         raise InvalidArgument(f"the serial of the state is {_short(serial)}, and not a whole number up to {SERIAL_MAX}", field="serial")
     return Header(lineage=lineage, serial=int(serial), encrypted=encrypted)
 
 
 def _short(value: object) -> str:
-    return "missing" if value is None else str(value) if isinstance(value, Number) else cut(json.dumps(value), 40)
+    return "missing" if value is None else cut(str(value) if isinstance(value, Number) else json.dumps(value), 40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,8 @@ class StateDocument:
         if isinstance(path[-1], str) and looks_secret(path[-1]):
             return HIDDEN
         if isinstance(value, Number):
-            return int(value) if value.lstrip("-").isdigit() and len(value) < 16 else str(value)
+            shown = self.redactor.line(str(value))
+            return int(value) if shown == str(value) and value.lstrip("-").isdigit() and len(value) < 16 else shown
         if isinstance(value, str):
             return self.redactor.line(value)
         if len(path) > DEPTH:
@@ -169,7 +170,7 @@ def read(data: bytes) -> StateDocument:
     try:
         instances = tuple(_instances(document.get("resources") or ()))
         found = _secrets_of(instances, outputs)
-    except (AttributeError, TypeError, KeyError):
+    except (AttributeError, TypeError, KeyError, ValueError, RecursionError):
         raise ProviderError("the resources of this state are not written as version 4 has them; nothing of it is shown") from None
     return StateDocument(
         header=header, engine_version=str(document.get("terraform_version", "")), instances=instances, redactor=Redactor(found)
