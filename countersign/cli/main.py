@@ -57,7 +57,7 @@ def up(data: Data = None, as_json: AsJson = False) -> None:
     """
     from countersign.cli.up import up as serve
 
-    run(serve(settings_of(data), as_json=as_json), as_json=as_json)
+    run(serve(settings_of(data, as_json=as_json), as_json=as_json), as_json=as_json)
 
 
 @app.command(rich_help_panel=SERVICE)
@@ -94,7 +94,7 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """Say what is missing on this machine and how to get it. Ends with 1 where something needed is missing."""
     from countersign.cli.doctor import doctor as look
 
-    run(look(settings_of(data), as_json=as_json), as_json=as_json)
+    run(look(settings_of(data, as_json=as_json), as_json=as_json), as_json=as_json)
 
 
 @app.command(rich_help_panel=SERVICE)

@@ -52,7 +52,7 @@ def key_create(
     from countersign.cli import keys
 
     asked = keys.Asked(name=name, kind=kind, role=role, acts_for=acts_for, expires=expires, org=org)
-    run(keys.create(settings_of(data), asked, to=to, as_json=as_json), as_json=as_json)
+    run(keys.create(settings_of(data, as_json=as_json), asked, to=to, as_json=as_json), as_json=as_json)
 
 
 @key.command("list")
@@ -60,7 +60,7 @@ def key_list(org: Org = None, data: Data = None, as_json: AsJson = False) -> Non
     """List the keys, the newest first, the ended ones too. No tokens: they are kept nowhere."""
     from countersign.cli import keys
 
-    run(keys.show(settings_of(data), org=org, as_json=as_json), as_json=as_json)
+    run(keys.show(settings_of(data, as_json=as_json), org=org, as_json=as_json), as_json=as_json)
 
 
 @key.command("revoke")
@@ -70,7 +70,7 @@ def key_revoke(
     """End a key at once; again is success."""
     from countersign.cli import keys
 
-    run(keys.revoke(settings_of(data), key_id, org=org, as_json=as_json), as_json=as_json)
+    run(keys.revoke(settings_of(data, as_json=as_json), key_id, org=org, as_json=as_json), as_json=as_json)
 
 
 Slug = Annotated[str, typer.Argument(help="Its name: lower case letters, digits and -.")]
@@ -81,7 +81,7 @@ def secret_set(slug: Slug, org: Org = None, data: Data = None, as_json: AsJson =
     """Keep a new version of a secret. The value is typed unseen, or read from standard input; it is never an argument."""
     from countersign.cli import sealed
 
-    settings = settings_of(data)
+    settings = settings_of(data, as_json=as_json)
     try:
         value = sealed.read(slug)
     except CountersignError as wrong:
@@ -94,7 +94,7 @@ def secret_list(org: Org = None, data: Data = None, as_json: AsJson = False) -> 
     """List the secrets: names, versions and keyed fingerprints, never values."""
     from countersign.cli import sealed
 
-    run(sealed.show(settings_of(data), org=org, as_json=as_json), as_json=as_json)
+    run(sealed.show(settings_of(data, as_json=as_json), org=org, as_json=as_json), as_json=as_json)
 
 
 @secret.command("remove")
@@ -108,7 +108,7 @@ def secret_remove(
     """Remove every version of a secret for good."""
     from countersign.cli import sealed
 
-    run(sealed.remove(settings_of(data), slug, yes=yes, org=org, as_json=as_json), as_json=as_json)
+    run(sealed.remove(settings_of(data, as_json=as_json), slug, yes=yes, org=org, as_json=as_json), as_json=as_json)
 
 
 @stack.command("list")
@@ -123,7 +123,7 @@ def stack_list(
     """List the registered stacks."""
     from countersign.cli import stacks
 
-    run(stacks.show(settings_of(data), url=url, key_file=key_file, env=env, text=text, as_json=as_json), as_json=as_json)
+    run(stacks.show(settings_of(data, as_json=as_json), url=url, key_file=key_file, env=env, text=text, as_json=as_json), as_json=as_json)
 
 
 @stack.command("register")
@@ -160,4 +160,4 @@ def stack_register(
         apply_credential=apply_credential,
         dry_run=dry_run,
     )
-    run(stacks.register(settings_of(data), asked, url=url, key_file=key_file, as_json=as_json), as_json=as_json)
+    run(stacks.register(settings_of(data, as_json=as_json), asked, url=url, key_file=key_file, as_json=as_json), as_json=as_json)

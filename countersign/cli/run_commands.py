@@ -26,7 +26,7 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it, or leav
 def _door(data: Path | None, url: str | None, key_file: Path | None, as_json: bool) -> "Door":
     from countersign.cli.door import Door
 
-    return Door(settings=settings_of(data), url=url, key_file=key_file, as_json=as_json)
+    return Door(settings=settings_of(data, as_json=as_json), url=url, key_file=key_file, as_json=as_json)
 
 
 def add_to(app: typer.Typer) -> None:

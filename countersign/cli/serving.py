@@ -95,7 +95,7 @@ def _logged() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for noisy in ("alembic", "httpx2", "uvicorn.access"):
+    for noisy in ("alembic", "httpx2", "uvicorn", "mcp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if "structlog" in sys.modules:
         import structlog

@@ -54,7 +54,7 @@ def _fail(error: CountersignError, *, as_json: bool = False) -> NoReturn:
     fail(error, as_json=as_json)
 
 
-def settings_of(data: Path | None, **overrides: Any) -> "Settings":
+def settings_of(data: Path | None, *, as_json: bool = False, **overrides: Any) -> "Settings":
     """The settings of a data folder. One that was named counts more than `$COUNTERSIGN_DATA`, an override more than anything.
 
     Exits with a message where they are wrong.
@@ -64,7 +64,7 @@ def settings_of(data: Path | None, **overrides: Any) -> "Settings":
     try:
         settings = load(data.expanduser().absolute() if data else None)
     except CountersignError as error:
-        _fail(error)
+        _fail(error, as_json=as_json)
     given = {name: value for name, value in overrides.items() if value is not None}
     if data is not None:
         given["data"] = data.expanduser().absolute()

@@ -357,3 +357,14 @@ def test_a_stack_is_registered_with_what_was_given_and_no_more(invoke: Invoke, f
     wanted: dict[str, Any] = {"env": "dev", "workspace": "shop", "source": {"path": "shop"}, "engine": "tofu"}
     assert fake.asked("terraform_register_workspace") == [{**wanted, "vars": {"p": {"secret": "slug"}}}]
     assert "countersign apply local/dev/shop" in result.stdout
+
+
+def test_settings_that_cannot_be_read_are_a_usage_error_for_people_and_programs(
+    invoke: Invoke, fake: FakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERSIGN_FRONT_PORT", "abc")
+
+    assert invoke("runs").exit_code == 2
+    told = invoke("doctor", "--json")
+    assert told.exit_code == 2
+    assert document(told)["error"]["field"] == "front_port"
