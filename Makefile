@@ -18,7 +18,7 @@ TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
 PYTEST := $(BIN)/python -m pytest -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench tools clean lock test-unit test-replay test-integration test-acceptance \
+.PHONY: help demo up test check bench tools clean lock test-unit test-replay test-integration test-browser test-acceptance \
   venv-run venv-dev packages check-style check-format check-types check-pyright check-imports check-texts
 
 help: ## list the targets
@@ -34,6 +34,7 @@ test: ## run all tests, the cheap levels first
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-replay
 	@$(MAKE) --no-print-directory test-integration
+	$(if $(wildcard tests/browser/test_*.py),@$(MAKE) --no-print-directory test-browser)
 	@$(MAKE) --no-print-directory test-acceptance
 
 test-unit: venv-dev ## no process, socket or clock; the core has to be covered whole
@@ -46,6 +47,10 @@ test-replay: venv-dev ## recorded histories against the workflows of today
 
 test-integration: venv-dev packages ## one real thing at a time: Temporal, Terraform, a database, the built wheel
 	@$(PYTEST) tests/integration
+
+test-browser: venv-dev ## the Temporal UI as an operator uses it, in Chromium
+	@tools/packages.sh $(PYTHON) browser
+	@$(PYTEST) tests/browser
 
 test-acceptance: venv-dev packages ## the service as installed, by a real MCP client and the command line
 	@$(PYTEST) tests/acceptance

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What tests need from the operating system. Root on Debian gets what is missing; everybody else is told what to install.
+# What tests need from the operating system: packages.sh PYTHON [browser]. Root on Debian gets what is missing; everybody else is told
+# what to install.
 set -euo pipefail
 python=${1:-python3}
 missing=()
@@ -7,6 +8,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has git || missing+=(git)
 has setpriv || missing+=(util-linux)
 has ps || missing+=(procps)
+if [ "${2:-}" = browser ]; then has chromium || has chromium-browser || has google-chrome || missing+=(chromium); fi
 # Debian ships this part of Python's standard library apart.
 if [ "$(command -v "$python")" = /usr/bin/python3 ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3-venv); fi
 
@@ -17,7 +19,7 @@ if [ "$(id -u)" = 0 ] && has apt-get; then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else
-  echo "Tests need these packages, and they are not installed: ${missing[*]}" >&2
+  echo "These tests need packages that are not installed: ${missing[*]}" >&2
   echo "On Debian and Ubuntu: sudo apt-get install ${missing[*]}" >&2
   exit 1
 fi

