@@ -209,3 +209,32 @@ def test_an_unlock_names_the_lock_or_forces_it(data: bytes, lock_id: str | None)
 def test_a_state_is_empty_until_its_first_snapshot() -> None:
     assert Head().empty
     assert not Head(seq=1).empty
+
+
+def test_the_story_of_one_attempt() -> None:
+    mine = Lock(id="l1", who="me", created="t1", text="{}")
+    attempt = Credential(id="a", org="o", stack_id="s", run_id="r", mode=Mode.APPLY, epoch=1, expires_at=NOW + timedelta(hours=1))
+    locked = Head(epoch=1, lock=mine, lock_credential="a")
+    stored = Head(epoch=1, lock=mine, lock_credential="a", lineage="x", serial=1, sha256=DIGESTS[0], seq=1)
+
+    assert fencing.admission(attempt, Head(epoch=1), Wish.LOCK, now=NOW) is None
+    assert fencing.locking(attempt, Head(epoch=1), mine) is None
+    assert fencing.writing(attempt, locked, "l1", Header(lineage="x", serial=1), DIGESTS[0]) is None
+    assert fencing.writing(attempt, stored, "l1", Header(lineage="x", serial=1), DIGESTS[0]) is None  # its answer got lost
+    assert fencing.writing(attempt, stored, "l1", Header(lineage="x", serial=2), DIGESTS[1]) is None
+    assert fencing.unlocking(attempt, stored, "l1") is None
+    assert fencing.unlocking(attempt, Head(epoch=1), "l1") is None
+
+
+@requirement("I5")
+@pytest.mark.parametrize("lock_id", [None, "l1", "l2"])
+def test_the_lock_of_another_is_neither_taken_nor_freed(lock_id: str | None) -> None:
+    theirs = Lock(id="l1", who="you", created="t1", text='{"ID": "l1"}')
+    head = Head(lock=theirs, lock_credential="b")
+    attempt = Credential(id="a", org="o", stack_id="s", run_id="r", mode=Mode.APPLY, epoch=0, expires_at=NOW)
+
+    taken, freed = fencing.locking(attempt, head, theirs), fencing.unlocking(attempt, head, lock_id)
+
+    assert taken is not None
+    assert freed is not None
+    assert (taken.status, freed.status, freed.holder) == (423, 409, theirs)
