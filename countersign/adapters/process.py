@@ -29,6 +29,7 @@ LINE_MAX = 16 << 20  # bytes; all outputs of a stack come in one line. Longer on
 CHUNK = 1 << 16
 BATCH = 1 << 20  # bytes read before the reader gets to do something else: a heartbeat is due every few seconds
 ERRORS_KEPT = 64 << 10  # bytes of standard error, the last ones
+PROC = Path("/proc")  # elsewhere than on Linux there is none, and what leaves its group is not found
 MARKER = "COUNTERSIGN_ATTEMPT"  # in the environment of every process of an attempt, so that what escapes its group is found
 
 
@@ -326,7 +327,7 @@ class Detached:
         group = self._number("pgid")
         fd = None
         if group and self._ours(group):
-            with contextlib.suppress(OSError):  # gone meanwhile, or a kernel without it
+            with contextlib.suppress(OSError, AttributeError):  # gone meanwhile, or a system without it
                 fd = os.pidfd_open(group)
         if fd is None:
             await asyncio.sleep(min(timeout, 0.05))
@@ -392,8 +393,8 @@ class Detached:
         return boot_id() == self._read("started") != UNKNOWN_BOOT
 
     def _ours(self, pid: int) -> bool:
-        """Process ids are used again: only one that carries our marker is signalled."""
-        return _carries(pid, self.marker)
+        """Process ids are used again: only one that carries our marker is signalled, or where none can be seen, one of our group."""
+        return _carries(pid, self.marker) if PROC.is_dir() else _group_of(pid) == self._number("pgid")
 
     def _number(self, name: str) -> int | None:
         """What the wrapper wrote, or None where it has not, or not to the end."""
@@ -468,13 +469,13 @@ def end_marked(marker: str) -> set[int]:
 def marked_processes(marker: str) -> list[int]:
     """Every process of this machine that carries the attempt's marker, ourselves left out."""
     own = os.getpid()
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()] if Path("/proc").is_dir() else []
+    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()] if PROC.is_dir() else []
     return [pid for pid in pids if pid != own and _carries(pid, marker)]
 
 
 def _carries(pid: int, marker: str) -> bool:
     try:
-        return f"{MARKER}={marker}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return f"{MARKER}={marker}".encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:  # gone, another user's, or no /proc here
         return False
 

@@ -336,6 +336,18 @@ async def test_an_interrupt_that_was_noted_and_never_sent_can_be_sent_again_once
     assert (it.folder / "journal").read_text() == "ready\nINT\n"
 
 
+async def test_where_processes_cannot_be_seen_the_group_tells_who_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = await heeding(tmp_path)
+    monkeypatch.setattr(process, "PROC", tmp_path / "nowhere")
+
+    assert it.interrupt()
+    await until(lambda: (it.folder / "journal").read_text() == "ready\nINT\n", "the interrupt")
+    (it.folder / "pid").write_text(f"{os.getpid()}\n")
+    assert not it.interrupt(again=True)
+    it.kill()
+    await over(it)
+
+
 async def test_nothing_is_interrupted_that_only_has_the_same_process_id(tmp_path: Path) -> None:
     it = await over(await launched(detached(tmp_path), ["/bin/true"]))
     (it.folder / "pid").write_text(f"{os.getpid()}\n")

@@ -384,6 +384,21 @@ async def test_a_cancel_before_the_engine_says_a_word_changed_nothing(bench: Ben
     assert (outcome.state, outcome.code) == (RunState.CANCELED, "canceled")
 
 
+async def test_a_cancel_at_once_is_never_lost(each: Bench) -> None:
+    """Wherever the engine is when it is told: before it listens it ends, and afterwards it stops."""
+    planned = await each.plan("gates", vars={"world": str(each.world)})
+
+    for seconds in (0, 0.01, 0.03, 0.08):
+        each.state.state = None
+        attempt = await each.launch(planned, "gates")
+        await asyncio.sleep(seconds)  # no matter where it then is
+        outcome = await asyncio.wait_for(each.follow(attempt, stop=True), PATIENCE)
+
+        assert (outcome.state, outcome.code) in ((RunState.CANCELED, "canceled"), (RunState.PARTIALLY_APPLIED, "canceled")), outcome
+        assert bool(each.state.resources) is (outcome.state is RunState.PARTIALLY_APPLIED)
+        assert each.state.lock is None
+
+
 async def test_an_apply_that_does_not_stop_is_killed_after_the_grace_and_nobody_knows_what_it_did(bench: Bench) -> None:
     bench.use(grace_seconds=0.3)
     bench.write(

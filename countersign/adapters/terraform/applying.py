@@ -34,10 +34,8 @@ JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
 LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted, after which SIGINT is sent again
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
 ROOM = 64 << 20  # bytes that must be free: a journal that could not be written proves nothing
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-
-
 REFUSED = "refused.json"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
 class Refused(Payload):
@@ -147,15 +145,15 @@ class Attempts:
             while True:
                 if not detached.begun and (detached.abandoned or await detached.abandon()):
                     return _never_started(self.where(attempt_id))
+                if stop() and detached.exit_code() is None:
+                    detached.interrupt()
+                self._press(detached, witness.journal)
                 over = await detached.ended(LOOK)
                 total = total or _expected(self.where(attempt_id))
                 for _ in witness.hear():
                     await beat(witness.journal.progress(total))
                 if over and detached.begun:
                     return await self._told(attempt_id, detached, witness, total, beat)
-                if not over and stop():
-                    detached.interrupt()
-                self._press(detached, witness.journal)
         except OSError as broken:
             raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
         finally:

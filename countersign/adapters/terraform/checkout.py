@@ -57,15 +57,20 @@ def read_tree(root: Path, name: str) -> Tree:
     files: dict[str, bytes] = {}
     executable: set[str] = set()
     size = 0
-    for path, relative in _walk(folder, folder):
-        size += path.stat().st_size
-        if len(files) >= FILES or size > SIZE:
-            raise FailedPrecondition(
-                f"the source {name} has more than {FILES} files or {SIZE >> 20} MiB; keep only the configuration in it", field="source"
-            )
-        files[relative] = path.read_bytes()
-        if path.stat().st_mode & 0o100:
-            executable.add(relative)
+    try:
+        for path, relative in _walk(folder, folder):
+            status = path.stat()
+            size += status.st_size
+            if len(files) >= FILES or size > SIZE:
+                raise FailedPrecondition(
+                    f"the source {name} has more than {FILES} files or {SIZE >> 20} MiB; keep only the configuration in it", field="source"
+                )
+            files[relative] = path.read_bytes()
+            if status.st_mode & 0o100:
+                executable.add(relative)
+    except OSError as broken:
+        where = clean_line(str(broken.filename or name).removeprefix(f"{root}/"))
+        raise FailedPrecondition(f"{where} cannot be read ({broken.strerror}); see to its permissions", field="source") from None
     if not any(f.endswith((".tf", ".tf.json", ".tofu", ".tofu.json")) and "/" not in f for f in files):
         raise NotFound(f"the source {name} holds no configuration (*.tf); name the folder of a root module", field="source")
     return Tree(files=files, executable=frozenset(executable))

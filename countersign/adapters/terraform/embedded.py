@@ -6,10 +6,12 @@ without the wheel's Python package, which halves the start-up time. This file im
 
 import ctypes
 import os
+import signal
 import sys
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the engine listens: Python would note an interrupt and never act on it
     library, *arguments = sys.argv[1:]
     run = ctypes.CDLL(library).RunCli
     run.argtypes = [ctypes.c_int64, ctypes.POINTER(ctypes.c_char_p), ctypes.c_int64, ctypes.c_int64]

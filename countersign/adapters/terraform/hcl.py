@@ -36,9 +36,7 @@ def structure(text: str) -> dict[str, Any]:
     Labels are keys in quotes. A value is a literal text (decoded), True, False, None, an object of values with literal keys, or
     text that begins with UNSETTLED. Raises Unreadable.
     """
-    reader = _Reader(text.removeprefix("\ufeff"))
-    body = reader.body(closing=False)
-    return body
+    return _Reader(text.removeprefix("\ufeff")).body(closing=False)
 
 
 class _Reader:
