@@ -5,12 +5,12 @@ its object may exist. `events.Journal` reads the same stream for people and prog
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from countersign.core.terraform.document import changes
+from countersign.core.terraform.document import ResourceChange, changes
 
 
 class Ended(StrEnum):
@@ -34,6 +34,7 @@ class Operation:
     id: str | None = None  # of the object made, changed or destroyed
     ended: Ended = Ended.NOT
     provisioned: bool = False  # a provisioner was begun in it
+    half: bool = False  # known to be half made: a later plan was to replace it
     sole: bool = False  # an operator saw that nothing else of this address exists
 
 
@@ -45,10 +46,11 @@ class AttemptJournal:
     journal: bytes = field(default=b"", repr=False)  # NDJSON as the engine wrote it: redaction may hide an id
     whole: bool = False  # read to its end after every process of the attempt was gone, on the boot it began
     creates: frozenset[str] = frozenset()  # what its plan creates or replaces: a gap may hide each of these
-    # What reconciling knew when it made that plan: address → id that it imports, and what was looked up and never came to be.
-    imports: Mapping[str, str] = field(default_factory=dict)
+    # What reconciling knew when it made that plan: address → id of this run's object there, which the plan takes into the state
+    # or, where it is half made (and so among `creates`), replaces; and addresses at which nothing came to be.
+    found: Mapping[str, str] = field(default_factory=dict, repr=False)
     absent: frozenset[str] = frozenset()
-    answers: Mapping[str, str] = field(default_factory=dict)  # an operator: this id exists there, and nothing else
+    answers: Mapping[str, str] = field(default_factory=dict, repr=False)  # an operator: this id exists there, and nothing else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,12 @@ class History:
         return frozenset(o.id for o in self.operations if o.deed is Deed.DELETE and o.ended is Ended.WELL and o.id is not None)
 
     @property
+    def doomed(self) -> frozenset[str]:
+        """Ids whose deletion was begun and not completed: they may exist or not."""
+        begun = {o.id for o in self.operations if o.deed is Deed.DELETE and o.id is not None}
+        return frozenset(begun) - self.destroyed
+
+    @property
     def deleting(self) -> bool:
         """Whether a delete was begun, however it ended."""
         return any(o.deed is Deed.DELETE for o in self.operations)
@@ -87,16 +95,28 @@ def attempt_of(
 
     `absent` are addresses of which nothing existed when that plan was made (`Salvage.absent`).
     """
-    wanted = {c.address for c in changes(approved) if c.importing is not None}
-    planned = [c for c in changes(plan) if c.deposed is None]
+    agreed = {c.address: c for c in changes(approved) if c.deposed is None}
+    planned = [c for c in changes(plan) if c.deposed is None and c.mode == "managed"]
+    found = {c.address: id for c in planned if (id := _own(c, agreed.get(c.address))) is not None}
     return AttemptJournal(
         attempt_id=attempt_id,
         journal=journal,
         whole=whole,
-        creates=frozenset(c.address for c in planned if c.mode == "managed" and "create" in c.actions),
-        imports={c.address: str(c.importing["id"]) for c in planned if c.importing and "id" in c.importing and c.address not in wanted},
+        creates=frozenset(c.address for c in planned if "create" in c.actions),
+        found=found,
         absent=frozenset(absent),
     )
+
+
+def _own(change: ResourceChange, approved: ResourceChange | None) -> str | None:
+    """The id of an object of this run that a plan of reconciling imports or replaces."""
+    if change.importing is not None:
+        id = change.importing.get("id")
+        return str(id) if id is not None and (approved is None or approved.importing is None) else None
+    before = change.before.child("id").value
+    if before is None or len(change.actions) < 2 or (approved is not None and approved.before.child("id").value == before):
+        return None
+    return str(before)
 
 
 def histories(attempts: Iterable[AttemptJournal]) -> tuple[dict[str, History], bool]:
@@ -104,23 +124,27 @@ def histories(attempts: Iterable[AttemptJournal]) -> tuple[dict[str, History], b
     operations: dict[str, list[Operation]] = {}
     all_whole = True
     for attempt in attempts:
-        for address, id in attempt.imports.items():
-            operations.setdefault(address, []).append(Operation(address=address, deed=Deed.CREATE, id=id, ended=Ended.WELL))
-        for address, id in attempt.answers.items():
-            operations.setdefault(address, []).append(Operation(address=address, deed=Deed.CREATE, id=id, ended=Ended.WELL, sole=True))
-        for address in attempt.absent:
-            operations.setdefault(address, []).append(Operation(address=address, deed=Deed.ABSENT))
         done, readable = _operations(attempt.journal)
-        for one in done:
-            operations.setdefault(one.address, []).append(one)
-        if attempt.whole and readable:
-            continue
-        all_whole = False
+        gap = not (attempt.whole and readable)
         begun = {one.address for one in done if one.deed is Deed.CREATE}
-        for address in sorted(attempt.creates - begun):
-            if address not in attempt.imports:
-                operations.setdefault(address, []).append(Operation(address=address, deed=Deed.LOST))
+        for one in (*_known(attempt), *done, *(_lost(attempt.creates - begun) if gap else ())):
+            operations.setdefault(one.address, []).append(one)
+        all_whole = all_whole and not gap
     return {address: History(address=address, operations=tuple(done)) for address, done in operations.items()}, all_whole
+
+
+def _known(attempt: AttemptJournal) -> Iterator[Operation]:
+    for address, id in attempt.found.items():
+        yield Operation(address=address, deed=Deed.CREATE, id=id, ended=Ended.WELL, half=address in attempt.creates)
+    for address, id in attempt.answers.items():
+        yield Operation(address=address, deed=Deed.CREATE, id=id, ended=Ended.WELL, sole=True)
+    for address in attempt.absent:
+        yield Operation(address=address, deed=Deed.ABSENT)
+
+
+def _lost(addresses: Iterable[str]) -> Iterator[Operation]:
+    for address in addresses:
+        yield Operation(address=address, deed=Deed.LOST)
 
 
 def _operations(journal: bytes) -> tuple[list[Operation], bool]:

@@ -42,6 +42,7 @@ class LookUp:
     unique: Mapping[str, Any] = field(repr=False)  # attribute → value, as approved
     not_ids: frozenset[str] = field(repr=False)  # objects that are known already
     old: str | None = field(repr=False)  # an object that has these values too, and of which nobody knows whether it still lives
+    may: str | None = field(repr=False)  # this run's object, if it still lives
     hit: "Need"  # what one object means; its id is still to be filled in where the journal does not tell it
     none: "Need"
 
@@ -196,7 +197,7 @@ class Case:
         if creation is None or creation.id in self.history.destroyed:
             return None
         if creation.ended is Ended.WELL and creation.id is not None and creation.id == self.place.id:
-            return self._ours(Remedy.NOTHING, creation.id)
+            return self._ours(Remedy.REPLACE if creation.half else Remedy.NOTHING, creation.id, half=creation.half)
         if self.change is None or "create" not in self.change.actions or self.change.importing is not None:
             return self._stop("something was created here, and the approved plan does not simply create it")
         return self._complete(creation) if creation.ended is Ended.WELL else self._under_way(creation)
@@ -208,11 +209,13 @@ class Case:
             return self._stop("it was created, and the journal does not tell the id")
         if creation.id in self.place.deposed:
             return self._stop("the object this run made is deposed in the state")
-        if self._inert and self._not_importable:
+        if self._inert and not (self._old_is_gone and self._importable):
             return self._nothing_exists()
         if not is_importable(self.address):
             return self._stop("it was created, and an address like this cannot be imported")
-        taken = self._ours(Remedy.IMPORT, creation.id, remove=self.place.at)
+        taken = self._ours(Remedy.IMPORT, creation.id, half=creation.half, remove=self.place.at)
+        if creation.id in self.history.doomed and self.rules.looked_up_by(self.type):
+            return self._asked("its deletion may have been under way", hit=dataclasses.replace(taken, id=None), may=creation.id)
         if self._old_is_gone or creation.sole:
             return taken
         return self._asked_of_the_old(taken) or self._stop(BOTH)
@@ -247,9 +250,10 @@ class Case:
             return None
         return self._asked("nobody knows whether its old object still lives", hit=hit, old=self.place.id)
 
-    def _asked(self, reason: str, *, hit: Need, old: str | None = None) -> Need:
+    def _asked(self, reason: str, *, hit: Need, old: str | None = None, may: str | None = None) -> Need:
         unique = {name: self.after.child(name).value for name in self.rules.looked_up_by(self.type)}
-        question = LookUp(type=self.type, unique=unique, not_ids=self._known_ids, old=old, hit=hit, none=self._nothing_exists())
+        none = self._nothing_exists()
+        question = LookUp(type=self.type, unique=unique, not_ids=self._known_ids, old=old, may=may, hit=hit, none=none)
         return Need(address=self.address, remedy=Remedy.LOOK_UP, look_up=question, reason=reason)
 
     @property
@@ -275,9 +279,9 @@ class Case:
         return not self.commanded and any(fnmatchcase(self.type, pattern) for pattern in self.rules.inert)
 
     @property
-    def _not_importable(self) -> bool:
-        """An import would lose what makes it; making it again costs nothing."""
-        return self.type != "terraform_data" or not self.after.child("triggers_replace").absent
+    def _importable(self) -> bool:
+        """Whether an import keeps an inert one as it was; making it again costs nothing, but changes its id."""
+        return self.type == "terraform_data" and self.after.child("triggers_replace").absent
 
     def _ours(self, remedy: Remedy, id: str | None, *, half: bool = False, remove: str | None = None) -> Need:
         return Need(address=self.address, remedy=remedy, id=id, ours=True, half=half, remove=remove)
@@ -295,9 +299,9 @@ def _settled(need: Need, hits: Iterable[Hit], since: datetime, label: str | None
     found = {hit.id: hit for hit in hits}
     own, unclear = set(), 0
     for hit in found.values():
-        if hit.id in question.not_ids:
+        if hit.id in question.not_ids and hit.id != question.may:
             continue
-        if (label is not None and hit.label == label) or (hit.made_at is not None and hit.made_at >= since):
+        if hit.id == question.may or (label is not None and hit.label == label) or (hit.made_at is not None and hit.made_at >= since):
             own.add(hit.id)
         elif hit.made_at is None:
             unclear += 1

@@ -15,7 +15,7 @@ from countersign.core.terraform import document as doc
 from countersign.core.terraform.agreement import agrees, differing, same_value
 from countersign.core.terraform.classes import STATEFUL_TYPES, action_of, is_stateful
 from countersign.core.terraform.document import ResourceChange, Side
-from countersign.core.terraform.salvage import REPLACES, Need, Salvage
+from countersign.core.terraform.salvage import REPLACES, Need, Remedy, Salvage
 
 LIMIT = timedelta(minutes=15)  # after that people may have begun to use what a repeated replace would destroy
 _KNOWN = frozenset({"create", "update", "replace", "delete", "forget", "read", "import", "move"})
@@ -54,7 +54,7 @@ def prove(
                 lines.append(f"{where}: {line}")
         except Refused as difference:
             refused.append(f"{where}: {difference}")
-    touched = {a for c in olds.values() if not c.bare_no_op for a in (c.address, c.previous_address)}
+    touched = {a for c in olds.values() if not c.bare_no_op for a in _addresses(c)}
     for said, fits in (*_outputs(approved, new), *_drift(new, touched)):
         (lines if fits else refused).append(said)
     left = sum(not c.bare_no_op for c in news.values())
@@ -114,10 +114,14 @@ def _outputs(approved: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tu
         )
 
 
-def _drift(new: Mapping[str, Any], touched: set[str | None]) -> Iterator[tuple[str, bool]]:
+def _addresses(change: ResourceChange) -> set[str]:
+    return {change.address} if change.previous_address is None else {change.address, change.previous_address}
+
+
+def _drift(new: Mapping[str, Any], touched: set[str]) -> Iterator[tuple[str, bool]]:
     """Rule g: what changed since the state was stored must be of what was approved to change."""
     for change in doc.changes({"resource_changes": new.get("resource_drift") or ()}):
-        if not {change.address, change.previous_address} & touched:
+        if not _addresses(change) & touched:
             yield f"{change.address}: changed outside of this run ({action_of(change)})", False
 
 
@@ -166,7 +170,7 @@ class Rules:
     def _unapproved(self, key: Key, old: ResourceChange | None, now: ResourceChange | None) -> str | None:
         if now is None:
             raise Refused("it was there when the plan was approved, and is no more")
-        if now.deposed is not None and old is None and now.actions == ("delete",):
+        if now.deposed is not None and old is None and now.actions == ("delete",) and now.importing is None:
             return self._old_object(now)
         if old is None or not now.bare_no_op:
             raise Refused(f"{action_of(now)} was not approved")
@@ -176,7 +180,7 @@ class Rules:
 
     def _as_approved(self, old: ResourceChange, now: ResourceChange) -> str:
         """Rule a."""
-        if "create" in old.actions and self._ours(old) is not None:
+        if "create" in old.actions and self._exists(old):
             raise Refused("it exists already and would be made twice")
         if now.importing is not None and now.importing != old.importing:
             raise Refused("its import was not approved")
@@ -188,7 +192,7 @@ class Rules:
     def _adopted(self, old: ResourceChange, now: ResourceChange) -> str:
         """Rule b."""
         need = self._ours(old)
-        if need is None or now.importing != {"id": need.id} or _id(now.before) != need.id:
+        if need is None or need.remedy is not Remedy.IMPORT or now.importing != {"id": need.id} or _id(now.before) != need.id:
             raise Refused("the object that would be imported is not the one this run made")
         if now.actions not in (("no-op",), ("update",)) or need.half:
             raise Refused(f"it was created, and {action_of(now)} is planned")
@@ -201,7 +205,8 @@ class Rules:
         asked = now.reason == "replace_by_request" and need is not None and need.half
         if need is None or not (asked or now.reason == "replace_because_tainted"):
             raise Refused(f"{action_of(old)} was approved, and {action_of(now)} is planned")
-        if _id(now.before) != need.id or now.importing not in (None, {"id": need.id}):
+        taken = {"id": need.id} if need.remedy is Remedy.IMPORT else None
+        if _id(now.before) != need.id or now.importing != taken:
             raise Refused("the object that would be replaced is not the one this run made")
         self._soon(old)
         _agreeing(old, now)
@@ -210,7 +215,7 @@ class Rules:
     def _created_alone(self, old: ResourceChange, now: ResourceChange) -> str:
         """Rule d: the old object is gone, or set aside to be destroyed."""
         address = old.address
-        if self._ours(old) is not None:
+        if self._exists(old):
             raise Refused("it exists already and would be made twice")
         aside = any(a == address and deposed is not None for a, deposed in self.salvage.held)
         if not aside and self.salvage.whole and address not in self.salvage.deleting:
@@ -253,6 +258,11 @@ class Rules:
     def _ours(self, old: ResourceChange) -> Need | None:
         need = self.salvage.needs.get(old.address)
         return need if need is not None and need.ours else None
+
+    def _exists(self, old: ResourceChange) -> bool:
+        """Half made and being destroyed to be made again, it is what the plan, which looked, says it is."""
+        need = self._ours(old)
+        return need is not None and not (need.remedy is Remedy.REPLACE and old.address in self.salvage.deleting)
 
     def _soon(self, old: ResourceChange) -> None:
         if is_stateful(old.type, self.stateful):
