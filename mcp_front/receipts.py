@@ -24,10 +24,9 @@ async def replayed(call: Call, arguments: Mapping[str, Any]) -> Answer | None:
         return None
     mine = {"org": call.org, "principal": call.caller.principal.id, "tool": call.tool.name, "key": key}
     async with call.front.store.read() as conn:
-        if await receipt(conn, **mine, arguments=arguments) is None:
-            return None
-        row = (await conn.execute(select(receipts.c.result).where(_mine(call, key)))).one()
-    return Answer.model_validate_json(row.result).model_copy(update={"replayed": True})
+        await receipt(conn, **mine, arguments=arguments)  # refuses a key that was used for something else
+        kept = (await conn.execute(select(receipts.c.result).where(_mine(call, key)))).first()
+    return Answer.model_validate_json(kept.result).model_copy(update={"replayed": True}) if kept else None
 
 
 async def kept(call: Call, arguments: Mapping[str, Any], answer: Answer) -> Answer:
