@@ -29,7 +29,7 @@ from countersign.cli.front import Front, connected
 from countersign.cli.ground import free_ports
 from countersign.cli.output import asked, console, emit, is_terminal, safe, tell_error
 from countersign.cli.runs import plan_of
-from countersign.cli.service import Service, running, signals
+from countersign.cli.service import Service, engines, running, signals
 from countersign.cli.session import LOOPBACK, local_person, settings_of
 from countersign.cli.stage import STACK, Stage, demo_stacks, files_with, history, left_over
 from countersign.cli.store import agent_key, opened, organization
@@ -53,7 +53,8 @@ async def demo(data: Path | None, *, yes: bool, as_json: bool) -> Exit:
     stacks = demo_stacks()
     folder = _folder(data)
     names = ("front_port", "state_port", "temporal_port", "temporal_ui_port")
-    settings = settings_of(folder, stacks=stacks, **dict(zip(names, free_ports(len(names)), strict=True)))
+    ports: dict[str, Any] = dict(zip(names, free_ports(len(names)), strict=True))
+    settings = settings_of(folder, as_json=as_json, stacks=stacks, **ports)
     out = console()
     stage = Stage(settings=settings, yes=yes, as_json=as_json, door=Door(settings=settings, as_json=as_json, out=out))
     code = await _guarded(stage)
@@ -162,7 +163,9 @@ async def _apply(stage: Stage, agent: Front, person: Front) -> None:
     env = f"{org.slug}/{org.environments[0].slug}"
     who = (await agent.call("whoami")).get("data") or {}
     stage.say(f"{who.get('principal')} for {who.get('acts_for')}, role {who.get('role')}: registers {env}/{STACK} and asks to apply it.")
-    await agent.call("terraform_register_workspace", env=env, workspace=STACK, source={"path": STACK}, vars={VARIABLE: {"secret": SECRET}})
+    engine = min(engines(stage.settings))  # terraform before tofu; `running` made sure that there is one
+    source, given = {"path": STACK}, {VARIABLE: {"secret": SECRET}}
+    await agent.call("terraform_register_workspace", env=env, workspace=STACK, source=source, engine=engine, vars=given)
     begun = time.monotonic()
     with stage.timed("ask → answer"):
         answer = await agent.call("apply_terraform", env=env, workspace=STACK, message="the demo: build the shop")

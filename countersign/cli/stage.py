@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -57,12 +58,13 @@ def history(settings: Settings, run_id: str) -> str:
 
 def files_with(folder: Path, value: bytes) -> tuple[int, list[str]]:
     looked, found = 0, []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file() and not path.is_symlink():
-                looked += 1
-                if value in path.read_bytes():
-                    found.append(str(path.relative_to(folder)))
+    for place, _, names in os.walk(folder):  # what vanishes meanwhile, such as an attempt's folder, is passed over
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(OSError):
+                if path.is_file() and not path.is_symlink():
+                    looked += 1
+                    if value in path.read_bytes():
+                        found.append(str(path.relative_to(folder)))
     return looked, found
 
 
