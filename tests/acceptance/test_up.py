@@ -1,6 +1,5 @@
 """`countersign up` as a user starts it: ready, alone on its folder, back after a crash of a part, and gone when told."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -10,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -309,13 +307,18 @@ def _loads(statement: str) -> set[str]:
     return {".".join(name.split(".")[: i + 1]) for name in names for i in range(name.count(".") + 1)}
 
 
-async def test_cold_start_is_quick(service: Installed) -> None:
-    """The target is 2.5 s on a quiet machine; what is checked here is what a busy one still reaches."""
-    begun = time.monotonic()
+async def test_a_cold_start_costs_little(service: Installed) -> None:
+    """The target is 2.5 s on two idle cores. On a busy machine time tells nothing, so this counts what the processor did."""
     service.start()
     await service.ready()
-    took = time.monotonic() - begun
-    service.stop()
-    await asyncio.sleep(0)
 
-    assert took < 15.0
+    took = {words[-40:]: cpu_seconds(pid) for pid, words in processes_of(service.data)}
+
+    assert service.stop() == 0
+    assert len(took) == 5, took
+    assert sum(took.values()) < 9.0, took  # about 3.6 where nothing else runs
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
