@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from countersign.adapters.process import MARKER
 from countersign.adapters.settings import Settings
 from countersign.cli.session import LOOPBACK
 from countersign.core.errors import FailedPrecondition, Unavailable
@@ -201,17 +202,34 @@ def born(pid: int) -> int | None:
 
 
 def processes_of(data: Path) -> list[tuple[int, str]]:
-    """(id, command line) of every process of this user that belongs to a data folder: told about it, or working in it."""
-    marks = (f"COUNTERSIGN_DATA={data}".encode(), str(data).encode())
+    """(id, command line) of every process of this user that serves a data folder: a part that was told of it, or an attempt in it.
+
+    Who started us may know the folder too and is none of it, and neither is an editor that has one of its files open.
+    """
+    part, attempt, place = f"COUNTERSIGN_DATA={data}".encode(), f"{MARKER}=".encode(), str(data).encode()
+    ours = _ancestors()
     found: list[tuple[int, str]] = []
     for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit() or int(entry.name) in ours:
             continue
         try:
-            words = (entry / "cmdline").read_bytes()
-            told = marks[0] in (entry / "environ").read_bytes().split(b"\0") or marks[1] in words
-            if (told or (entry / "cwd").readlink().is_relative_to(data)) and born(int(entry.name)) is not None:
-                found.append((int(entry.name), words.replace(b"\0", b" ").decode(errors="replace").strip()))
+            words, env = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes().split(b"\0")
+            here = place in words or (entry / "cwd").readlink().is_relative_to(data)
+            serves = part in env or (here and any(variable.startswith(attempt) for variable in env))
         except OSError:  # gone, or another user's
             continue
+        if serves and born(int(entry.name)) is not None:
+            found.append((int(entry.name), words.replace(b"\0", b" ").decode(errors="replace").strip()))
+    return found
+
+
+def _ancestors() -> set[int]:
+    """This process, and all it descends from."""
+    found, pid = set(), os.getpid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            break
     return found

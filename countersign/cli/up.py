@@ -12,7 +12,7 @@ from rich.text import Text
 from countersign.adapters.settings import Settings, data_folder
 from countersign.cli.exits import Exit
 from countersign.cli.output import console, emit, safe, safe_block
-from countersign.cli.service import Service, running, running_applies, signals
+from countersign.cli.service import Service, engines, running, running_applies, signals
 from countersign.cli.session import LOOPBACK, local_person, stacks_folder
 from countersign.cli.supervisor import Ended, Ready
 from countersign.cli.views import facts
@@ -109,6 +109,7 @@ def places(settings: Settings) -> dict[str, str]:
 def ready_view(service: Service, seconds: float) -> Group:
     settings, where = service.settings, places(service.settings)
     again = f" --data {shlex.quote(where['data'])}" if settings.data != data_folder({}) else ""
+    tofu = "" if "terraform" in engines(settings) else " --engine tofu"
     env, folder = settings.organizations[0].environments[0].slug, _some_stack(stacks_folder(settings))
     parts: list[Text | Group] = [
         Text().append("● ", style="green").append("countersign is ready", style="bold").append(f" after {seconds:.1f} s", style="dim"),
@@ -119,7 +120,7 @@ def ready_view(service: Service, seconds: float) -> Group:
                 ("data folder", where["data"], ""),
                 ("key file", f"{service.key_file} ({local_person().id}, admin)", ""),
                 ("stacks", where["stacks"], ""),
-                ("next:", f"countersign stack register{again} {env}/{folder} --source {folder}", "bold"),
+                ("next:", f"countersign stack register{again} {env}/{folder} --source {folder}{tofu}", "bold"),
                 ("then:", f"countersign apply{again} {env}/{folder}", "bold"),
                 ("for an agent:", f"countersign key create{again} --as NAME --kind agent --role platform", ""),
             ]

@@ -17,7 +17,6 @@ from countersign.cli.supervisor import Ended, Part, Ready, Supervisor
 
 pytestmark = pytest.mark.anyio
 PATIENCE = 20.0  # seconds; every wait is bounded
-ENV = {"PATH": "/usr/bin:/bin"}
 STAYS = 'echo started; touch "$0"; while :; do sleep 0.05; done'
 DIES = 'echo "what went wrong" >&2; exit 7'
 
@@ -28,7 +27,8 @@ def part(tmp_path: Path, script: str, name: str = "it", wave: int = 0) -> Part:
     async def ready(_: int) -> bool:
         return flag.exists()
 
-    return Part(name=name, argv=["/bin/sh", "-c", script, str(flag)], env=ENV, log=tmp_path / f"{name}.log", ready=ready, wave=wave)
+    env = {"PATH": "/usr/bin:/bin", "COUNTERSIGN_DATA": str(tmp_path)}
+    return Part(name=name, argv=["/bin/sh", "-c", script, str(flag)], env=env, log=tmp_path / f"{name}.log", ready=ready, wave=wave)
 
 
 async def until(probe: Callable[[], object], what: str) -> None:
@@ -163,3 +163,27 @@ async def test_a_process_that_only_has_the_number_of_an_old_part_is_left_alone(t
         (tmp_path / NOTE).write_text((tmp_path / NOTE).read_text().replace(f'"since": {born(os.getpid())}', '"since": 1'))
 
         assert await ground.end_leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "serves"),
+    [
+        ({"COUNTERSIGN_DATA": "{data}"}, [], True),  # a part
+        ({"COUNTERSIGN_ATTEMPT": "att_x"}, ["{data}/attempts/x"], True),  # an attempt, or what it started
+        ({"COUNTERSIGN_DATA": "{data}-of-another"}, [], False),
+        ({}, ["{data}/logs/worker.log"], False),  # somebody reads a log
+    ],
+)
+async def test_what_serves_a_data_folder_is_told_from_what_only_looks_at_it(
+    tmp_path: Path, environment: dict[str, str], words: list[str], serves: bool
+) -> None:
+    env = {"PATH": "/usr/bin:/bin", **{name: value.format(data=tmp_path) for name, value in environment.items()}}
+    arguments = [word.format(data=tmp_path) for word in words]
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", "echo; read line", *arguments, env=env, stdin=-1, stdout=-1)
+    assert process.stdout is not None
+    await process.stdout.readline()  # it is the shell by now
+    try:
+        assert [pid for pid, _ in processes_of(tmp_path)] == ([process.pid] if serves else [])
+    finally:
+        process.kill()
+        await process.wait()
