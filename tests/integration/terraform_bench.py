@@ -149,7 +149,7 @@ class Spy:
     """An executable that writes down how it was called and becomes the real one."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.executable = folder / "terraform"
         self.executable.write_text(

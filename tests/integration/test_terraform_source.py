@@ -3,15 +3,16 @@
 import asyncio
 import json
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
 from countersign.adapters.terraform.hcl import UNSETTLED, Unreadable, structure
 from countersign.core.errors import FailedPrecondition, InvalidArgument, NotFound, PolicyDenied, ProviderError
-from countersign.core.run import Mode
+from countersign.core.run import Mode, RunState
 from tests.integration.processes import PATIENCE, leaves_no_process, python
-from tests.integration.terraform_bench import SECRETS, SYSTEM, WITHOUT_TERRAFORM, Bench, bench, findings, texts
+from tests.integration.terraform_bench import SECRETS, SYSTEM, WITHOUT_TERRAFORM, Bench, Spy, bench, findings, texts
 from tests.requirements import requirement
 
 __all__ = ["bench", "leaves_no_process"]
@@ -341,10 +342,7 @@ async def test_nothing_of_the_workers_own_environment_reaches_the_engine(bench: 
     worker = await python(WORKER, bench.folder, bench.state.address, env=SPOILED)
     assert await asyncio.wait_for(worker.wait(), PATIENCE) == 0
 
-    from tests.integration.terraform_bench import Spy
-
-    spy = Spy.__new__(Spy)
-    spy.folder = bench.folder / "spy"
+    spy = Spy(bench.folder / "spy")
     for command in ("init", "plan", "show", "apply"):
         seen = spy.environment(command)
         assert set(seen) == ALLOWED | OF_THE_STATE, command
@@ -352,7 +350,7 @@ async def test_nothing_of_the_workers_own_environment_reaches_the_engine(bench: 
         assert (seen["PATH"], seen["LANG"], seen["TF_INPUT"]) == (SYSTEM, "C.UTF-8", "0")
         assert Path(seen["HOME"]).is_relative_to(bench.folder)
         assert len(seen["TMPDIR"]) < 50
-    assert "canary" not in bench.state.document.__repr__()
+    assert "canary" not in json.dumps(bench.state.document)
 
 
 async def test_a_credential_reaches_the_engine_and_validation_gets_none(bench: Bench) -> None:
@@ -430,6 +428,7 @@ async def test_an_engine_that_is_not_there_is_named_with_what_to_do(bench: Bench
 
 # -- Providers
 
+PLATFORM = {"x86_64": "linux_amd64", "aarch64": "linux_arm64"}[platform.machine()]
 NEEDS_PROVIDER = """terraform {
   required_providers {
     thing = {
@@ -447,7 +446,7 @@ def mirror_with(bench: Bench, *names: str) -> Path:
     mirror = bench.folder / "mirror"
     mirror.mkdir(exist_ok=True)
     for name in names:
-        package = mirror / "registry.terraform.io" / "hashicorp" / name / "1.0.0" / "linux_amd64"
+        package = mirror / "registry.terraform.io" / "hashicorp" / name / "1.0.0" / PLATFORM
         package.mkdir(parents=True)
         program = package / f"terraform-provider-{name}_v1.0.0"
         program.write_text(f"#!/bin/sh\necho '{name} ran' >>{bench.world}/ran\n")
@@ -605,3 +604,51 @@ async def test_the_reader_and_the_engine_see_the_same_blocks(bench: Bench) -> No
 
     seen = [label.strip('"') for block in structure(text)["output"] for label in block]
     assert list(planned.plan.outputs_changed) == seen == ["a", "b", "c", "d", "e", "f", "g"]
+
+
+# -- Modules from elsewhere, where the operator allows them
+
+MODULE = 'resource "terraform_data" "m" {\n  provisioner "local-exec" {\n    command = "${path.module}/say.sh"\n  }\n}\n'
+
+
+async def moved(bench: Bench, said: str, *, more: str = "") -> None:
+    """Move the branch that stack `remote` names: its module now says something else."""
+    repository = bench.folder / "module.git"
+    repository.mkdir(exist_ok=True)
+    (repository / "main.tf").write_text(MODULE + more)
+    (repository / "say.sh").write_text(f"#!/bin/sh\necho {said} >>{bench.world}/said\n")
+    (repository / "say.sh").chmod(0o755)
+    me = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+    for arguments in (("init", "-q", "-b", "main"), ("add", "-A"), (*me, "commit", "-q", "-m", said)):
+        env = {"PATH": SYSTEM, "HOME": str(bench.folder)}
+        git = await asyncio.create_subprocess_exec("/usr/bin/git", *arguments, cwd=repository, env=env)
+        assert await git.wait() == 0
+    bench.write("remote", main_tf=f'module "m" {{\n  source = "git::file://{repository}?ref=main"\n}}\n')
+    bench.use(allowed_modules=("./*", "git::file://*"))
+
+
+async def test_a_module_that_moved_is_planned_as_it_is_now_and_applied_as_it_was_approved(bench: Bench) -> None:
+    spy = bench.spied()
+    await moved(bench, "first")
+    first = await bench.plan("remote")
+    await moved(bench, "second")
+    second = await bench.plan("remote")
+
+    assert spy.commands == ["init", "plan", "show"] * 2
+    assert first.plan.semantic_digest == second.plan.semantic_digest  # which is why it alone is not what people approve
+    assert first.inputs["files_made"] != second.inputs["files_made"]
+    assert (await bench.apply(first, "remote")).state is RunState.VERIFYING
+    assert (bench.world / "said").read_text() == "first\n"
+
+
+async def test_a_module_that_is_fetched_is_judged_before_anything_of_it_runs(bench: Bench) -> None:
+    spy = bench.spied()
+    await moved(bench, "hello", more=f'data "external" "x" {{\n  program = ["touch", "{bench.world}/ran"]\n}}\n')
+
+    with pytest.raises(PolicyDenied) as refused:
+        await bench.plan("remote")
+
+    first = findings(refused.value)[0]
+    assert (first.summary, first.file, first.line) == ('data source "external" is not allowed', ".terraform/modules/m/main.tf", 6)
+    assert spy.commands == ["init"]
+    assert not (bench.world / "ran").exists()

@@ -72,18 +72,20 @@ async def initialised(session: Session, source_: Checked, environment: Mapping[s
     if not await asyncio.to_thread(pool.install, key, place.tree):
         await session.tell("initialising")
         journal, ended = await session.events("init", session.commands.init(backend=backend != "none"), environment)
+        refused, unreadable = await asyncio.to_thread(_judge_modules, session)
+        session.refuse(refused)
         if ended.code != 0:
             raise session.failed("init", journal, ended)
+        session.refuse(_unchecked(unreadable))
         if backend == "http":
             check_backend(place.tree)
-        await asyncio.to_thread(_judge_modules, session)
         await asyncio.to_thread(pool.keep, key, place.tree)
     session.refuse(_strange_providers(session))
     return key
 
 
-def _judge_modules(session: Session) -> None:
-    """What init fetched is configuration as well, and was not seen before."""
+def _judge_modules(session: Session) -> tuple[list[Finding], list[str]]:
+    """What init fetched is configuration as well, and was not seen before: what is refused of it, and what cannot be read."""
     fetched = session.place.tree / ".terraform" / "modules"
     contents = {
         path.relative_to(session.place.tree).as_posix(): path.read_bytes()
@@ -91,7 +93,7 @@ def _judge_modules(session: Session) -> None:
         if path.is_file() and is_configuration(path.name)
     }
     files, unreadable = session.around.reader.read(contents)
-    session.refuse([*source.judge(files, session.around.allow), *_unchecked(unreadable)])
+    return source.judge(files, session.around.allow), unreadable
 
 
 def _strange_providers(session: Session) -> list[Finding]:
