@@ -9,12 +9,13 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from countersign.adapters.terraform.checkout import OVERRIDE, Tree
 from countersign.core.errors import FailedPrecondition
 from countersign.core.model import Payload
 
@@ -27,6 +28,8 @@ class Meta(Payload):
     engine_build: str
     plan_sha256: str
     warm_key: str = Field(pattern=r"^[0-9a-f]{64}$")  # where a machine that planned this keeps the provider packages
+    commit: str | None = None
+    source: tuple[str, ...] = ()  # files that were there before anything ran; none in a bundle of an earlier version
 
 
 def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], tree: Path) -> bytes:
@@ -43,9 +46,15 @@ def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], tree: Path) -> byte
 
 
 def files_below(tree: Path) -> list[Path]:
-    """Regular files of a planned folder in a fixed order, provider packages and links left out."""
-    providers = tree / ".terraform" / "providers"
-    return sorted(p for p in tree.rglob("*") if p.is_file() and not p.is_symlink() and not p.is_relative_to(providers))
+    """Regular files of a planned folder in a fixed order; provider packages, links and the history of fetched modules left out."""
+    providers, modules = tree / ".terraform" / "providers", tree / ".terraform" / "modules"
+
+    def counts(path: Path) -> bool:
+        if path.is_symlink() or not path.is_file() or path.is_relative_to(providers):
+            return False
+        return not (path.is_relative_to(modules) and ".git" in path.relative_to(modules).parts)
+
+    return sorted(filter(counts, tree.rglob("*")))
 
 
 def made_files(tree: Path, planned: Iterable[str]) -> dict[str, str]:
@@ -57,6 +66,12 @@ def made_files(tree: Path, planned: Iterable[str]) -> dict[str, str]:
         if relative not in known and relative != ".terraform/terraform.tfstate":
             found[relative] = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def fetched_modules(made: Mapping[str, str]) -> dict[str, str]:
+    """Of the files beside the source, those of modules from elsewhere."""
+    inside = ".terraform/modules/"
+    return {path: digest for path, digest in made.items() if path.startswith(inside) and path != f"{inside}modules.json"}
 
 
 def unpack(data: bytes, folder: Path) -> tuple[Meta, list[str], Path]:
@@ -81,6 +96,18 @@ def unpack(data: bytes, folder: Path) -> tuple[Meta, list[str], Path]:
     work = folder / TREE
     work.mkdir(mode=0o700, exist_ok=True)
     return meta, [str(s) for s in secrets], work
+
+
+def source_of(meta: Meta, work: Path) -> Tree:
+    """The source as it was planned, from the work directory of an unpacked bundle."""
+    ours = work / ".terraform"
+    every = [p for p in files_below(work) if not p.is_relative_to(ours) and p.name != OVERRIDE]
+    paths = [work / name for name in meta.source] if meta.source else every
+    files = {path.relative_to(work).as_posix(): path for path in paths}
+    return Tree(
+        files={name: path.read_bytes() for name, path in files.items()},
+        executable=frozenset(name for name, path in files.items() if path.stat().st_mode & 0o100),
+    )
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o600) -> None:

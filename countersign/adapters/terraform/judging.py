@@ -8,6 +8,7 @@ from countersign.adapters.terraform import bundle
 from countersign.adapters.terraform.checkout import OVERRIDE, Tree
 from countersign.adapters.terraform.session import FINDINGS, Session
 from countersign.adapters.terraform.static_check import is_configuration
+from countersign.core.digests import digest_of
 from countersign.core.engine import PlanJob, Planned
 from countersign.core.plan import Change, Plan
 from countersign.core.redaction import Redactor
@@ -41,11 +42,15 @@ def judged(
     document = doc.parse(plan_json)
     secrets = session.redactor.secrets | doc.secrets_of(document)
     session.redactor = redactor = Redactor(secrets)
+    place = session.place
+    made = bundle.made_files(place.tree, {*tree.files, OVERRIDE})
+    fetched = bundle.fetched_modules(made)
     origin = Origin(
         stack_id=job.stack.stack_id,
         mode="destroy" if job.destroy or job.mode is Mode.DESTROY else "normal",
         engine=name,
-        source=tree.digest,
+        # A module that moved may run another script without changing a single value of the plan.
+        source=digest_of([tree.digest, fetched]) if fetched else tree.digest,
         lock=tree.lock,
         targets=job.targets if job.mode is Mode.SPECULATIVE else (),
     )
@@ -55,8 +60,14 @@ def judged(
     plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks)}))
     saved = plan_file.read_bytes()
     plan_sha256 = "sha256:" + hashlib.sha256(saved).hexdigest()
-    meta = bundle.Meta(engine=name, engine_build=plan.engine_build, plan_sha256=plan_sha256, warm_key=key)
-    place = session.place
+    meta = bundle.Meta(
+        engine=name,
+        engine_build=plan.engine_build,
+        plan_sha256=plan_sha256,
+        warm_key=key,
+        commit=job.commit,
+        source=tuple(sorted(tree.files)),
+    )
     warnings = [redacted(f, redactor) for f in events.findings if f.severity == "warning"][:FINDINGS]
     return Planned(
         plan=plan,
@@ -74,7 +85,7 @@ def judged(
             "variables": variable_macs(document, macs),
             "variables_set": sorted(values),
             "engine_build": plan.engine_build,
-            "files_made": bundle.made_files(place.tree, {*tree.files, OVERRIDE}),
+            "files_made": made,
         },
         log=session.log(),
         warnings=(*remarks, *(in_words([f]) for f in warnings)),
