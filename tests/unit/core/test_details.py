@@ -352,16 +352,16 @@ PAGES = st.fixed_dictionaries(
             engine=st.just("terraform"),
             engine_build=st.just("b"),
             counts=st.builds(Counts, create=st.integers(0, 99)),
-            changes=st.lists(CHANGES, max_size=50).map(tuple),
-            risks=st.lists(FOREIGN, max_size=12).map(tuple),
-            outputs_changed=st.lists(FOREIGN, max_size=12).map(tuple),
+            changes=st.lists(CHANGES, max_size=4).map(tuple),
+            risks=st.lists(FOREIGN, max_size=3).map(tuple),
+            outputs_changed=st.lists(FOREIGN, max_size=3).map(tuple),
         ),
         "plan_digest": st.just(DIGEST),
         "requirement": st.builds(
             Requirement, need=st.sampled_from(Need), people=st.just(1), confirm_name=st.none() | FOREIGN, rule=FOREIGN
         ),
-        "agreed": st.lists(FOREIGN, max_size=20),
-        "refusals": st.lists(FOREIGN, max_size=9),
+        "agreed": st.lists(FOREIGN, max_size=3),
+        "refusals": st.lists(FOREIGN, max_size=3),
     }
 )
 OURS = re.compile(r"[^<>\[\]!|~&]*")  # none of what begins a link, an image, HTML, an entity or a table
