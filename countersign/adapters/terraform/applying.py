@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from countersign.adapters.process import Detached, Hold, Lines, supervise, tail_of
-from countersign.adapters.terraform import bundle
+from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.workspace import remove_short, short_folder
-from countersign.core.engine import ApplyJob, Beat, Outcome
+from countersign.core.engine import ApplyJob, Beat, Outcome, Remains
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, ProviderError, Unavailable
 from countersign.core.model import Payload
 from countersign.core.redaction import Redactor
@@ -35,6 +35,7 @@ LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted,
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
 ROOM = 64 << 20  # bytes that must be free: a journal that could not be written proves nothing
 REFUSED = "refused.json"
+LEFT_OVER = "errored.tfstate"  # where the engine leaves a state that it could not store
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
@@ -98,8 +99,7 @@ class Attempts:
             raise Unavailable(f"only {free >> 20} MiB are free in the folder of attempts, {ROOM >> 20} are needed; nothing was started")
         credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
         meta, secrets, work = await asyncio.to_thread(bundle.unpack, job.bundle, _made(folder / "bundle"))
-        if meta.engine != executable.name:
-            raise FailedPrecondition(f"the plan was made by {meta.engine}, and the stack now says {executable.name}; plan again")
+        meta.refuse_other_than(executable.name)
         _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
         temporary = short_folder()
         noted = Noted(attempt_id=job.attempt_id, run_id=job.run_id, expected=job.expected, temporary=str(temporary))
@@ -187,7 +187,7 @@ class Attempts:
             whole=witness.whole and detached.output_kept and not detached.is_alive(),
             stop_asked=detached.interrupted_at is not None,
             killed=detached.killed,
-            state_left_over=(folder / "bundle" / bundle.TREE / "errored.tfstate").exists(),
+            state_left_over=(folder / "bundle" / bundle.TREE / LEFT_OVER).exists(),
         )
         redactor = _redactor(folder)
         state, code, message = judged(journal, ended, errors)
@@ -205,6 +205,17 @@ class Attempts:
             journal=told_journal,
             evidence=_evidence(ended, witness, left_over),
         )
+
+    # Ending
+
+    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
+        """End whatever is left of an attempt that is fenced, and tell what it left. May be called again."""
+        folder = self.where(attempt_id)
+        try:
+            left_over = folder / "bundle" / bundle.TREE / LEFT_OVER
+            return await remains.end(folder, self.detached(attempt_id), same_boot=same_boot, left_over=left_over)
+        except OSError as broken:
+            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
 
     # Cleaning up
 

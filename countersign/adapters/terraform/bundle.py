@@ -31,6 +31,10 @@ class Meta(Payload):
     commit: str | None = None
     source: tuple[str, ...] = ()  # files that were there before anything ran; none in a bundle of an earlier version
 
+    def refuse_other_than(self, engine: str) -> None:
+        if self.engine != engine:
+            raise FailedPrecondition(f"the plan was made by {self.engine}, and the stack now says {engine}; plan again")
+
 
 def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], tree: Path) -> bytes:
     """The bundle of a planned folder. `secrets` are what apply must hide in everything it tells."""

@@ -1,4 +1,4 @@
-"""The engine: `plan` here, `launch` and `follow` for what changes the world, each in its own module."""
+"""The engine: `plan`, `launch` and `follow` what changes the world, and `reconcile` what was lost, each in its own module."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,22 +6,25 @@ from pathlib import Path
 from countersign.adapters.terraform.applying import Attempts
 from countersign.adapters.terraform.environment import absolute_only, write_cli_config
 from countersign.adapters.terraform.executable import Executable, resolve
+from countersign.adapters.terraform.looking import Unique
 from countersign.adapters.terraform.planning import make_plan
+from countersign.adapters.terraform.reconciling import reconcile
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
-from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned
+from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains
 from countersign.core.terraform.semantic import Macs
 from countersign.core.terraform.source import AllowList
 
 
 class TerraformEngine:
-    """Terraform and OpenTofu, as `countersign.core.engine.Engine` asks.
+    """Terraform and OpenTofu, as `countersign.core.engine.Reconciler` asks.
 
     `stacks_root` is the folder of stacks; `work_root` and `attempts_root` are ours (0700), the latter on a disk that outlives
     the worker. `mac_key` keys the fingerprints in plans: one per deployment, `mac_kid` names it. `search_path` is a PATH;
     `environment` is passed to every child as it is. `grace_seconds` lie between the one SIGINT and SIGKILL of an apply;
-    `lock_seconds` is how long a plan or apply waits for the lock of the state.
+    `lock_seconds` is how long a plan or apply waits for the lock of the state; `unique` says how objects of which types (globs)
+    are looked up after a lost apply.
     """
 
     name = "terraform"
@@ -45,6 +48,7 @@ class TerraformEngine:
         go_settings: Mapping[str, str] | None = None,
         grace_seconds: float = 1800.0,
         lock_seconds: int = 30,
+        unique: Mapping[str, Unique] | None = None,
     ) -> None:
         work_root, attempts_root = work_root.absolute(), attempts_root.absolute()  # children work elsewhere
         search_path = absolute_only(search_path)
@@ -54,6 +58,7 @@ class TerraformEngine:
         write_cli_config(cli_config, mirror=mirror)
         self._configured = {"terraform": executable, "tofu": tofu_executable}
         self._search_path = search_path
+        self._unique = dict(unique or {})
         self._builds: dict[str, str] = {}  # identity of an executable → its build, learnt from its plans
         self._around = Surroundings(
             stacks_root=stacks_root.absolute(),
@@ -90,6 +95,13 @@ class TerraformEngine:
 
     async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
         return await self._attempts.follow(attempt_id, beat, stop=stop)
+
+    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
+        return await self._attempts.end(attempt_id, same_boot=same_boot)
+
+    async def reconcile(self, job: ReconcileJob, beat: Beat) -> Reconciled:
+        """What lost applies did, and a plan of what is left with the proof that it was approved. Raises Locked and Unavailable."""
+        return await reconcile(job, beat, resolve=lambda: self.executable(job.stack.engine), around=self._around, unique=self._unique)
 
     async def forget(self, attempt_id: str) -> None:
         await self._attempts.forget(attempt_id)

@@ -83,10 +83,17 @@ class Commands:
         # Always readonly: a lock file that would change is a configuration that was never locked.
         return self._argv("init", input=False, json=IsFlagged, lockfile="readonly", backend=None if backend else False)
 
-    def plan(self, *, out: Path, var_file: Path | None, destroy: bool, targets: Sequence[str], lock: bool) -> list[str]:
-        for target in targets:
-            if not _ADDRESS.fullmatch(target):
-                raise InvalidArgument(f'{target[:100]!r} is no resource address; write it as `module.a.type.name["key"]`', field="targets")
+    def plan(
+        self,
+        *,
+        out: Path,
+        var_file: Path | None,
+        destroy: bool = False,
+        targets: Sequence[str] = (),
+        replaces: Sequence[str] = (),
+        refresh: bool = True,
+        lock: bool,
+    ) -> list[str]:
         return self._argv(
             "plan",
             input=False,
@@ -95,9 +102,11 @@ class Commands:
             out=out,
             var_file=var_file,
             destroy=IsFlagged if destroy else None,
+            refresh=None if refresh else False,
             lock=None if lock else False,
             lock_timeout=f"{self.lock_seconds}s" if lock else None,
-            target=list(targets),
+            target=_addresses(targets),
+            replace=_addresses(replaces),
         )
 
     def show(self, plan: Path) -> list[str]:
@@ -105,6 +114,17 @@ class Commands:
 
     def apply(self, plan: Path) -> list[str]:
         return self._argv("apply", str(plan), input=False, json=IsFlagged, lock_timeout=f"{self.lock_seconds}s")
+
+    # The state, as reconciling mends it
+
+    def pull(self) -> list[str]:
+        return self._argv("state pull")
+
+    def push(self, state: Path) -> list[str]:
+        return self._argv("state push", str(state), lock_timeout=f"{self.lock_seconds}s")
+
+    def remove(self, addresses: Sequence[str]) -> list[str]:
+        return self._argv("state rm", *_addresses(addresses), lock_timeout=f"{self.lock_seconds}s")
 
     def validate(self) -> list[str]:
         return self._argv("validate", json=IsFlagged)
@@ -119,3 +139,11 @@ class Commands:
         builder = Terraform(terraform_bin_path="-", working_dir=".", state="absent")  # an absent state: the constructor reads it
         _, *words = builder.generate_cmd_string(command, *arguments, no_color=IsFlagged, **options)
         return [*self.executable.prefix, *words]
+
+
+def _addresses(given: Sequence[str]) -> list[str]:
+    """Raises InvalidArgument for what could be taken for an option, or for several arguments."""
+    for address in given:
+        if not _ADDRESS.fullmatch(address):
+            raise InvalidArgument(f'{address[:100]!r} is no resource address; write it as `module.a.type.name["key"]`', field="targets")
+    return list(given)

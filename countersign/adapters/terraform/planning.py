@@ -6,7 +6,8 @@ a model or the history gets to see is made from the plan document and its marks,
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,15 +33,21 @@ PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator
 
 async def make_plan(job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings, build: str | None = None) -> Planned:
     """A saved plan, or for `Mode.VALIDATE` findings. `build` is the engine's, where it is known."""
+    async with at_work(job, beat, executable=executable, around=around) as session:
+        return await (validated(session, build) if job.mode is Mode.VALIDATE else planned(session))
+
+
+@asynccontextmanager
+async def at_work(job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings) -> AsyncIterator[Session]:
+    """The stack's workspace, empty, and a session in it; what its commands leave behind ends with it."""
 
     async def waiting() -> None:
         await beat(Progress(current="waiting for another plan of this stack"))
 
     try:
         async with workspace(around.work_root, job.stack.stack_id, waiting) as place:
-            session = Session(job, beat, executable=executable, around=around, place=place)
             try:
-                return await (validated(session, build) if job.mode is Mode.VALIDATE else planned(session))
+                yield Session(job, beat, executable=executable, around=around, place=place)
             finally:
                 # What a provider left behind, outside of its group even, would keep the folder taken.
                 await asyncio.to_thread(end_marked, job.attempt_id)
@@ -50,21 +57,21 @@ async def make_plan(job: PlanJob, beat: Beat, *, executable: Executable, around:
 
 async def planned(session: Session) -> Planned:
     job = session.job
-    await _state_answers(job.state.address)
+    await state_answers(job.state.address)
     source_ = await checked(session)
     credential = await credential_environment(job.stack.plan_credential, job.reveal)
     var_file, values = await _variables(session, source_, credential)
     environment = session.environment(credential, backend=True)
     key = await initialised(session, source_, environment, backend="http")
-    events, plan_file = await _plan(session, environment, var_file)
-    plan_json = await _shown(session, environment, plan_file)
+    events, plan_file = await saved_plan(session, environment, var_file)
+    plan_json = await shown(session, environment, plan_file)
     await session.tell("reading the plan")
     own = frozenset({job.state.password, *credential.values()})
     made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values, own=own)
     return await session.while_beating(made)
 
 
-async def _state_answers(address: str) -> None:
+async def state_answers(address: str) -> None:
     """The engine would try for fifteen seconds and then explain it badly; whoever called tries again anyway."""
     url = urlsplit(address)
     connecting = asyncio.open_connection(url.hostname, url.port or {"https": 443}.get(url.scheme, 80))
@@ -86,19 +93,29 @@ async def _variables(session: Session, source_: Checked, credential: Mapping[str
     for file in source_.files.values():
         known.update(text for name in file.sensitive for text in strings_in(values.get(name)))
     session.redactor = Redactor(known)
-    if not values:
-        return None, values
+    return written_variables(session, json.dumps(values)) if values else None, values
+
+
+def written_variables(session: Session, text: str) -> Path:
     path = session.place.side / "countersign.tfvars.json"
     path.touch(mode=0o600)
-    path.write_text(json.dumps(values))
-    return path, values
+    path.write_text(text)
+    return path
 
 
-async def _plan(session: Session, environment: Mapping[str, str], var_file: Path | None) -> tuple[Journal, Path]:
+async def saved_plan(
+    session: Session, environment: Mapping[str, str], var_file: Path | None, *, replaces: Sequence[str] = ()
+) -> tuple[Journal, Path]:
+    """The plan's file, and what was said while it was made. Raises ProviderError with findings, Locked or Unavailable."""
     job, out = session.job, session.place.side / bundle.PLAN
     speculative = job.mode is Mode.SPECULATIVE
     argv = session.commands.plan(
-        out=out, var_file=var_file, destroy=destroys(job), targets=job.targets if speculative else (), lock=not speculative
+        out=out,
+        var_file=var_file,
+        destroy=destroys(job),
+        targets=job.targets if speculative else (),
+        replaces=replaces,
+        lock=not speculative,
     )
     await session.tell("planning")
     journal, ended = await session.events("plan", argv, environment)
@@ -108,7 +125,8 @@ async def _plan(session: Session, environment: Mapping[str, str], var_file: Path
     return journal, out
 
 
-async def _shown(session: Session, environment: Mapping[str, str], plan_file: Path) -> bytes:
+async def shown(session: Session, environment: Mapping[str, str], plan_file: Path) -> bytes:
+    """The plan as JSON. It costs as much as the plan: ask once."""
     ended = await session.document("show", session.commands.show(plan_file), environment)
     if ended.code != 0:
         raise ProviderError(f"the saved plan cannot be shown: {session.redactor.line(ended.errors, 400)}")

@@ -26,7 +26,7 @@ async def end(folder: Path, detached: Detached, *, same_boot: bool, left_over: P
 
     A folder that is gone tells nothing, and proves nothing either.
     """
-    known = folder.is_dir()
+    known = await asyncio.to_thread(folder.is_dir)
     never = known and not detached.begun and (detached.abandoned or await detached.abandon())
     survivors = await _dead(detached if known else None, detached.marker, patience)
     if not known:
@@ -75,7 +75,8 @@ def _testimony(journal: Path) -> _Told:
             for kept in _kept(event or {}):
                 told.lines.append(json.dumps(kept, separators=(",", ":")).encode())
             told.last_word = moment(event or {}) or told.last_word
-        told.whole = lines.whole and not lines.dropped and not torn
+        # It is made before the engine is executed: where there is none, the engine never ran.
+        told.whole = not journal.exists() or (lines.whole and not lines.dropped and not torn)
     finally:
         lines.close()
     return told

@@ -76,7 +76,9 @@ class Session:
 
     # Commands
 
-    async def events(self, name: str, argv: list[str], environment: Mapping[str, str]) -> tuple[Journal, Ended]:
+    async def events(
+        self, name: str, argv: list[str], environment: Mapping[str, str], *, folder: Path | None = None
+    ) -> tuple[Journal, Ended]:
         """Run what tells its progress as events."""
         journal = Journal()
 
@@ -87,7 +89,7 @@ class Session:
                 self._progress = Progress(done=journal.planned, current=f"{journal.refreshed} read, {journal.planned} changes found")
             await self._beat(self._progress)
 
-        ended = await self._supervised(name, argv, environment, heard)
+        ended = await self._supervised(name, argv, environment, heard, folder=folder)
         self._said += journal.text
         return journal, ended
 
@@ -143,6 +145,10 @@ class Session:
             await asyncio.wait({task}, timeout=1.0)
             await self._beat(self._progress)
         return task.result()
+
+    def note(self, said: str) -> None:
+        """A line of our own for the log."""
+        self._said.append(said)
 
     def log(self) -> str:
         return self.redactor.lines("\n".join(self._said))[-LOG_MAX:]
