@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from countersign.core.terraform.document import ResourceChange, changes
+from countersign.core.terraform.places import id_in
 
 
 class Ended(StrEnum):
@@ -111,12 +112,11 @@ def attempt_of(
 def _own(change: ResourceChange, approved: ResourceChange | None) -> str | None:
     """The id of an object of this run that a plan of reconciling imports or replaces."""
     if change.importing is not None:
-        id = change.importing.get("id")
-        return str(id) if id is not None and (approved is None or approved.importing is None) else None
-    before = change.before.child("id").value
-    if before is None or len(change.actions) < 2 or (approved is not None and approved.before.child("id").value == before):
+        return id_in(change.importing) if approved is None or approved.importing is None else None
+    before = id_in(change.before.value)
+    if len(change.actions) < 2 or (approved is not None and id_in(approved.before.value) == before):
         return None
-    return str(before)
+    return before
 
 
 def histories(attempts: Iterable[AttemptJournal]) -> tuple[dict[str, History], bool]:

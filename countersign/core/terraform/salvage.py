@@ -17,6 +17,7 @@ from countersign.core.terraform.agreement import same_value
 from countersign.core.terraform.document import ResourceChange, Side, marked
 from countersign.core.terraform.imports import is_importable
 from countersign.core.terraform.operations import AttemptJournal, Ended, History, Operation, histories
+from countersign.core.terraform.places import Place, id_in, places_in
 from countersign.core.terraform.plan import _provisioners, _unindexed
 from countersign.core.terraform.state import StateDocument
 
@@ -41,7 +42,7 @@ class LookUp:
     type: str
     unique: Mapping[str, Any] = field(repr=False)  # attribute → value, as approved
     not_ids: frozenset[str] = field(repr=False)  # objects that are known already
-    old: str | None = field(repr=False)  # an object that has these values too, and of which nobody knows whether it still lives
+    old: frozenset[str] = field(repr=False)  # objects of which nobody knows whether they still live; they have these values too
     may: str | None = field(repr=False)  # this run's object, if it still lives
     hit: "Need"  # what one object means; its id is still to be filled in where the journal does not tell it
     none: "Need"
@@ -134,7 +135,7 @@ def fold(
     `approved` is the plan document people agreed to. A state that does not exist yet is None.
     """
     told, whole = histories(attempts)
-    places = _places(state)
+    places = places_in(state)
     root = (approved.get("configuration") or {}).get("root_module") or {}
     commanded = {address for address, _ in _provisioners(root)}
     planned = {c.address: c for c in doc.changes(approved) if c.deposed is None and c.mode == "managed"}
@@ -151,29 +152,6 @@ def fold(
         deleting=frozenset(address for address, history in told.items() if history.deleting),
         held=frozenset((i.address, i.deposed) for i in (state.instances if state else ())),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """What the state has at one address."""
-
-    at: str | None = None  # where it lies; None: there is no current object
-    id: str | None = None
-    tainted: bool = False
-    deposed: frozenset[str] = frozenset()  # ids
-
-
-def _places(state: StateDocument | None) -> dict[str, Place]:
-    found: dict[str, Place] = {}
-    for instance in state.instances if state else ():
-        place = found.get(instance.address, Place())
-        id = _id(instance.attributes)
-        if instance.deposed is not None:
-            found[instance.address] = dataclasses.replace(place, deposed=place.deposed | ({id} if id is not None else set()))
-        else:
-            tainted = instance.own.get("status") == "tainted"
-            found[instance.address] = dataclasses.replace(place, at=instance.address, id=id, tainted=tainted)
-    return found
 
 
 @dataclass(frozen=True)
@@ -204,26 +182,27 @@ class Case:
 
     def _complete(self, creation: Operation) -> Need:
         if creation.id is None:
-            if self.place.at is not None and not self.replaces:
+            if self.place.current and not self.replaces:
                 return self._ours(Remedy.NOTHING, self.place.id)
             return self._stop("it was created, and the journal does not tell the id")
         if creation.id in self.place.deposed:
             return self._stop("the object this run made is deposed in the state")
-        if self._inert and not (self._old_is_gone and self._importable):
+        if self._inert and (self._others or not self._importable):
             return self._nothing_exists()
         if not is_importable(self.address):
             return self._stop("it was created, and an address like this cannot be imported")
         taken = self._ours(Remedy.IMPORT, creation.id, half=creation.half, remove=self.place.at)
         if creation.id in self.history.doomed and self.rules.looked_up_by(self.type):
-            return self._asked("its deletion may have been under way", hit=dataclasses.replace(taken, id=None), may=creation.id)
-        if self._old_is_gone or creation.sole:
+            hit = dataclasses.replace(taken, id=None)
+            return self._asked("its deletion may have been under way", hit=hit, old=self._others, may=creation.id)
+        if not self._others or creation.sole:
             return taken
         return self._asked_of_the_old(taken) or self._stop(BOTH)
 
     def _under_way(self, creation: Operation) -> Need:
         """Begun and not ended, ended in an error, or hidden in a gap of the journal."""
         old = self._known_ids
-        if self.place.at is not None and self.place.id not in old and not (self.replaces and self.place.id is None):
+        if self.place.current and self.place.id not in old and not (self.replaces and self.place.id is None):
             half = (creation.provisioned or self.commanded) and not self.place.tainted  # tainted: the plan replaces it by itself
             return self._ours(Remedy.REPLACE if half else Remedy.NOTHING, self.place.id, half=half)
         if self._inert:
@@ -238,7 +217,8 @@ class Case:
             return self._stop(f"{unsure}, and an address like this cannot be imported")
         hit = self._ours(Remedy.IMPORT, None, half=self.commanded, remove=self.place.at)
         # A new one is begun after the old one is gone, unless the plan says the other way round.
-        if self._old_is_gone or (self.change is not None and self.change.actions == REPLACES[0]):
+        gone = {self.place.id or ""} if self.change is not None and self.change.actions == REPLACES[0] else set()
+        if not self._others - gone:
             return self._asked(unsure, hit=hit)
         return self._asked_of_the_old(hit) or self._asked(unsure, hit=self._stop(BOTH))
 
@@ -248,9 +228,11 @@ class Case:
         before = self.change.before if self.change is not None else Side()
         if not names or any(not same_value(before.child(n).value, self.after.child(n).value) for n in names):
             return None
-        return self._asked("nobody knows whether its old object still lives", hit=hit, old=self.place.id)
+        if self._others != {id_in(before.value)}:
+            return None
+        return self._asked("nobody knows whether its old object still lives", hit=hit, old=self._others)
 
-    def _asked(self, reason: str, *, hit: Need, old: str | None = None, may: str | None = None) -> Need:
+    def _asked(self, reason: str, *, hit: Need, old: frozenset[str] = frozenset(), may: str | None = None) -> Need:
         unique = {name: self.after.child(name).value for name in self.rules.looked_up_by(self.type)}
         none = self._nothing_exists()
         question = LookUp(type=self.type, unique=unique, not_ids=self._known_ids, old=old, may=may, hit=hit, none=none)
@@ -267,12 +249,14 @@ class Case:
     @property
     def _known_ids(self) -> frozenset[str]:
         """Of every object that is not the one a create of now would have made."""
-        before = _id(self.change.before.value) if self.change is not None else None
+        before = id_in(self.change.before.value) if self.change is not None else None
         return self.history.known_ids | self.place.deposed | ({before} if before is not None else set())
 
     @property
-    def _old_is_gone(self) -> bool:
-        return self.place.at is None or self.place.id in self.history.destroyed
+    def _others(self) -> frozenset[str]:
+        """What the state has here and is not known to be destroyed; "" for what has no id."""
+        current = {self.place.id or ""} if self.place.current else set()
+        return (self.place.deposed | current) - self.history.destroyed
 
     @property
     def _inert(self) -> bool:
@@ -311,11 +295,6 @@ def _settled(need: Need, hits: Iterable[Hit], since: datetime, label: str | None
         return Need(address=need.address, remedy=Remedy.OPERATOR, reason=reason)
     if not own:
         return question.none
-    if question.old in found:
+    if question.old & set(found):
         return Need(address=need.address, remedy=Remedy.OPERATOR, reason=BOTH)
     return dataclasses.replace(question.hit, id=own.pop()) if question.hit.ours else question.hit
-
-
-def _id(value: object) -> str | None:
-    id = value.get("id") if isinstance(value, Mapping) else None
-    return None if id is None else str(id)

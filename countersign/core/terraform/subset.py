@@ -15,6 +15,7 @@ from countersign.core.terraform import document as doc
 from countersign.core.terraform.agreement import agrees, differing, same_value
 from countersign.core.terraform.classes import STATEFUL_TYPES, action_of, is_stateful
 from countersign.core.terraform.document import ResourceChange, Side
+from countersign.core.terraform.places import id_in
 from countersign.core.terraform.salvage import REPLACES, Need, Remedy, Salvage
 
 LIMIT = timedelta(minutes=15)  # after that people may have begun to use what a repeated replace would destroy
@@ -41,10 +42,9 @@ def prove(
     `salvage` is the fold of the journals with every look-up settled; `age` the time since the attempt ended; `volatile` the
     variables that may differ from plan to plan.
     """
-    unfinished = list(_unfinished(new))
-    refused = [*unfinished, *_whole(approved, new, frozenset(volatile))]
-    refused += [f"{n.address}: nobody knows whether it was created" for n in (*salvage.look_ups, *salvage.stops)]
     olds, news = _by_key(approved), _by_key(new)
+    untold = [*_unfinished(new), *_left_behind(news, salvage)]
+    refused = [*untold, *_whole(approved, new, frozenset(volatile))]
     rules = Rules(olds, salvage, age, tuple(stateful))
     lines: list[str] = []
     for key in sorted({*olds, *news}, key=lambda k: (k[0], k[1] or "")):
@@ -58,7 +58,7 @@ def prove(
     for said, fits in (*_outputs(approved, new), *_drift(new, touched)):
         (lines if fits else refused).append(said)
     left = sum(not c.bare_no_op for c in news.values())
-    return Proof(lines=tuple(lines), refused=tuple(refused), trustworthy=not unfinished, left=left + len(list(doc.outputs(new))))
+    return Proof(lines=tuple(lines), refused=tuple(refused), trustworthy=not untold, left=left + len(list(doc.outputs(new))))
 
 
 # The documents as a whole
@@ -72,6 +72,16 @@ def _unfinished(new: Mapping[str, Any]) -> Iterator[str]:
         yield "the plan is incomplete"
     if new.get("deferred_changes"):
         yield "the plan defers changes to a later one"
+
+
+def _left_behind(news: Mapping[Key, ResourceChange], salvage: Salvage) -> Iterator[str]:
+    """Objects that nobody would know of any more: whoever agreed to such a plan would agree to losing them."""
+    for need in (*salvage.look_ups, *salvage.stops):
+        yield f"{need.address}: nobody knows whether it was created"
+    for address, id in salvage.imports.items():
+        now = news.get((address, None))
+        if now is None or now.importing != {"id": id}:
+            yield f"{address}: this run made it, and the plan does not take it into the state"
 
 
 def _whole(approved: Mapping[str, Any], new: Mapping[str, Any], volatile: frozenset[str]) -> Iterator[str]:
@@ -192,7 +202,7 @@ class Rules:
     def _adopted(self, old: ResourceChange, now: ResourceChange) -> str:
         """Rule b."""
         need = self._ours(old)
-        if need is None or need.remedy is not Remedy.IMPORT or now.importing != {"id": need.id} or _id(now.before) != need.id:
+        if need is None or need.remedy is not Remedy.IMPORT or now.importing != {"id": need.id} or id_in(now.before.value) != need.id:
             raise Refused("the object that would be imported is not the one this run made")
         if now.actions not in (("no-op",), ("update",)) or need.half:
             raise Refused(f"it was created, and {action_of(now)} is planned")
@@ -206,7 +216,7 @@ class Rules:
         if need is None or not (asked or now.reason == "replace_because_tainted"):
             raise Refused(f"{action_of(old)} was approved, and {action_of(now)} is planned")
         taken = {"id": need.id} if need.remedy is Remedy.IMPORT else None
-        if _id(now.before) != need.id or now.importing != taken:
+        if id_in(now.before.value) != need.id or now.importing != taken:
             raise Refused("the object that would be replaced is not the one this run made")
         self._soon(old)
         _agreeing(old, now)
@@ -227,7 +237,7 @@ class Rules:
     def _old_object(self, now: ResourceChange) -> str:
         """Rule d: a replace that created first has only its old object left."""
         old = self.approved[(now.address, None)]
-        if old.actions != REPLACES[1] or _id(now.before) is None or _id(now.before) != _id(old.before):
+        if old.actions != REPLACES[1] or id_in(now.before.value) is None or id_in(now.before.value) != id_in(old.before.value):
             raise Refused("delete was not approved")
         self._soon(old)
         return "replaced by this run as approved; its old object is destroyed"
@@ -246,7 +256,7 @@ class Rules:
             raise Refused(f"{action} was approved, and it is not there")
         if "create" in old.actions:
             need = self._ours(old)
-            if need is None or _id(now.after) != need.id:
+            if need is None or id_in(now.after.value) != need.id:
                 raise Refused("the object that is there is not the one this run made")
             if need.half:
                 raise Refused("it was left half made, and is not made again")
@@ -278,9 +288,4 @@ def _agreeing(old: ResourceChange, now: ResourceChange) -> None:
 
 def _same_object(old: ResourceChange, now: ResourceChange) -> bool:
     """An approved import may not have known its object."""
-    return old.before.value is None or _id(old.before) == _id(now.before)
-
-
-def _id(side: Side) -> str | None:
-    id = side.child("id").value
-    return None if id is None else str(id)
+    return old.before.value is None or id_in(old.before.value) == id_in(now.before.value)

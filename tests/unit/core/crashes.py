@@ -139,6 +139,7 @@ class World:
             for o in known
             if self._bare(o["id"]) != {**o["attributes"], "id": o["id"]}
         ]
+        taken = {o["address"] for o in known}  # before it is looked at again: where the state has anything, an import is passed over
         known = [o for o in known if o["id"] in self.objects]
         changes = []
         for thing in self.things:
@@ -146,14 +147,14 @@ class World:
             aside = [o for o in here if o.get("deposed")]
             changes += [change(thing.address, "delete", before=self._bare(o["id"]), deposed=o["deposed"]) for o in aside]
             current = next((o["id"] for o in here if not o.get("deposed")), None)
-            changes += self._planned(thing, current, salvage)
+            changes += self._planned(thing, current, salvage, empty=thing.address not in taken)
         late = "create" if drift else "update"
         outputs = {"fixed": output(late, after="x"), "late": output("update", before="a", unknown=True)}
         return plan(*changes, outputs=outputs, drift=drift)
 
-    def _planned(self, thing: Thing, current: str | None, salvage: Salvage) -> list[Json]:
+    def _planned(self, thing: Thing, current: str | None, salvage: Salvage, *, empty: bool) -> list[Json]:
         more: Json = {}
-        if current is None and thing.address in salvage.imports:
+        if empty and thing.address in salvage.imports:
             current = salvage.imports[thing.address]
             more["importing"] = {"id": current}
             assert current in self.objects, "an import of what does not exist fails the plan"

@@ -80,7 +80,7 @@ def test_where_types_are_looked_up_the_old_object_is_looked_for(began: tuple[byt
     salvage = folded(CREATE_FIRST, *MADE, *began, state=held("old"))
     [asked] = salvage.look_ups
     assert asked.look_up is not None
-    assert (asked.look_up.old, asked.look_up.unique) == ("old", {"name": "a", "project": "p"})
+    assert (asked.look_up.old, asked.look_up.unique) == ({"old"}, {"name": "a", "project": "p"})
 
     gone = salvage.settled(A, [Hit(id="new")], since=SINCE, label=None)
     both = salvage.settled(A, [Hit(id="new"), Hit(id="old")], since=SINCE, label=None)
@@ -128,11 +128,26 @@ def test_what_this_run_made_and_lies_deposed_is_an_operators() -> None:
     assert need(CREATE, *MADE, state=held("new", deposed="d1")).reason == "the object this run made is deposed in the state"
 
 
-def test_a_deposed_old_object_does_not_hinder_the_import_of_the_new_one() -> None:
-    salvage = folded(CREATE_FIRST, *MADE, state=[{"address": A, "id": "old", "deposed": "d1"}, *held(None, deposed="d2")])
+def test_an_import_is_passed_over_while_anything_is_deposed_there_so_that_must_be_gone() -> None:
+    aside = held("old", deposed="d1")
 
-    assert (salvage.imports, salvage.removals) == ({A: "new"}, ())
-    assert salvage.held == {(A, "d1"), (A, "d2")}
+    gone = folded(CREATE_FIRST, *MADE, *DELETED, state=aside)
+    assert (gone.imports, gone.removals, gone.held) == ({A: "new"}, (A,), {(A, "d1")})
+
+    asked = folded(CREATE_FIRST, *MADE, state=aside)
+    assert asked.settled(A, [], since=SINCE, label=None).imports == {A: "new"}
+    assert asked.settled(A, [Hit(id="old")], since=SINCE, label=None).stops[0].reason == BOTH
+    for other in (held("other", deposed="d1"), held(None, deposed="d1"), [*aside, *held("other", deposed="d2")]):
+        assert folded(CREATE_FIRST, *MADE, state=other).stops[0].reason == BOTH
+        found = folded(CREATE_FIRST, STARTED, state=other).settled(A, [Hit(id="x", label="run")], since=SINCE, label="run")
+        assert found.stops[0].reason == BOTH
+
+
+def test_an_object_deposed_at_a_replace_that_destroys_first_stays_an_operators() -> None:
+    found = folded(REPLACE, *DELETED, STARTED, state=[*held("old"), *held("other", deposed="d1")])
+
+    assert found.settled(A, [Hit(id="x", label="run")], since=SINCE, label="run").stops[0].reason == BOTH
+    assert found.settled(A, [], since=SINCE, label="run").replaces == (A,)
 
 
 def test_a_moved_object_is_found_where_it_was_and_removed_there() -> None:
@@ -174,7 +189,7 @@ def test_what_may_have_been_created_is_looked_up_by_what_is_unique(events: tuple
     [asked] = folded(CREATE, *events).look_ups
 
     assert asked.look_up is not None
-    assert (asked.look_up.type, asked.look_up.unique, asked.look_up.old) == ("fake_thing", {"name": "a", "project": "p"}, None)
+    assert (asked.look_up.type, asked.look_up.unique, asked.look_up.old) == ("fake_thing", {"name": "a", "project": "p"}, frozenset())
 
 
 @pytest.mark.parametrize(

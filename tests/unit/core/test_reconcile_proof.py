@@ -87,8 +87,17 @@ def test_another_object_at_the_address_is_not_the_one_approved(one: Json) -> Non
 
 @pytest.mark.parametrize("one", [CREATE, REPLACE])
 def test_what_this_run_made_is_never_made_again(one: Json) -> None:
+    if one is CREATE:
+        assert proof(one, one, salvage(OURS)).refused == (f"{A}: it exists already and would be made twice",)
     assert not proof(one, one, salvage(OURS)).ok
-    assert proof(CREATE, CREATE, salvage(TAKEN)).refused == (f"{A}: it exists already and would be made twice",)
+
+
+@pytest.mark.parametrize("now", [CREATE, [], PRESENT, {**ADOPT, "change": {**ADOPT["change"], "importing": {"id": "other"}}}])
+def test_nobody_is_asked_about_a_plan_that_would_lose_what_this_run_made(now: Any) -> None:
+    told = proof(CREATE, now, salvage(TAKEN))
+
+    assert told.refused[0] == f"{A}: this run made it, and the plan does not take it into the state"
+    assert not told.trustworthy
 
 
 def test_half_made_and_destroyed_on_the_way_to_be_made_again_it_is_created_as_approved() -> None:
@@ -164,7 +173,7 @@ NOT_OURS = f"{A}: the object that would be imported is not the one this run made
     ],
 )  # fmt: skip
 def test_nothing_else_is_taken_into_the_state(now: Json, facts: Salvage, said: str) -> None:
-    assert proof(CREATE, now, facts).refused == (said,)
+    assert proof(CREATE, now, facts).refused[-1] == said
 
 
 def test_an_approved_update_is_not_an_import() -> None:
@@ -207,7 +216,7 @@ def test_what_was_left_half_made_is_made_again(one: Json, now: Json, need: Need)
     ],
 )  # fmt: skip
 def test_nothing_else_is_replaced(now: Json, facts: Salvage, said: str) -> None:
-    assert proof(CREATE, now, facts).refused == (f"{A}: {said}",)
+    assert proof(CREATE, now, facts).refused[-1] == f"{A}: {said}"
 
 
 LEFT_OVERS = [
@@ -476,6 +485,7 @@ def test_nothing_is_proven_while_an_object_is_not_accounted_for(remedy: Remedy) 
     told = proof(UPDATE, UPDATE, salvage(Need(address="fake_thing.b", remedy=remedy)))
 
     assert told.refused == ("fake_thing.b: nobody knows whether it was created",)
+    assert not told.trustworthy
 
 
 def test_lines_name_no_value() -> None:
