@@ -9,8 +9,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp import Client
@@ -26,8 +27,27 @@ PARTS = ("temporal", "front", "worker", "state")
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Installed:
-    return Installed(data=tmp_path / "data")
+def installed(tmp_path: Path) -> Iterator[Callable[..., Installed]]:
+    """Makes services; none outlives its test, however that ends."""
+    made: list[Installed] = []
+
+    def make(**options: Any) -> Installed:
+        made.append(Installed(data=tmp_path / "data", **options))
+        return made[-1]
+
+    yield make
+    for service in made:
+        if service._up is not None and service._up.poll() is None:
+            service._up.kill()
+            service._up.wait()
+        for pid, _ in processes_of(service.data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def service(installed: Callable[..., Installed]) -> Installed:
+    return installed()
 
 
 @pytest.fixture
@@ -181,9 +201,11 @@ def run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True, timeout=30)
 
 
-async def test_with_a_temporal_of_ones_own_no_other_is_started_and_doctor_knows_what_it_lacks(tmp_path: Path) -> None:
+async def test_with_a_temporal_of_ones_own_no_other_is_started_and_doctor_knows_what_it_lacks(
+    installed: Callable[..., Installed],
+) -> None:
     with temporal_of_ones_own() as address:
-        service = Installed(data=tmp_path / "data", settings={"COUNTERSIGN_TEMPORAL_ADDRESS": address})
+        service = installed(settings={"COUNTERSIGN_TEMPORAL_ADDRESS": address})
         service.start()
         await service.ready()
 
@@ -209,10 +231,12 @@ async def test_the_local_agent_reaches_the_same_service_over_stdio(up: Installed
     assert who["data"]["may_decide"] is False
 
 
-async def test_an_apply_that_runs_goes_on_when_up_ends_and_the_next_up_finds_it(tmp_path: Path) -> None:
+async def test_an_apply_that_runs_goes_on_when_up_ends_and_the_next_up_finds_it(
+    installed: Callable[..., Installed], tmp_path: Path
+) -> None:
     world = tmp_path / "world"
     world.mkdir()
-    service = Installed(data=tmp_path / "data", stacks=REPOSITORY / "tests" / "stacks")
+    service = installed(stacks=REPOSITORY / "tests" / "stacks")
     service.start()
     await service.ready()
     service.cli("stack", "register", "dev/gates", "--source", "gates", "--var", f"world={world}")
