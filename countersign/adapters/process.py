@@ -322,8 +322,16 @@ class Detached:
 
     async def ended(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for the end; whether it ended. The end is noticed at once, not at the next look."""
-        if self.exit_code() is not None or not self.is_alive():
-            return True
+        until = time.monotonic() + timeout
+        while self.exit_code() is None and self.is_alive():
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            await self._wrapper_gone(left)
+        return True
+
+    async def _wrapper_gone(self, timeout: float) -> None:
+        """Wait for the wrapper's end; where there is none to be seen, the others are looked at again soon."""
         group = self._number("pgid")
         fd = None
         if group and self._ours(group):
@@ -331,7 +339,7 @@ class Detached:
                 fd = os.pidfd_open(group)
         if fd is None:
             await asyncio.sleep(min(timeout, 0.05))
-            return self.exit_code() is not None or not self.is_alive()
+            return
         gone = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(fd, gone.set)
@@ -341,7 +349,6 @@ class Detached:
         finally:
             loop.remove_reader(fd)
             os.close(fd)
-        return self.exit_code() is not None or not self.is_alive()
 
     # Ending
 

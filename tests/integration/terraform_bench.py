@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from countersign.adapters.terraform import TerraformEngine
+from countersign.adapters.terraform import TerraformEngine, applying
 from countersign.adapters.terraform.executable import bundled, bundled_library
 from countersign.core.engine import ApplyJob, Finding, Outcome, PlanJob, Planned, Progress, StackConfig
 from countersign.core.errors import CountersignError, NotFound
@@ -138,6 +138,11 @@ class Bench:
         assert outcome.state is RunState.VERIFYING, (outcome.message, outcome.evidence, outcome.log)
         return outcome
 
+    def cleared(self) -> None:
+        """Remove what attempts have outside of the test's folder."""
+        for noted in self.folder.rglob("attempt.json"):
+            applying.remove_temporary(noted.parent)
+
     def spied(self) -> "Spy":
         """From now on the executable tells which commands it got, and in which environment."""
         made = Spy(self.folder / "spy")
@@ -174,7 +179,9 @@ class Spy:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with fake_state() as state:
-        yield Bench(folder=tmp_path, state=state)
+        made = Bench(folder=tmp_path, state=state)
+        yield made
+        made.cleared()
 
 
 @pytest.fixture(params=["executable", "library"])
@@ -184,6 +191,7 @@ def each(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         made = Bench(folder=tmp_path, state=state, search_path=SYSTEM if request.param == "executable" else WITHOUT_TERRAFORM)
         assert made.engine.executable().bundled is (request.param == "library")
         yield made
+        made.cleared()
 
 
 def library() -> tuple[str, ...]:

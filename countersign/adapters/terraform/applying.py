@@ -277,7 +277,7 @@ def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState
     And it never fails without saying why: a journal in which nothing is wrong is not all of it.
     """
     silent = journal.version is None and not journal.text and ended.whole
-    if silent and ended.exit_code == 128 + signal.SIGINT and ended.stop_asked:
+    if silent and ended.stop_asked and (ended.exit_code == 128 + signal.SIGINT or (ended.exit_code == 1 and errors)):
         return RunState.CANCELED, "canceled", "Stopped on request before anything was changed."
     if silent and (ended.exit_code in (126, 127) or (ended.exit_code == 1 and errors)):
         why = f"The engine could not be started; nothing was changed. Run `countersign doctor`. It said: {errors[-500:]}"
@@ -379,11 +379,11 @@ def _expected(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    _remove_temporary(folder)
+    remove_temporary(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_temporary(folder: Path) -> None:
+def remove_temporary(folder: Path) -> None:
     noted = _noted(folder)
     if noted is not None:
         remove_short(Path(noted.temporary))
@@ -391,7 +391,7 @@ def _remove_temporary(folder: Path) -> None:
 
 def _clear(folder: Path) -> None:
     """What an earlier launch of this attempt prepared and did not start."""
-    _remove_temporary(folder)
+    remove_temporary(folder)
     for entry in folder.iterdir():
         if entry.name != "run":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
