@@ -31,6 +31,7 @@ class Front:
     watch: Watch
     gateway: Gateway
     toolset: Toolset
+    request_keys: tuple[bytes, ...] = ()  # seal what a client brings back with an answer; the first one seals, all open
 
     @cached_property
     def policy(self) -> Policy:
@@ -45,6 +46,7 @@ class Call:
     given: Common
     request_id: str
     report: Report  # progress to the client: done, total, what; each `done` larger than the one before
+    can_ask: bool = False  # the client shows forms to its user
 
     @property
     def org(self) -> str:

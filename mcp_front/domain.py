@@ -2,18 +2,20 @@
 
 A `Domain` is one server of the catalogue. Its decorator turns a typed function into a definition whose schema is flat and
 strict, and adds the arguments every tool of its class takes without saying so (catalogue §1), so that no tool forgets one.
+What a person is asked (`Annotated[…, Resolve(question)]`) is no argument: no model sees it or can fill it in.
 """
 
 import difflib
 import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, get_type_hints
 
+from mcp.server.mcpserver.resolve import Resolve, build_resolver_plans, find_resolved_parameters
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from countersign.core.errors import InvalidArgument
@@ -74,6 +76,9 @@ class ToolSpec:
     function: Tool
     arguments: type[BaseModel]
     common: frozenset[str]  # arguments of its class, kept from the function and put into the call
+    asked_for: frozenset[str] = frozenset()  # required arguments that a person is asked for where they are missing
+    questions: Mapping[str, tuple[Resolve, bool]] = field(default_factory=dict)  # parameters that people answer
+    plans: Mapping[Hashable, Any] = field(default_factory=dict)  # of the questions, as the SDK resolves them
 
     @property
     def permission(self) -> str:
@@ -91,7 +96,10 @@ class ToolSpec:
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        return _flat(self.arguments.model_json_schema())
+        flat = _flat(self.arguments.model_json_schema())
+        if self.asked_for:
+            flat["required"] = [name for name in flat["properties"] if name in self.asked_for or name in flat.get("required", ())]
+        return flat
 
     def validated(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Common]:
         """The tool's own arguments and those of its class. Raises InvalidArgument, which never repeats a value."""
@@ -146,11 +154,14 @@ class Domain:
         paged: bool = False,
         carried: bool = False,
         open_world: bool = False,
+        asked_for: Iterable[str] = (),
     ) -> Callable[[Tool], Tool]:
         """Declare a tool. The function takes the call first, then its own arguments by name; its docstring is the description."""
 
         def add(function: Tool) -> Tool:
             common = _common(access, run=run, dry=dry, record=record, paged=paged)
+            questions = find_resolved_parameters(function)
+            arguments = _arguments(name, function, common, leave=questions)
             spec = ToolSpec(
                 name=name,
                 title=title,
@@ -161,8 +172,12 @@ class Domain:
                 carried=carried,
                 open_world=open_world,
                 function=function,
-                arguments=_arguments(name, function, common),
+                arguments=arguments,
                 common=frozenset(common),
+                asked_for=frozenset(asked_for),
+                questions=questions,
+                # A question takes the call, and arguments of the tool by name.
+                plans=build_resolver_plans(questions, {"call", *(set(arguments.model_fields) - set(common))}) if questions else {},
             )
             _check(spec)
             if name in self.tools:
@@ -236,10 +251,12 @@ def _common(access: Access, *, run: bool, dry: bool, record: bool, paged: bool) 
     return fields
 
 
-def _arguments(name: str, function: Tool, common: Mapping[str, tuple[Any, Any]]) -> type[BaseModel]:
+def _arguments(name: str, function: Tool, common: Mapping[str, tuple[Any, Any]], *, leave: Iterable[str]) -> type[BaseModel]:
     hints = get_type_hints(function, include_extras=True)
     own: dict[str, tuple[Any, Any]] = {}
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.name in leave:
+            continue
         if parameter.name in common:
             raise ValueError(f"{name} declares {parameter.name}, which every tool of its class takes already")
         own[parameter.name] = (hints[parameter.name], ... if parameter.default is inspect.Parameter.empty else parameter.default)

@@ -51,6 +51,7 @@ async def build_front(settings: Settings, *, runs: Callable[[], Awaitable[RunsPo
             watch=watch,
             gateway=Gateway(settings=settings, store=store, watch=watch, runs=runs or link.runs, signer=keyring),
             toolset=toolset(),
+            request_keys=keyring.request_keys,
         )
     finally:
         await link.close()

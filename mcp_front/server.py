@@ -10,7 +10,9 @@ from typing import Any
 import anyio
 from mcp import types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import Context, MCPServer, RequestStateSecurity
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.resolve import resolve_arguments
 from mcp.shared.exceptions import MCPError
 
 from countersign import __version__
@@ -18,6 +20,7 @@ from countersign.adapters.store import audit
 from countersign.adapters.store.database import stamp
 from countersign.core.errors import CountersignError, Internal, NotFound, PermissionDenied, Unauthenticated
 from countersign.core.redaction import Redactor
+from mcp_front import asking
 from mcp_front.auth import caller_now
 from mcp_front.call import Call, Front
 from mcp_front.domain import ToolSpec
@@ -58,11 +61,23 @@ class GovernedServer(MCPServer[Any]):
             middleware=[_narrowed],
             subscriptions=False,
             log_level="WARNING",
+            request_state_security=self._sealing(front, caller),
             **options,
         )
         self._front = front
         self._caller = caller
         self._wire = {name: types.Tool.model_validate(spec.wire) for name, spec in front.toolset.tools.items()}
+
+    @staticmethod
+    def _sealing(front: Front, caller: Caller | None) -> RequestStateSecurity | None:
+        """What a client brings back with an answer is sealed with keys that all fronts share, and is good for its principal only."""
+
+        def principal(_: ServerRequestContext[Any, Any]) -> str:
+            now = caller_now(caller)
+            return f"{now.org}|{now.principal.id}"
+
+        keys = front.request_keys
+        return RequestStateSecurity(keys=keys, ttl=asking.WITHIN, bind_principal=principal) if keys else None
 
     async def list_tools(self) -> list[types.Tool]:
         caller, servers = _who(self._caller), _SERVERS.get()
@@ -70,7 +85,9 @@ class GovernedServer(MCPServer[Any]):
             raise MCPError(types.INVALID_PARAMS, f"Unknown server: {', '.join(unknown)}")
         return [self._wire[name] for name, spec in self._front.toolset.tools.items() if listed(caller, spec, servers)]
 
-    async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None) -> types.CallToolResult:
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> types.CallToolResult | types.InputRequiredResult:
         caller = _who(self._caller)
         spec = self._front.toolset.get(name)
         if spec is None or not allowed(caller, spec):
@@ -80,8 +97,19 @@ class GovernedServer(MCPServer[Any]):
         request_id = f"req_{random.token_hex(8)}"
         try:
             own, given = spec.validated(arguments)
-            call = Call(front=self._front, caller=caller, tool=spec, given=given, request_id=request_id, report=_reporting(context))
-            answer = await spec.function(call, **own)
+            call = Call(
+                front=self._front,
+                caller=caller,
+                tool=spec,
+                given=given,
+                request_id=request_id,
+                report=_reporting(context),
+                can_ask=asking.can_ask(context),
+            )
+            said = await self._asked(call, own, context)
+            if isinstance(said, types.InputRequiredResult):
+                return said  # the client asks, and calls again with the answer
+            answer = await spec.function(call, **own, **said)
             return _shaped(answer, offered=self._offered(caller, answer.next))
         except MCPError:
             raise
@@ -92,6 +120,21 @@ class GovernedServer(MCPServer[Any]):
             log.error("%s %s failed\n%s", request_id, spec.name, _SHAPES.lines("".join(traceback.format_exception(crash))))
             ours = Internal(f"something went wrong on our side; the local log of the front tells more under {request_id}")
             return self._failed(caller, ours, request_id)
+
+    async def _asked(
+        self, call: Call, own: dict[str, Any], context: Context[Any, Any] | None
+    ) -> dict[str, Any] | types.InputRequiredResult:
+        """What people answered to the questions of the tool, or the questions. Raises ConfirmationRequired where there was no answer."""
+        if not call.tool.questions:
+            return {}
+        here = context or Context(mcp_server=self)
+        run_id = own.get("run_id")
+        with anyio.move_on_after(asking.WITHIN):
+            try:
+                return await resolve_arguments(call.tool.questions, call.tool.plans, {"call": call, **own}, here)
+            except (ToolError, MCPError):  # the SDK's own: an answer that does not fit, or a client that could not ask after all
+                raise asking.unasked(run_id) from None
+        raise asking.unasked(run_id)
 
     def _offered(self, caller: Caller, names: Iterable[str]) -> list[str]:
         tools = self._front.toolset.tools

@@ -34,10 +34,10 @@ _WRAPPED = _NONCE + 32 + 16  # nonce, data key, tag
 # Least privilege: what each part of the service may open.
 _HOLDS: Mapping[Role, frozenset[str]] = {
     "worker": frozenset({"artifacts", "secrets", "mac", "front.pub"}),
-    "front": frozenset({"artifacts", "front"}),
+    "front": frozenset({"artifacts", "front", "requests"}),
     "state": frozenset({"artifacts"}),
     "operator": frozenset({"secrets", "mac"}),
-    "all": frozenset({"artifacts", "secrets", "mac", "front", "front.pub"}),
+    "all": frozenset({"artifacts", "secrets", "mac", "front", "front.pub", "requests"}),
 }
 
 
@@ -67,7 +67,7 @@ class Keyring:
         folder = data / "keys"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         holds = _HOLDS[role]
-        named: tuple[str, ...] = ("artifacts", "secrets", "mac")
+        named: tuple[str, ...] = ("artifacts", "secrets", "mac", "requests")
         rings = {name: _ring(folder / f"{name}.json") for name in named if name in holds}
         signer: Ed25519PrivateKey | None = None
         verifiers: dict[str, Ed25519PublicKey] = {}
@@ -106,6 +106,12 @@ class Keyring:
     @property
     def mac_kid(self) -> str:
         return self._ring("mac").active
+
+    @property
+    def request_keys(self) -> tuple[bytes, ...]:
+        """What fronts seal the state of an unfinished request with; any of them goes on with it. The active one comes first."""
+        ring = self._ring("requests")
+        return (ring.keys[ring.active], *(key for kid, key in ring.keys.items() if kid != ring.active))
 
     # Sealing
 

@@ -4,17 +4,20 @@ At the door only shapes and names are checked. What a configuration declares is 
 nobody declared is refused there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
+from mcp.server.elicitation import AcceptedElicitation
+from mcp.server.mcpserver import Elicit, Resolve
 from pydantic import BaseModel, ConfigDict, Field
 
 from countersign.adapters.store import records
 from countersign.adapters.store.records import KEEP, StackRow
 from countersign.core.errors import ConfirmationRequired, FailedPrecondition, PlanStale
 from countersign.core.run import RUN_TYPES, Mode
-from mcp_front import lookup, receipts, workspaces
+from mcp_front import asking, lookup, receipts, workspaces
+from mcp_front.asking import Given, Outcome, TypedName
 from mcp_front.call import Call
 from mcp_front.domain import Access, Domain
 from mcp_front.envelope import Answer, clean
@@ -151,12 +154,13 @@ def _not_yet(given: Mapping[str, Any]) -> list[str]:
     return said
 
 
-@TERRAFORM.tool("terraform_forget_workspace", Access.DESTROY, title="Forget workspace", record=True)
-async def terraform_forget_workspace(call: Call, env: Env, workspace: Workspace = "main") -> Answer:
-    """Forget a workspace: only the record, and only where its state holds nothing any more. `confirm_name` is its path, org/env/slug."""
-    arguments = {"env": lookup.environment(call, env), "workspace": workspace, "expected_version": call.given.expected_version}
-    if (before := await receipts.replayed(call, arguments)) is not None:
-        return before
+def _forgetting(call: Call, env: str, workspace: str) -> dict[str, Any]:
+    """What a key stands for that was used to forget a workspace."""
+    return {"env": lookup.environment(call, env), "workspace": workspace, "expected_version": call.given.expected_version}
+
+
+async def _forgettable(call: Call, env: str, workspace: str) -> tuple[StackRow, Callable[..., Awaitable[StackRow]]]:
+    """The workspace, and what forgets it. Raises what refuses that: nobody is asked for the name of what cannot be forgotten."""
     async with call.front.store.read() as conn:
         stack = await lookup.workspace(call, conn, env, workspace)
         seen = await workspaces.empty(call, conn, stack)
@@ -169,9 +173,34 @@ async def terraform_forget_workspace(call: Call, env: Env, workspace: Workspace 
         expected_version=call.given.expected_version,
         seen_seq=seen,
     )
-    await forget(dry_run=True)  # nobody is asked to type the name of what cannot be forgotten
-    if not call.given.dry_run and call.given.confirm_name != stack.path:
-        given = "another name was given" if call.given.confirm_name else "no name was given"
+    await forget(dry_run=True)
+    return stack, forget
+
+
+async def typed(call: Call, env: str, workspace: str) -> Given | Elicit[TypedName]:
+    """The name a person types, or the question for it. Where the client can ask, a name in the arguments counts for nothing."""
+    given = Given(confirm_name=call.given.confirm_name)
+    if not call.can_ask or call.given.dry_run or await receipts.replayed(call, _forgetting(call, env, workspace)) is not None:
+        return given
+    stack, _ = await _forgettable(call, env, workspace)
+    what = f"Forget the workspace {stack.path}? Its state holds nothing any more; its record goes, and its runs stay."
+    return asking.removal(what, stack.path)
+
+
+@TERRAFORM.tool("terraform_forget_workspace", Access.DESTROY, title="Forget workspace", record=True)
+async def terraform_forget_workspace(
+    call: Call, env: Env, said: Annotated[Outcome, Resolve(typed)], workspace: Workspace = "main"
+) -> Answer:
+    """Forget a workspace: only the record, and only where its state holds nothing any more. `confirm_name` is its path, org/env/slug."""
+    if not isinstance(said, AcceptedElicitation):
+        raise asking.unanswered(said)
+    arguments = _forgetting(call, env, workspace)
+    if (before := await receipts.replayed(call, arguments)) is not None:
+        return before
+    stack, forget = await _forgettable(call, env, workspace)
+    name = asking.name_typed(said)
+    if not call.given.dry_run and name != stack.path:
+        given = "another name was given" if name else "no name was given"
         raise ConfirmationRequired(
             f"this removes the record of {stack.path}: give that as confirm_name, typed by a person ({given})", field="confirm_name"
         )

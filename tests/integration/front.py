@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-from mcp import Client
+from mcp import Client, types
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from temporalio.testing import ActivityEnvironment
@@ -161,22 +161,23 @@ class FrontService:
         return (await records.register_stack(self.front.store, org=self.org, env=env, slug=slug, source=source, by=ANA, **body)).row
 
     @contextlib.asynccontextmanager
-    async def as_(self, principal: Principal, role: str, *, mode: Any = "auto") -> AsyncIterator["Caller"]:
-        """A client of one principal, in memory, with a key that is looked up as over HTTP."""
+    async def as_(self, principal: Principal, role: str, *, mode: Any = "auto", user: "User | None" = None) -> AsyncIterator["Caller"]:
+        """A client of one principal, in memory, with a key that is looked up as over HTTP. `user` sits before it and can be asked."""
         token = await KeyVerifier(self.front.store).verify_token(await self.key(principal, role))
         assert token is not None, "the key opens nothing"
         reset = auth_context_var.set(AuthenticatedUser(token))
         try:
-            async with Client(GovernedServer(self.front), mode=mode, raise_exceptions=False) as client:
+            asked = user.asked if user else None
+            async with Client(GovernedServer(self.front), mode=mode, raise_exceptions=False, elicitation_callback=asked) as client:
                 yield Caller(client)
         finally:
             auth_context_var.reset(reset)
 
     @contextlib.asynccontextmanager
-    async def stdio(self, *, role: str = "platform") -> AsyncIterator["Caller"]:
+    async def stdio(self, *, role: str = "platform", user: "User | None" = None) -> AsyncIterator["Caller"]:
         """As over standard input and output: nobody shows a key, the connection is the local user's agent."""
         caller = local_agent("ana", org=self.org, role=role)
-        async with Client(GovernedServer(self.front, caller=caller)) as client:
+        async with Client(GovernedServer(self.front, caller=caller), elicitation_callback=user.asked if user else None) as client:
             yield Caller(client)
 
     async def run(self, run_id: str) -> RunRow:
@@ -204,6 +205,23 @@ class FrontService:
     async def decisions(self, run_id: str) -> list[plans.DecisionRow]:
         async with self.front.store.read() as conn:
             return await plans.decisions_of(conn, self.org, run_id)
+
+
+@dataclass
+class User:
+    """Who sits before a client that can ask. `says` is what they type, or how they get rid of the question."""
+
+    says: dict[str, Any] | str | Exception
+    questions: list[str] = field(default_factory=list)
+
+    async def asked(self, _: Any, params: types.ElicitRequestParams) -> types.ElicitResult | types.ErrorData:
+        assert isinstance(params, types.ElicitRequestFormParams)
+        self.questions.append(params.message)
+        if isinstance(self.says, Exception):
+            raise self.says
+        if isinstance(self.says, dict):
+            return types.ElicitResult(action="accept", content=self.says)
+        return types.ElicitResult(action=self.says)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The acting half of `runs`: start one, decide about it, cancel it, resume it, run it again."""
+"""The acting half of `runs`: start one, cancel it, resume it, run it again."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,13 +8,13 @@ from pydantic import Field
 
 from countersign.adapters.store import plans, records
 from countersign.adapters.store.runs import RunRow
-from countersign.core.errors import ApprovalExpired, FailedPrecondition, InvalidArgument
+from countersign.core.errors import FailedPrecondition, InvalidArgument
 from countersign.core.run import RUN_TYPES, Mode, RunState, RunType
 from mcp_front import lookup, receipts, shown
 from mcp_front.call import Call
 from mcp_front.domain import Access
 from mcp_front.envelope import Answer
-from mcp_front.starting import Digest, RunId, started
+from mcp_front.starting import RunId, started
 from mcp_front.tools.runs.server import RUNS
 
 SOON = 1.0  # seconds a wish has to show in the run's row before it is answered
@@ -35,44 +35,6 @@ async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
     except InvalidArgument as wrong:
         raise InvalidArgument(wrong.message, field=f"input.{wrong.field}", next=wrong.next) from None
     return await spec.function(replace(call, tool=spec), **own)
-
-
-@RUNS.tool("run_approve", Access.DECIDE, title="Approve run")
-async def run_approve(
-    call: Call,
-    run_id: RunId,
-    plan_digest: Digest,
-    comment: Annotated[str | None, Field(max_length=2000)] = None,
-    confirm_name: Annotated[str | None, Field(max_length=255)] = None,
-) -> Answer:
-    """Approve the plan of a run, named by its digest, so that exactly this plan is applied. Where it destroys, `confirm_name` is the
-    name typed out. Recorded in the caller's name."""
-    async with call.front.store.read() as conn:
-        run = await lookup.run_for(call, conn, run_id)
-    _decidable(run)
-    await call.front.gateway.approve(call.caller, run, digest=plan_digest, comment=comment, confirm_name=confirm_name)
-    return await shown.answer(call, run)
-
-
-@RUNS.tool("run_reject", Access.DECIDE, title="Reject run")
-async def run_reject(call: Call, run_id: RunId, reason: Annotated[str, Field(min_length=1, max_length=2000)]) -> Answer:
-    """Reject a run before anything changed. It ends; the reason is recorded and shown to whoever asked."""
-    async with call.front.store.read() as conn:
-        run = await lookup.run_for(call, conn, run_id)
-    if run.state in (RunState.APPROVED, RunState.APPLYING, RunState.VERIFYING, RunState.CANCELING):
-        raise FailedPrecondition(f"too late to reject: the run is {run.state}", next=["run_cancel"], details={"run_id": run.id})
-    _decidable(run)
-    await call.front.gateway.reject(call.caller, run, reason=reason)
-    return await shown.answer(call, run)
-
-
-def _decidable(run: RunRow) -> None:
-    if run.state is RunState.EXPIRED:
-        raise ApprovalExpired(
-            "the time to approve this plan is over; a new run makes a new plan", next=["run_rerun"], details={"run_id": run.id}
-        )
-    if run.ended:
-        raise FailedPrecondition(f"the run has ended: {run.state}", next=["run_get"], details={"run_id": run.id})
 
 
 @RUNS.tool("run_cancel", Access.WRITE, title="Cancel run", carried=True)

@@ -31,7 +31,7 @@ def settings(**given: Any) -> Settings:
 async def get(path: str, *, method: str = "GET", key: str | None = None) -> tuple[int, dict[str, str], str]:
     """One request to the application, without a socket."""
     given = [(b"authorization", f"Bearer {key}".encode())] if key else []
-    front: Any = SimpleNamespace(settings=settings(), store=NoStore(), toolset=toolset())
+    front: Any = SimpleNamespace(settings=settings(), store=NoStore(), toolset=toolset(), request_keys=(b"k" * 32,))
     sent: list[Any] = []
     scope = {
         "type": "http",

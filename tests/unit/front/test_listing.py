@@ -28,7 +28,7 @@ class NoStore:
 
 @asynccontextmanager
 async def connected(role: str, *, mode: Any = "auto") -> AsyncIterator[Client]:
-    front: Any = SimpleNamespace(toolset=toolset(), store=NoStore())
+    front: Any = SimpleNamespace(toolset=toolset(), store=NoStore(), request_keys=(b"k" * 32,))
     async with Client(GovernedServer(front, caller=local_agent("ana", org="acme", role=role)), mode=mode) as client:
         yield client
 
