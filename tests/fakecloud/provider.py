@@ -31,7 +31,7 @@ from tests.fakecloud.wire import UNKNOWN, decode, encode, pack, unpack
 ADDRESS = "fake.test/countersign/fake"
 VERSION = "0.0.1"
 COOKIE = "TF_PLUGIN_MAGIC_COOKIE"
-_OURS = ("id", "etag")  # what the cloud gives and no configuration sets
+_OURS = ("id", "etag", "created_at")  # what the cloud gives and no configuration sets
 _APART = ("name", "project", *_OURS)  # not among the attributes of an object in the cloud
 
 
@@ -104,8 +104,15 @@ class Provider:
             return {"new_state": pack(prior), "diagnostics": [_error(refused)]}
 
     def import_resource_state(self, request: dict[str, Any]) -> dict[str, Any]:
-        kind = request["type_name"]
-        state = {name: request["id"] if name == "id" else None for name in RESOURCES[kind].attributes}
+        """By id, or by `project/name`, which has to be unique then; what does not exist is read as nothing afterwards."""
+        kind, id = request["type_name"], request["id"]
+        project, by_name, name = id.partition("/")
+        if by_name:
+            found = self._cloud.lookup(type=kind, project=project, name=name)
+            if len(found) > 1:
+                raise CloudError(f"there are {len(found)} objects {id}")
+            id = found[0]["id"] if found else "none"
+        state = {name: id if name == "id" else None for name in RESOURCES[kind].attributes}
         return {"imported_resources": [{"type_name": kind, "state": pack(state)}]}
 
     def read_data_source(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ PROVIDER = Type(attributes={"address": Attribute(optional=True), "project": Attr
 RESOURCES = {
     "fake_thing": Type(attributes=_THING),
     "fake_database": Type(attributes=_THING),  # holds data, by its name
+    "fake_server": Type(attributes={**_THING, "created_at": Attribute(computed=True)}),  # tells when it was made, so it can be looked up
     "fake_slow": Type(attributes={**_THING, "delay": Attribute(type="number", optional=True)}),  # seconds its creation takes
 }
 DATA = {
