@@ -405,7 +405,7 @@ async def test_an_apply_that_does_not_stop_is_killed_after_the_grace_and_nobody_
         "deaf",
         main_tf=f"""resource "terraform_data" "a" {{
   provisioner "local-exec" {{
-    command = "touch {bench.world}/here; setsid -f sleep 60; kill -STOP $PPID; sleep 60"
+    command = "setsid -f sleep 60; kill -STOP $PPID; touch {bench.world}/here; sleep 60"
   }}
 }}
 """,
