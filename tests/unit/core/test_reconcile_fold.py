@@ -325,6 +325,13 @@ def test_what_lives_in_the_state_alone_is_created_again(type: str, whole: bool) 
     assert folded(one, STARTED, whole=whole).absent == {A}
 
 
+def test_a_plan_that_tells_no_configuration_has_no_provisioners() -> None:
+    one = change(A, "create", after={}, unknown={"id": True}, type="terraform_data")
+
+    for none in (None, {}, {"root_module": None}):
+        assert folded(one, STARTED, configuration=none).absent == {A}
+
+
 def test_with_provisioners_nothing_is_inert() -> None:
     one = change(A, "create", after={}, unknown={"id": True}, type="terraform_data")
 

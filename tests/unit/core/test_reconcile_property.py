@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from countersign.core.reconcile import Proof
@@ -67,6 +67,7 @@ def real(world: World) -> list[Any]:
     return [line for line in world.told() if line[0].startswith("fake_thing")]
 
 
+@settings(max_examples=15)
 @given(worlds())
 def test_what_has_not_begun_is_proven_by_the_very_plan_that_was_approved(world: World) -> None:
     untouched = World([Thing(t.name, t.kind, t.type) for t in world.things])
@@ -265,11 +266,13 @@ def test_one_lie_is_refused(lie: Lie) -> None:
     assert lied(EXAMPLE, [lie]) == 1
 
 
+@settings(max_examples=20)  # each of them once about each world
 @given(worlds(at_least=3))
 def test_any_one_lie_is_refused_about_any_crash(world: World) -> None:
     lied(world, LIES)
 
 
+@settings(max_examples=15)
 @given(worlds())
 def test_without_the_journal_nothing_that_was_made_is_believed(world: World) -> None:
     """Rule e needs the witness: what is there is this run's only if the journals say so."""
