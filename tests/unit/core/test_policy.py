@@ -165,6 +165,13 @@ def test_auto_approve_does_not_count_in_a_protected_environment() -> None:
     assert need_of(policy, "labels", auto_approve=True) == "other"
 
 
+@pytest.mark.parametrize(("rule", "people"), [("auto", 0), ("confirm", 1), ("person", 1), ("other", 1), ("two", 2), ("deny", 0)])
+def test_how_many_people_a_need_asks(rule: str, people: int) -> None:
+    asked = required(everything(Need(rule)), env="e", change_class=ChangeClass.UPDATE, name="n")
+
+    assert (asked.people, asked.automatic) == (people, rule == "auto")
+
+
 # Floors for any rules at all.
 
 RULES = st.lists(
@@ -223,6 +230,14 @@ def test_a_protection_or_a_destroy_never_asks_less(policy: Policy, change_class:
         (only(Rule(env="acme/*", classes=(ChangeClass.UPDATE,), need=Need.TWO)), {}, "policy: update in acme/* needs two"),
         (everything(Need.AUTO, protected=("*",)), {}, "acme/dev is protected"),
         (everything(Need.AUTO), {"destroy": True}, "what destroys always asks a person"),
+        # Where the rule asks as much by itself, it is the reason.
+        (everything(Need.PERSON), {"destroy": True}, "policy: any change in * needs person"),
+        (
+            everything(Need.PERSON, auto_approve=tuple(ChangeClass)),
+            {"destroy": True, "auto_approve": True},
+            "policy: any change in * needs person",
+        ),
+        (everything(Need.OTHER, protected=("*",)), {}, "policy: any change in * needs other"),
         (Policy(auto_approve=(ChangeClass.UPDATE,)), {"auto_approve": True}, "policy lets callers approve update themselves"),
     ],
 )
