@@ -1,5 +1,6 @@
 """The steps `apply` and `follow` of any engine: claim, launch once, follow to the end, record on evidence."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import datetime
@@ -129,13 +130,16 @@ class Applying(EngineStep):
         return tell
 
     async def _record_outcome(self, run: RunRow, attempt: AttemptRow, outcome: Outcome) -> Standing:
-        written = [
-            await self.artifacts.write(
-                org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{attempt.id}", data=data, readable=True
+        kinds = (("apply_log", outcome.log.encode()), ("journal", outcome.journal))
+        written = await asyncio.gather(
+            *(
+                self.artifacts.write(
+                    org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{attempt.id}", data=data, readable=True
+                )
+                for kind, data in kinds
+                if data
             )
-            for kind, data in (("apply_log", outcome.log.encode()), ("journal", outcome.journal))
-            if data
-        ]
+        )
         freed = None
         async with self.store.begin() as tx:
             now = self.store.now()
@@ -143,8 +147,7 @@ class Applying(EngineStep):
             asking = live.state is RunState.NEEDS_OPERATOR
             known = await plans.attempt_by_id(tx, run.org, attempt.id)
             if known is not None and known.closed_at is None and live.state in _MOVING:
-                for w in written:
-                    await self.artifacts.record(tx, w)
+                await self.artifacts.record(tx, *written)
                 live = await self._settle(tx, live, outcome, now)
                 if outcome.state is not RunState.INTERRUPTED:
                     freed = await claim.close(tx, attempt, live, outcome=live.state, evidence=outcome.evidence, at=now)

@@ -4,6 +4,7 @@ The engine knows its tool, the steps know turn, claim, sealed artifacts, policy 
 them nor the run workflow.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from activities.ledger import Wake
@@ -11,11 +12,10 @@ from countersign.adapters.artifacts import Artifacts, Written
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store import runs, secrets
 from countersign.adapters.store.database import Store
-from countersign.adapters.store.decide import Trust
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.engine import Engine, Planned, Reveal, StackConfig, StateAccess
-from countersign.core.policy import Policy
+from countersign.core.policy import Policy, Trust
 from countersign.core.steps import RunRef, Standing
 
 
@@ -59,12 +59,15 @@ class EngineStep:
         if run.changes:
             kinds |= {"plan_bundle": (planned.bundle, False), "plan_json": (planned.plan_json, False)}
         number = run.plan_number + 1
-        return {
-            kind: await self.artifacts.write(
-                org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{number}", data=data, readable=readable
+        written = await asyncio.gather(
+            *(
+                self.artifacts.write(
+                    org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{number}", data=data, readable=readable
+                )
+                for kind, (data, readable) in kinds.items()
             )
-            for kind, (data, readable) in kinds.items()
-        }
+        )
+        return dict(zip(kinds, written, strict=True))
 
     async def stand(self, ref: RunRef) -> Standing:
         async with self.store.read() as conn:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from countersign.adapters.store import audit, runs, turns
 from countersign.adapters.store.database import Store, stamp
-from countersign.adapters.store.decide import Trust, Verify, decide
+from countersign.adapters.store.decide import Verify, decide
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
-from countersign.core.policy import Policy
+from countersign.core.policy import Policy, Trust
 from countersign.core.principal import SYSTEM, Kind, Principal
 from countersign.core.run import ENDS, RunState, may_follow
 from countersign.core.steps import DECIDE, MOVE, STAND, Decided, DecideInput, EndInput, EndReason, RunRef, Standing
@@ -44,17 +44,7 @@ class LedgerSteps:
 
     @DECIDE.implemented_by
     async def decide(self, asked: DecideInput) -> Decided:
-        recorded = await decide(self.store, asked, policy=self.policy, trust=self.trust, verify=self.verify)
-        async with self.store.read() as conn:
-            standing = await standing_of(conn, await runs.get_run(conn, asked.org, asked.run_id), trust=self.trust)
-        return Decided(
-            accepted=recorded.accepted,
-            standing=standing,
-            channel=recorded.channel,
-            by=recorded.by.id,
-            code=recorded.code,
-            message=recorded.message,
-        )
+        return await decide(self.store, asked, policy=self.policy, trust=self.trust, verify=self.verify)
 
     @STAND.implemented_by
     async def stand(self, ref: RunRef) -> Standing:

@@ -121,7 +121,7 @@ class Planning(EngineStep):
             now = self.store.now()
             live = await runs.get_run(tx, run.org, run.id)
             if live.state is RunState.PLANNING and live.plan_number == run.plan_number:
-                refs = tuple([await self.artifacts.record(tx, w) for w in written.values()])
+                refs = await self.artifacts.record(tx, *written.values())
                 live = await record_plan(tx, live, planned, refs, policy=self.policy, now=now)
                 woken += await supersede(tx, live, now)
                 if live.state is not RunState.APPROVED:

@@ -6,29 +6,40 @@ plans of which one is recorded.
 
 import json
 import secrets as random
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio import activity
 
 from activities.applying import Applying
-from activities.beating import heartbeating
+from activities.beating import heartbeating, until_done
 from countersign.adapters.artifacts import Written
 from countersign.adapters.store import plans, records, runs, state
 from countersign.adapters.store.plans import AttemptRow, PlanRow
-from countersign.adapters.store.reconciled import conclude, fence, proven_dead
+from countersign.adapters.store.reconciled import conclude, fence, proven_dead, wishes_of, works_of
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.approval import Channel
-from countersign.core.engine import Progress, Reconciled, ReconcileJob, Reconciler, Remains, Witness
-from countersign.core.errors import FailedPrecondition
+from countersign.core.engine import Outcome, Progress, Reconciled, ReconcileJob, Reconciler, Remains, Witness
+from countersign.core.errors import CountersignError, FailedPrecondition
 from countersign.core.ids import derive
-from countersign.core.reconcile import Stop, foreign_lock, survivors
+from countersign.core.reconcile import Next, Stop, foreign_lock, survivors
 from countersign.core.run import RunState
 from countersign.core.steps import FollowInput, RunRef, Standing
 
 CREDENTIAL_LIVES = timedelta(hours=2)
 _LOST = frozenset({RunState.INTERRUPTED, RunState.RECONCILING})
+
+
+@dataclass
+class Wish:
+    """Somebody's wish to cancel may come while this works."""
+
+    canceled: bool = False
+
+    async def heard(self) -> None:
+        self.canceled = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,43 +56,83 @@ class Reconciling(Applying):
                 raise FailedPrecondition("no such attempt of this run")
             if attempt.closed_at is not None or run.state not in _LOST:
                 return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
-            if attempt.ended_at is None and attempt.boot_id == self.here.boot_id:
-                outcome = await self.engine.follow(attempt.id, self._progress(run), stop=lambda: False)
-                if outcome.state is not RunState.INTERRUPTED:
-                    return await self._record_outcome(run, attempt, outcome)
-            return await self._account_for(run, attempt)
+            wish = Wish()
+            return await until_done(self._reconcile(run, attempt, wish), on_cancel=wish.heard)
 
-    async def _account_for(self, run: RunRow, attempt: AttemptRow) -> Standing:
+    async def _reconcile(self, run: RunRow, attempt: AttemptRow, wish: Wish) -> Standing:
+        told: Outcome | None = None
+        # A folder that outlived a reboot may tell an end that was on the disk before.
+        if attempt.ended_at is None and (attempt.boot_id == self.here.boot_id or self.engine.where(attempt.id).exists()):
+            told = await self.engine.follow(attempt.id, self._progress(run), stop=lambda: wish.canceled)
+            if told.state is not RunState.INTERRUPTED:
+                return await self._record_outcome(run, attempt, told)
         async with self.store.begin() as tx:
             run = await runs.get_run(tx, run.org, run.id)
             await fence(tx, run, attempt, at=self.store.now())
-        remains = await self.engine.end(attempt.id, same_boot=attempt.boot_id == self.here.boot_id)
-        stops: list[Stop] = []
-        if remains.survivors:
-            stops.append(survivors(remains.survivors, attempt.host))
-        else:
-            async with self.store.begin() as tx:
-                await proven_dead(tx, run, attempt, at=self.store.now())
-        testimony = await self._kept(run, attempt, remains)
-        job = await self._job(run, attempt, remains, stops)
+        await self._end_earlier_work(run)
+        remains = await self._remains(run, attempt, told)
+        stops = [survivors(remains.survivors, attempt.host)] if remains.survivors else []
+        job = await self._job(run, attempt, remains, stops, wish)
         try:
             found = await self.engine.reconcile(job, _no_progress)
         finally:
             async with self.store.begin() as tx:
                 await state.revoke(tx, run.org, job.attempt_id)
-        return await self._concluded(run, attempt, found, testimony)
+        return await self._concluded(run, attempt, found)
 
-    async def _kept(self, run: RunRow, attempt: AttemptRow, remains: Remains) -> Written:
-        """The testimony in the store: the next crash may take this machine with it."""
-        data = json.dumps({"whole": remains.whole, "testimony": remains.testimony.decode(errors="replace")}).encode()
-        written = await self.artifacts.write(
-            org=run.org, stack_id=run.stack_id, run_id=run.id, kind="testimony", name=f"testimony-{attempt.id}", data=data, readable=False
-        )
+    async def _end_earlier_work(self, run: RunRow) -> None:
+        """Reconciling that was lost itself: what it left behind is ended, and the lock it held is freed (I5)."""
+        async with self.store.read() as conn:
+            works = await works_of(conn, run)
+        for work in works:
+            if not (await self.engine.end(work, same_boot=True)).survivors:
+                async with self.store.begin() as tx:
+                    await state.release_lock_of(tx, run.org, run.stack_id, work)
+
+    # What is left of the attempt
+
+    async def _remains(self, run: RunRow, attempt: AttemptRow, told: Outcome | None) -> Remains:
+        """End the attempt and keep what it tells, before anything is done about it: the next crash may take this machine."""
+        found = await self.engine.end(attempt.id, same_boot=attempt.boot_id == self.here.boot_id)
+        if attempt.ended_at is not None and (kept := await self._kept(run, attempt)) is not None:
+            return replace(kept, survivors=found.survivors, state=found.state)  # it was read when nothing lived any more
+        said = {
+            "whole": found.whole,
+            "testimony": found.testimony.decode(errors="replace"),
+            "last_word": found.last_word.isoformat() if found.last_word else None,
+        }
+        texts = {"testimony": (json.dumps(said).encode(), False)}
+        if told is not None:
+            texts |= {"apply_log": (told.log.encode(), True), "journal": (told.journal, True)}
+        written = [await self._written(run, kind, f"{kind}-{attempt.id}", *text) for kind, text in texts.items() if text[0]]
         async with self.store.begin() as tx:
-            await self.artifacts.record(tx, written)
-        return written
+            for one in written:
+                await self.artifacts.record(tx, one)
+            if not found.survivors:
+                await proven_dead(tx, run, attempt, at=self.store.now())
+        return found
 
-    async def _job(self, run: RunRow, attempt: AttemptRow, remains: Remains, stops: list[Stop]) -> ReconcileJob:
+    async def _kept(self, run: RunRow, attempt: AttemptRow) -> Remains | None:
+        async with self.store.read() as conn:
+            data = await self.artifacts.read_named(conn, org=run.org, run_id=run.id, name=f"testimony-{attempt.id}")
+        if data is None:
+            return None
+        said = json.loads(data)
+        last = said.get("last_word")
+        return Remains(
+            testimony=str(said["testimony"]).encode(),
+            whole=bool(said["whole"]),
+            last_word=datetime.fromisoformat(last) if last else None,
+        )
+
+    async def _written(self, run: RunRow, kind: str, name: str, data: bytes, readable: bool) -> Written:
+        return await self.artifacts.write(
+            org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=name, data=data, readable=readable
+        )
+
+    # What the engine is asked
+
+    async def _job(self, run: RunRow, attempt: AttemptRow, remains: Remains, stops: list[Stop], wish: Wish) -> ReconcileJob:
         work_id = derive("att", run.org, run.id, str(run.plan_number + 1), random.token_hex(8))
         async with self.store.begin() as tx:
             now = self.store.now()
@@ -104,6 +155,7 @@ class Reconciling(Applying):
             assert first is not None  # an attempt is a claim of a recorded plan
             approved, approved_json = await self._bytes_of(tx, first, "plan_bundle"), await self._bytes_of(tx, first, "plan_json")
             witnesses = tuple([await self._witness(tx, run, a) for a in lost])
+            wishes = await wishes_of(tx, run, attempt)
         return ReconcileJob(
             run_id=run.id,
             plan_number=run.plan_number + 1,
@@ -116,9 +168,11 @@ class Reconciling(Applying):
             left_over_state=remains.state,
             state=self.access(stack, work_id, password, head.lineage, head.serial),
             age=now - (remains.last_word or attempt.opened_at),
-            crashes=len(lost),
+            # An operator who lets it go on has seen to those before.
+            crashes=sum(wishes.resumed_at is None or a.opened_at > wishes.resumed_at for a in lost),
             approval_live=run.expires_at is not None and now < run.expires_at,
             stops=tuple(stops),
+            canceled=wishes.canceled or wish.canceled,
             reveal=self.reveal(run.org),
         )
 
@@ -151,32 +205,34 @@ class Reconciling(Applying):
         assert plan.document is not None
         return await self.artifacts.read(conn, org=plan.document.org, artifact_id=ref.id)
 
-    async def _concluded(self, run: RunRow, attempt: AttemptRow, found: Reconciled, testimony: Written) -> Standing:
+    # What follows
+
+    async def _concluded(self, run: RunRow, attempt: AttemptRow, found: Reconciled) -> Standing:
         written = await self.seal_plan(run, found.planned) if found.planned is not None else {}
-        lines = "\n".join((found.decision.why, *found.decision.lines, *found.decision.difference, *found.decision.instructions))
+        said = found.decision
+        lines = "\n".join((said.why, *said.lines, *said.difference, *said.instructions))
         extra = {"proof": (lines.encode(), True), "known": (found.known, False), "reconcile_log": (found.log.encode(), True)}
         for kind, (data, readable) in extra.items():
-            written[kind] = await self.artifacts.write(
-                org=run.org,
-                stack_id=run.stack_id,
-                run_id=run.id,
-                kind=kind,
-                name=f"{kind}-{run.plan_number + 1}",
-                data=data,
-                readable=readable,
-            )
+            written[kind] = await self._written(run, kind, f"{kind}-{run.plan_number + 1}", data, readable)
         freed = None
         async with self.store.begin() as tx:
             live = await runs.get_run(tx, run.org, run.id)
             known = await plans.attempt_by_id(tx, run.org, attempt.id)
             if live.state is RunState.RECONCILING and known is not None and known.closed_at is None:
-                refs = tuple([await self.artifacts.record(tx, w) for w in written.values()])
-                live, freed = await conclude(
-                    tx, live, attempt, found.decision, found.planned, refs, policy=self.policy, now=self.store.now()
-                )
+                refs = await self.artifacts.record(tx, *written.values())
+                live, freed = await conclude(tx, live, attempt, said, found.planned, refs, policy=self.policy, now=self.store.now())
             standing = await standing_of(tx, live, trust=self.trust)
+        if said.next is not Next.OPERATOR:
+            await self._forget(attempt)
         await self.wake_up(freed)
         return standing
+
+    async def _forget(self, attempt: AttemptRow) -> None:
+        """What it told is in the store, and its state in the state service; what is left here is secrets in clear."""
+        try:
+            await self.engine.forget(attempt.id)
+        except CountersignError as failed:
+            activity.logger.warning("%s is not forgotten: %s", attempt.id, failed.message)
 
 
 async def _no_progress(progress: Progress) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore
 from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.keyring import Keyring
@@ -75,26 +76,29 @@ class Artifacts:
             kid=kid,
         )
 
-    async def record(self, tx: AsyncConnection, written: Written) -> ArtifactRef:
-        """Put the row into the transaction `tx`; content that was recorded before keeps its row."""
-        mine = (artifacts.c.org_id == written.org) & (artifacts.c.id == written.id)
-        if (await tx.execute(select(artifacts.c.id).where(mine))).first() is None:
-            await tx.execute(
-                artifacts.insert().values(
-                    org_id=written.org,
-                    id=written.id,
-                    run_id=written.run_id,
-                    stack_id=written.stack_id,
-                    kind=written.kind,
-                    name=written.name,
-                    readable=written.readable,
-                    sha256=written.sha256,
-                    size=written.size,
-                    kid=written.kid,
-                    at=stamp(self._store.now()),
-                )
-            )
-        return ArtifactRef(id=written.id, kind=written.kind, sha256=written.sha256, size=written.size)
+    async def record(self, tx: AsyncConnection, *written: Written) -> tuple[ArtifactRef, ...]:
+        """Put the rows into the transaction `tx`; content that was recorded before keeps its row."""
+        at = stamp(self._store.now())
+        insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+        rows = [
+            {
+                "org_id": w.org,
+                "id": w.id,
+                "run_id": w.run_id,
+                "stack_id": w.stack_id,
+                "kind": w.kind,
+                "name": w.name,
+                "readable": w.readable,
+                "sha256": w.sha256,
+                "size": w.size,
+                "kid": w.kid,
+                "at": at,
+            }
+            for w in written
+        ]
+        if rows:
+            await tx.execute(insert(artifacts).values(rows).on_conflict_do_nothing())
+        return tuple(ArtifactRef(id=w.id, kind=w.kind, sha256=w.sha256, size=w.size) for w in written)
 
     async def read(self, conn: AsyncConnection, *, org: str, artifact_id: str) -> bytes:
         """The plaintext, its digest checked. Raises NotFound, FailedPrecondition where it was changed, Unavailable."""

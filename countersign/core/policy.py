@@ -8,6 +8,7 @@ protected environment asks at least a person other than the requester's. What no
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from countersign.core.digests import digest_of
 from countersign.core.model import Payload
@@ -27,6 +28,10 @@ class Need(StrEnum):
     @property
     def rank(self) -> int:
         return list(Need).index(self)
+
+
+# What a decision from the Temporal UI is worth: that of one unnamed person, of whom the server's authorizer names, or nothing.
+Trust = Literal["trusted", "verified", "off"]
 
 
 class Rule(Payload):

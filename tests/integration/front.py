@@ -117,7 +117,7 @@ class InProcess:
         run = await self._run(run_id)
         standing = Standing(state=run.state, plan_digest=run.plan_digest)
         self._later(self._go(run, standing))
-        return Decided(accepted=True, standing=standing, by=recorded.by.id)
+        return Decided(accepted=True, standing=standing, by=recorded.by)
 
     async def cancel(self, run_id: str, given: CancelInput) -> None:
         self._reach(run_id)

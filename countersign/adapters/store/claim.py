@@ -193,31 +193,32 @@ async def _open(
     now: datetime,
 ) -> Claimed:
     epoch = await state.raise_epoch(tx, run.org, run.stack_id)
-    attempt_id = derive("att", run.org, run.id, document.digest)
-    await tx.execute(
-        attempts.insert().values(
-            org_id=run.org,
-            id=attempt_id,
-            run_id=run.id,
-            stack_id=run.stack_id,
-            plan_digest=document.digest,
-            epoch=epoch,
-            host=host,
-            boot_id=boot_id,
-            opened_at=stamp(now),
-        )
+    attempt = AttemptRow(
+        id=derive("att", run.org, run.id, document.digest),
+        run_id=run.id,
+        stack_id=run.stack_id,
+        plan_digest=document.digest,
+        epoch=epoch,
+        host=host,
+        boot_id=boot_id,
+        opened_at=now,
+        ended_at=None,
+        closed_at=None,
+        outcome=None,
+        evidence=(),
     )
+    await plans.insert_attempt(tx, run.org, attempt)
     password = await state.grant(
         tx,
         org=run.org,
         stack_id=run.stack_id,
         run_id=run.id,
-        credential_id=attempt_id,
+        credential_id=attempt.id,
         mode="apply",
         epoch=epoch,
         expires_at=now + CREDENTIAL_LIVES,
     )
-    await runs.move(tx, run, RunState.APPLYING, at=now, body={"attempt": attempt_id, "epoch": epoch, "host": host}, reason=None, code=None)
+    await runs.move(tx, run, RunState.APPLYING, at=now, body={"attempt": attempt.id, "epoch": epoch, "host": host}, reason=None, code=None)
     await audit.append(
         tx,
         org=run.org,
@@ -227,11 +228,9 @@ async def _open(
         target=run.stack_path,
         run_id=run.id,
         plan_digest=document.digest,
-        attempt=attempt_id,
+        attempt=attempt.id,
         epoch=epoch,
     )
-    attempt = await plans.attempt_by_id(tx, run.org, attempt_id)
-    assert attempt is not None  # inserted above
     return Claimed(attempt=attempt, password=password, lineage=lineage, serial=serial)
 
 

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from countersign.adapters.store import inline_sqlite
 from countersign.core.errors import FailedPrecondition, Unavailable
 
 SCHEMA_HEAD = "0001"  # the newest migration; a test holds it against the migrations folder
@@ -79,12 +81,15 @@ class Store:
         """Open `url`, creating or migrating the schema. A schema newer than this program is refused and left alone."""
         if await asyncio.to_thread(_schema_version, url) != SCHEMA_HEAD:
             await asyncio.to_thread(_migrated, url)
-        writer = create_async_engine(url, pool_size=4, max_overflow=4)
-        if writer.dialect.name != "sqlite":
-            return cls(writer, writer, clock=clock)
-        reader = create_async_engine(url, pool_size=4, max_overflow=8)
+        parsed = make_url(url)
+        if not parsed.drivername.startswith("sqlite") or not parsed.database:
+            engine = create_async_engine(url, pool_size=4, max_overflow=4)
+            return cls(engine, engine, clock=clock)
+        opened = partial(inline_sqlite.connect, parsed.database)
+        writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened)
+        reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened)
         for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
-            _tune_sqlite(engine, begin)
+            _say_begin(engine, begin)
         return cls(writer, reader, clock=clock)
 
 
@@ -106,15 +111,7 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise
 
 
-def _tune_sqlite(engine: AsyncEngine, begin: str) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
+def _say_begin(engine: AsyncEngine, begin: str) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:
         connection.exec_driver_sql(begin)

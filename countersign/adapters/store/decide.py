@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +18,7 @@ from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import decisions
+from countersign.adapters.store.standing import standing_of
 from countersign.core.approval import (
     Approval,
     ApproveInput,
@@ -32,25 +32,15 @@ from countersign.core.approval import (
     weigh,
 )
 from countersign.core.ids import derive
-from countersign.core.policy import Policy
+from countersign.core.policy import Policy, Trust
 from countersign.core.principal import UNNAMED_PERSON, Kind, Principal
 from countersign.core.run import ENDS, RunState
-from countersign.core.steps import DecideInput
+from countersign.core.steps import Decided, DecideInput
 
-Trust = Literal["trusted", "verified", "off"]
 Verify = Callable[[bytes, str, str], bool]  # payload, signature, key id
 
 # A decision nobody could be found to have made still gets a row: by this one.
 _NOBODY = Principal(id="machine:unknown", kind=Kind.MACHINE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorded:
-    accepted: bool
-    by: Principal
-    channel: Channel
-    code: str | None = None
-    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +51,17 @@ class _Who:
     refusal: Refusal | None = None
 
 
-async def decide(store: Store, asked: DecideInput, *, policy: Policy, trust: Trust, verify: Verify) -> Recorded:
+async def decide(store: Store, asked: DecideInput, *, policy: Policy, trust: Trust, verify: Verify) -> Decided:
     """Record one decision and what follows from it. A refused one is recorded too and changes nothing."""
     async with store.begin() as tx:
         now = store.now()
         who = _who(asked, trust=trust, verify=verify, now=now)
+        run = await runs.get_run(tx, asked.org, asked.run_id)
         if (known := await plans.decision_by_nonce(tx, asked.org, who.nonce)) is not None:
             if known.run_id == asked.run_id:
-                return Recorded(accepted=known.accepted, by=known.by, channel=known.channel, code=known.code, message=known.message or "")
+                refusal = None if known.accepted else Refusal(code=known.code or "failed_precondition", message=known.message or "")
+                return await _decided(tx, run, known.by, known.channel, refusal, trust)
             who = _Who(by=who.by, channel=who.channel, nonce=asked.nonce, refusal=_denied("that decision was made for another run"))
-        run = await runs.get_run(tx, asked.org, asked.run_id)
         refusal = who.refusal or _timing(run, now=now)
         approval = _approval(asked.approve, who, now) if asked.approve else None
         if refusal is None and approval is not None:
@@ -78,14 +69,24 @@ async def decide(store: Store, asked: DecideInput, *, policy: Policy, trust: Tru
         await _record(tx, run, asked, who, refusal, now)
         if refusal is not None:
             note = {"by": who.by.id, "code": refusal.code, "message": refusal.message, "channel": str(who.channel)}
-            await runs.note(tx, run, at=now, kind="refused", body=note)
-            return Recorded(accepted=False, by=who.by, channel=who.channel, code=refusal.code, message=refusal.message)
-        if approval is not None:
-            await _agree(tx, run, approval, policy, now)
+            run = await runs.note(tx, run, at=now, kind="refused", body=note)
+        elif approval is not None:
+            run = await _agree(tx, run, approval, policy, now)
         else:
             reason = asked.reject.reason if asked.reject else ""
-            await end_waiting(tx, run, RunState.REJECTED, at=now, body={"by": who.by.id, "reason": reason}, reason=reason)
-        return Recorded(accepted=True, by=who.by, channel=who.channel)
+            run = await end_waiting(tx, run, RunState.REJECTED, at=now, body={"by": who.by.id, "reason": reason}, reason=reason)
+        return await _decided(tx, run, who.by, who.channel, refusal, trust)
+
+
+async def _decided(tx: AsyncConnection, run: RunRow, by: Principal, channel: Channel, refusal: Refusal | None, trust: Trust) -> Decided:
+    return Decided(
+        accepted=refusal is None,
+        standing=await standing_of(tx, run, trust=trust),
+        channel=channel,
+        by=by.id,
+        code=refusal.code if refusal else None,
+        message=refusal.message if refusal else "",
+    )
 
 
 def _who(asked: DecideInput, *, trust: Trust, verify: Verify, now: datetime) -> _Who:
@@ -208,7 +209,7 @@ async def _record(tx: AsyncConnection, run: RunRow, asked: DecideInput, who: _Wh
     )
 
 
-async def _agree(tx: AsyncConnection, run: RunRow, approval: Approval, policy: Policy, now: datetime) -> None:
+async def _agree(tx: AsyncConnection, run: RunRow, approval: Approval, policy: Policy, now: datetime) -> RunRow:
     assert run.requirement is not None and run.plan_digest is not None and run.expires_at is not None  # _refusal saw to it
     agreed = [d.approval for d in await plans.decisions_of(tx, run.org, run.id) if d.accepted and d.decision == "approve"]
     verdict = weigh(
@@ -223,4 +224,5 @@ async def _agree(tx: AsyncConnection, run: RunRow, approval: Approval, policy: P
     body = {"by": approval.by.id, "channel": str(approval.channel), "comment": approval.comment, "verdict": str(verdict)}
     after = await runs.note(tx, run, at=now, kind="decision", body=json.loads(json.dumps(body)))
     if verdict is Verdict.APPROVED:
-        await runs.move(tx, after, RunState.APPROVED, at=now, body={"by": approval.by.id})
+        return await runs.move(tx, after, RunState.APPROVED, at=now, body={"by": approval.by.id})
+    return after

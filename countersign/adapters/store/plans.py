@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, desc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store.database import moment
+from countersign.adapters.store.database import moment, stamp
 from countersign.adapters.store.schema import attempts, decisions, plans
 from countersign.core.approval import Approval, ApprovalDocument, Channel
 from countersign.core.plan import Plan
@@ -148,6 +148,23 @@ async def decisions_of(conn: AsyncConnection, org: str, run_id: str) -> list[Dec
 async def decision_by_nonce(conn: AsyncConnection, org: str, nonce: str) -> DecisionRow | None:
     row = (await conn.execute(select(decisions).where(decisions.c.org_id == org, decisions.c.nonce == nonce))).first()
     return _decision(row) if row else None
+
+
+async def insert_attempt(tx: AsyncConnection, org: str, attempt: AttemptRow) -> None:
+    """Open an attempt; the database refuses a second one of its plan, ever, and a second open one on its state."""
+    await tx.execute(
+        attempts.insert().values(
+            org_id=org,
+            id=attempt.id,
+            run_id=attempt.run_id,
+            stack_id=attempt.stack_id,
+            plan_digest=attempt.plan_digest,
+            epoch=attempt.epoch,
+            host=attempt.host,
+            boot_id=attempt.boot_id,
+            opened_at=stamp(attempt.opened_at),
+        )
+    )
 
 
 async def attempts_of(conn: AsyncConnection, org: str, run_id: str) -> list[AttemptRow]:

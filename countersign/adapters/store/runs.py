@@ -187,10 +187,12 @@ async def _write(
         update(runs)
         .where(runs.c.org_id == run.org, runs.c.id == run.id, runs.c.state == str(run.state))
         .values(state=str(to), updated_at=stamp(at), cursor=n, **columns)
+        .returning(*runs.c)
     )
-    if changed.rowcount != 1:
+    row = changed.first()
+    if row is None:
         raise Conflict(f"run {run.id} is not in {run.state} any more; look again", next=["run_get"])
-    return await get_run(tx, run.org, run.id)
+    return _run(row)
 
 
 async def progress(store: Store, run: RunRow, *, done: int, total: int, current: str) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import plans
-from countersign.adapters.store.decide import Trust
 from countersign.adapters.store.runs import RunRow
 from countersign.core.details import details
+from countersign.core.policy import Trust
 from countersign.core.steps import Standing
 
 

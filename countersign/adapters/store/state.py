@@ -89,18 +89,25 @@ def _head(row: Row[Any]) -> Head:
 
 async def _taken(tx: AsyncConnection, org: str, stack_id: str) -> Head:
     """The head, its row held until the transaction ends; made where there is none."""
+    mine = select(states).where(_at(org, stack_id)).with_for_update()
+    if (row := (await tx.execute(mine)).first()) is not None:
+        return _head(row)
     insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
     await tx.execute(insert(states).values(org_id=org, stack_id=stack_id).on_conflict_do_nothing())
-    return _head((await tx.execute(select(states).where(_at(org, stack_id)).with_for_update())).one())
+    return _head((await tx.execute(mine)).one())
 
 
 async def _swap(tx: AsyncConnection, org: str, stack_id: str, seen: Head, **columns: Any) -> Head:
     changed = await tx.execute(
-        update(states).where(_at(org, stack_id), states.c.version == seen.version).values(version=seen.version + 1, **columns)
+        update(states)
+        .where(_at(org, stack_id), states.c.version == seen.version)
+        .values(version=seen.version + 1, **columns)
+        .returning(*states.c)
     )
-    if changed.rowcount != 1:
+    row = changed.first()
+    if row is None:
         raise Unavailable("the state changed in this very moment; ask again")
-    return await head(tx, org, stack_id)
+    return _head(row)
 
 
 # -- credentials ------------------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ Rows, next to the fencing epoch and of the same truth. A run asks, gets the turn
 releases it; a timer looks again, so that a lost wake-up blocks nobody.
 """
 
+import itertools
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store.schema import attempts, turns
@@ -28,15 +29,15 @@ async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, at:
     """Ask for the turn, or for one's place. An attempt another run left open holds the turn until evidence closes it."""
     mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
     rows = (await tx.execute(select(turns).where(mine).order_by(turns.c.held.desc(), turns.c.number))).all()
-    if run_id not in {row.run_id for row in rows}:
-        number = max((row.number for row in rows), default=0) + 1
-        await tx.execute(turns.insert().values(org_id=org, stack_id=stack_id, run_id=run_id, number=number, held=False, since=at))
-        rows = (await tx.execute(select(turns).where(mine).order_by(turns.c.held.desc(), turns.c.number))).all()
+    ahead = list(itertools.takewhile(lambda other: other != run_id, (row.run_id for row in rows)))
     open_by = await open_attempt_of(tx, org=org, stack_id=stack_id)
-    ahead = [row.run_id for row in rows[: [row.run_id for row in rows].index(run_id)]]
     if open_by is not None and open_by != run_id and open_by not in ahead:
         ahead.insert(0, open_by)
-    if not ahead:
+    mine_row = next((row for row in rows if row.run_id == run_id), None)
+    if mine_row is None:
+        number = max((row.number for row in rows), default=0) + 1
+        await tx.execute(turns.insert().values(org_id=org, stack_id=stack_id, run_id=run_id, number=number, held=not ahead, since=at))
+    elif not ahead and not mine_row.held:
         await tx.execute(update(turns).where(mine, turns.c.run_id == run_id).values(held=True))
     return Place(position=len(ahead), ahead=tuple(ahead))
 
@@ -58,10 +59,10 @@ async def release(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str) 
     """Leave the queue, whether holding or waiting; returns the run that is next and should be woken."""
     mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
     await tx.execute(delete(turns).where(mine, turns.c.run_id == run_id))
-    if (await tx.execute(select(func.count()).select_from(turns).where(mine, turns.c.held.is_(True)))).scalar_one():
-        return None
-    row = (await tx.execute(select(turns.c.run_id).where(mine).order_by(turns.c.number).limit(1))).first()
-    return str(row.run_id) if row else None
+    row = (
+        await tx.execute(select(turns.c.run_id, turns.c.held).where(mine).order_by(turns.c.held.desc(), turns.c.number).limit(1))
+    ).first()
+    return str(row.run_id) if row is not None and not row.held else None
 
 
 async def open_attempt_of(conn: AsyncConnection, *, org: str, stack_id: str) -> str | None:
