@@ -408,6 +408,15 @@ def test_no_other_output_changes(new: Mapping[str, Any], said: str) -> None:
     assert outputs_proof({"a": output("create", after="x")}, new).refused == (said,)
 
 
+def test_a_plan_says_nothing_where_there_are_no_outputs() -> None:
+    gone, kept, bare = plan(outputs={"a": output("delete", before="x")}), plan(outputs={"a": output("create", after="x")}), plan()
+    del bare["output_changes"], bare["resource_drift"]
+
+    assert prove(gone, bare, salvage(), age=MINUTE).ok
+    assert not prove(kept, bare, salvage(), age=MINUTE).ok
+    assert not prove(bare, kept, salvage(), age=MINUTE).ok
+
+
 def test_an_output_that_was_to_go_may_not_stay_nor_lose_its_mark() -> None:
     assert not outputs_proof({"a": output("delete", before="x")}, {"a": output("no-op", before="x", after="x")}).ok
     hidden = output("create", after="x", sensitive=True)
