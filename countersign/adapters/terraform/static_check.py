@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from countersign.adapters.terraform.hcl import UNSETTLED, structure
 from countersign.core.terraform.source import Declared, declared
 
-_VERSION = 2  # of what is kept; count up when `declared` or its reader finds more
+_VERSION = 3  # of what is kept; count up when `declared` or its reader finds more
 _SUFFIXES = (".tf", ".tofu")
 # Blocks an engine may have at the top of a file. Another one may be a way to run something that nobody judges here.
 _KNOWN = frozenset(

@@ -37,6 +37,7 @@ class Declared(Payload):
     modules: tuple[Place, ...] = ()  # sources as written
     data: tuple[Place, ...] = ()  # types of data sources
     encryption: tuple[Place, ...] = ()  # types of key providers and methods, of OpenTofu
+    commands: tuple[Place, ...] = ()  # providers that are to log in by running a command (`exec`)
     backends: tuple[Place, ...] = ()  # types; "cloud" for a cloud block
     variables: tuple[str, ...] = ()
     sensitive: tuple[str, ...] = ()  # of them: those declared sensitive
@@ -47,7 +48,7 @@ class AllowList(Payload):
 
     providers: tuple[str, ...] = ("terraform.io/builtin/*", "hashicorp/*", "opentofu/*")
     modules: tuple[str, ...] = ("./*", "../*")
-    denied_data: tuple[str, ...] = ("external", "http")
+    denied_data: tuple[str, ...] = ("external", "http", "terraform_remote_state")
 
 
 def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
@@ -74,6 +75,7 @@ def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
     others = [found for kind in ("resource", "ephemeral", "action") for found in _blocks(parsed.get(kind), 2)]
     used += [Place(name=_provider_of(kind, block), line=_line(text, kind)) for kind, block in (*others, *data)]
     used += [Place(name=name, line=_line(text, "provider", name)) for name, _ in _blocks(parsed.get("provider"), 1)]
+    commands = [Place(name=name, line=_line(text, "exec")) for name, body in _blocks(parsed.get("provider"), 1) if _has(body, "exec")]
     imports = [_local_name(b["provider"]) for b in _bodies(parsed.get("import")) if b.get("provider")]
     used += [Place(name=name, line=_line(text, "provider", name)) for name in imports]
     modules = [_text(body.get("source", "")) for _, body in _blocks(parsed.get("module"), 1)]
@@ -84,6 +86,7 @@ def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
         modules=tuple(Place(name=source, line=_line(text, "source", source)) for source in modules),
         data=tuple(Place(name=kind, line=_line(text, "data", kind)) for kind, _ in data),
         encryption=tuple(encryption),
+        commands=tuple(commands),
         backends=tuple(backends),
         variables=tuple(name for name, _ in _blocks(parsed.get("variable"), 1)),
         sensitive=tuple(name for name, body in _blocks(parsed.get("variable"), 1) if body.get("sensitive") not in (None, False)),
@@ -122,6 +125,15 @@ def judge(files: Mapping[str, Declared], allow: AllowList) -> list[Finding]:
             )
             for place in file.encryption
             if place.name == "external"
+        ]
+        found += [
+            _refusal(
+                path,
+                place.line,
+                f'provider "{place.name}" logs in by a command (exec)',
+                "It runs while planning, before anybody approved anything. Give it a token in the stack's plan and apply credentials.",
+            )
+            for place in file.commands
         ]
         for backend in file.backends:
             if backend.name != "local":
@@ -254,6 +266,13 @@ def _blocks(value: object, labels: int) -> Iterator[tuple[str, Mapping[str, Any]
             else:
                 for _, found in _blocks(inner, labels - 1):
                     yield name, found
+
+
+def _has(body: object, block: str) -> bool:
+    """Whether a block of that name stands anywhere in the body."""
+    if isinstance(body, Mapping):
+        return any(name == block or _has(inner, block) for name, inner in _named(body))
+    return isinstance(body, list) and any(_has(item, block) for item in body)
 
 
 def _line(text: str, *words: str) -> int | None:

@@ -383,3 +383,34 @@ def test_files_are_judged_in_order_and_each_finding_has_its_place() -> None:
     assert [(f.file, f.line) for f in findings] == [("a.tf", None), ("b.tf", 3)]
     assert places(findings) == 'data source "external" is not allowed (a.tf); data source "http" is not allowed (b.tf line 3)'
     assert places([Finding(severity="error", summary="s")]) == "s (None)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"host": '"x"', "exec": [{"command": '"touch"'}]},
+        {"kubernetes": [{"exec": [{"command": '"touch"'}]}]},
+        {"kubernetes": {"exec": {"command": '"touch"'}}},
+    ],
+    ids=["a block", "a block in a block", "an attribute in an attribute"],
+)
+def test_a_provider_that_logs_in_by_a_command_is_refused(body: dict[str, object]) -> None:
+    file = declared({"provider": [{"kubernetes": body}]}, 'provider "kubernetes" {\n  exec {\n')
+
+    (finding,) = [f for f in judge({"main.tf": file}, AllowList()) if "exec" in f.summary]
+
+    assert (finding.severity, finding.file, finding.line) == ("error", "main.tf", 2)
+
+
+def test_a_provider_with_a_token_is_not_taken_for_one_with_a_command() -> None:
+    file = declared({"provider": [{"kubernetes": {"token": '"exec"'}}]}, "")
+
+    assert judge({"main.tf": file}, AllowList()) == []
+
+
+def test_reading_the_state_of_others_while_planning_is_refused() -> None:
+    file = declared({"data": [{"terraform_remote_state": {"other": {"backend": '"local"'}}}]}, "")
+
+    (finding,) = judge({"main.tf": file}, AllowList())
+
+    assert "terraform_remote_state" in finding.summary
