@@ -172,6 +172,7 @@ class ReconcileJob:
     crashes: int  # lost attempts of this run
     approval_live: bool
     stops: tuple[Stop, ...] = ()  # what only an operator can clear, found before the engine was asked
+    canceled: bool = False  # somebody wants no more: where something is left, only record what was done (Next.STOP)
     reveal: Reveal
 
 

@@ -17,6 +17,7 @@ class Next(StrEnum):
     CONTINUE = "continue"  # under the approval there is
     ASK = "ask"  # people see only the difference
     OPERATOR = "needs_operator"
+    STOP = "stop"  # somebody canceled: what was done is in the state, and the rest is not made
 
 
 @dataclass(frozen=True, kw_only=True)

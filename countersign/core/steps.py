@@ -150,4 +150,4 @@ def engine_steps(
     )
 
 
-ENGINES: dict[str, EngineSteps] = {"terraform": engine_steps("terraform")}
+ENGINES: dict[str, EngineSteps] = {"terraform": engine_steps("terraform", reconciles=True)}

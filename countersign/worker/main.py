@@ -147,6 +147,7 @@ async def connected(settings: Settings, *, identity: str, stop: asyncio.Event) -
 
 def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
     from countersign.adapters.terraform.engine import TerraformEngine
+    from countersign.adapters.terraform.looking import Unique
 
     terraform = settings.terraform
     return [
@@ -166,6 +167,7 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
             environment=terraform.environment,
             go_settings=terraform.go_settings,
             grace_seconds=terraform.grace_seconds,
+            unique={types: Unique(id=one.id, made=one.made) for types, one in terraform.unique.items()},
         )
     ]
 

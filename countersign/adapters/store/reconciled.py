@@ -4,17 +4,20 @@ A lost attempt stays open on its state until a plan that accounts for it is clai
 only its testimony knows.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import audit, check, claim, plans, runs, state
-from countersign.adapters.store.database import stamp
+from countersign.adapters.store.database import moment, stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
-from countersign.adapters.store.schema import attempts
+from countersign.adapters.store.schema import attempts, credentials, events
+from countersign.core import fencing
 from countersign.core.approval import Channel
 from countersign.core.engine import Planned
 from countersign.core.plan import ArtifactRef
@@ -22,6 +25,7 @@ from countersign.core.policy import Policy, required
 from countersign.core.principal import SYSTEM
 from countersign.core.reconcile import Decision, Next
 from countersign.core.run import Mode, RunState
+from countersign.core.steps import EndReason
 
 
 async def fence(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, *, at: datetime) -> int:
@@ -40,6 +44,35 @@ async def proven_dead(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, *, 
     mine = (attempts.c.org_id == run.org) & (attempts.c.id == attempt.id) & attempts.c.ended_at.is_(None)
     await tx.execute(update(attempts).where(mine).values(ended_at=stamp(at)))
     return await state.release_lock_of(tx, run.org, run.stack_id, attempt.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What people said about a run that lost an attempt."""
+
+    canceled: bool  # since that attempt was opened: in mid-apply, or when it was asked what becomes of the rest
+    resumed_at: datetime | None  # when somebody, and no machine, last let it look again
+
+
+async def wishes_of(conn: AsyncConnection, run: RunRow, attempt: AttemptRow) -> Wishes:
+    moves = (events.c.org_id == run.org) & (events.c.run_id == run.id) & (events.c.kind == "state")
+    rows = await conn.execute(select(events).where(moves).order_by(events.c.n))
+    said = [(moment(row.at), row.state, json.loads(row.body)) for row in rows]
+    by_people = [body.get("reason") == EndReason.RESUME and not str(body.get("by", "")).startswith("machine:") for *_, body in said]
+    return Wishes(
+        canceled=any(
+            at >= attempt.opened_at and (state == RunState.CANCELING or body.get("reason") == EndReason.CANCELED)
+            for at, state, body in said
+        ),
+        resumed_at=max((at for (at, *_), let in zip(said, by_people, strict=True) if let), default=None),
+    )
+
+
+async def works_of(conn: AsyncConnection, run: RunRow) -> list[str]:
+    """Ids under which earlier reconciling of this run worked: credentials that may write, of no claim."""
+    claimed = select(attempts.c.id).where(attempts.c.org_id == run.org, attempts.c.run_id == run.id)
+    mine = (credentials.c.org_id == run.org) & (credentials.c.run_id == run.id) & (credentials.c.mode == str(fencing.Mode.APPLY))
+    return list((await conn.execute(select(credentials.c.id).where(mine, credentials.c.id.not_in(claimed)))).scalars())
 
 
 async def conclude(
@@ -72,6 +105,8 @@ async def conclude(
         "difference": list(decision.difference[:SHOWN]),
         "instructions": list(decision.instructions),
     }
+    if decision.next is Next.STOP:
+        return await _stopped(tx, run, attempt, decision, body, now)
     if decision.next is Next.OPERATOR or planned is None:
         reason = "\n".join((decision.why, *decision.instructions))
         return await runs.move(tx, run, RunState.NEEDS_OPERATOR, at=now, body=body, reason=reason, code="interrupted"), None
@@ -89,6 +124,14 @@ async def _nothing_left(
     run = await runs.move(tx, run, RunState.VERIFYING, at=now, body=body)
     run = await runs.move(tx, run, RunState.APPLIED, at=now, body={"message": decision.why}, reason=None, code=None, done=run.total)
     return run, await claim.close(tx, attempt, run, outcome=RunState.APPLIED, evidence=decision.lines[:SHOWN], at=now)
+
+
+async def _stopped(
+    tx: AsyncConnection, run: RunRow, attempt: AttemptRow, decision: Decision, body: Mapping[str, object], now: datetime
+) -> tuple[RunRow, str | None]:
+    to = RunState.PARTIALLY_APPLIED if decision.lines else RunState.CANCELED
+    run = await runs.move(tx, run, to, at=now, body=body, reason=decision.why, code="canceled")
+    return run, await claim.close(tx, attempt, run, outcome=to, evidence=decision.lines[:SHOWN], at=now)
 
 
 async def _left(

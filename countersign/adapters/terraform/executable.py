@@ -126,6 +126,14 @@ class Commands:
     def remove(self, addresses: Sequence[str]) -> list[str]:
         return self._argv("state rm", *_addresses(addresses), lock_timeout=f"{self.lock_seconds}s")
 
+    def take(self, address: str, id: str, *, var_file: Path | None) -> list[str]:
+        """Record an object that exists under an address that has none. Flags end at the address, whatever the id begins with."""
+        words = (*_addresses([address]), id)
+        return self._argv("import", *words, input=False, var_file=var_file, lock_timeout=f"{self.lock_seconds}s")
+
+    def taint(self, address: str) -> list[str]:
+        return self._argv("taint", *_addresses([address]), lock_timeout=f"{self.lock_seconds}s")
+
     def validate(self) -> list[str]:
         return self._argv("validate", json=IsFlagged)
 

@@ -7,11 +7,13 @@ deletion it completed. The engine itself writes, under the lock and the credenti
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from countersign.adapters.terraform.session import Session, document_in
-from countersign.core.errors import InvalidArgument
+from countersign.core.errors import InvalidArgument, ProviderError
 from countersign.core.terraform.events import Journal
 from countersign.core.terraform.operations import History
+from countersign.core.terraform.salvage import Salvage
 from countersign.core.terraform.state import Instance, StateDocument, header_of, read
 
 
@@ -43,19 +45,26 @@ class State:
     async def with_left_over(self, left_over: bytes) -> "State":
         """With what the lost apply could not store, where that is newer."""
         session = self.session
-        try:
-            header = header_of(left_over)
-        except InvalidArgument:
-            session.note("what was left of the state cannot be read; the journal tells what it would have told")
-            return self
-        # A first push gives the state a lineage of its own, so another lineage is what an earlier one of these stored.
-        if self.document is not None and (header.lineage != self.lineage or header.serial <= self.serial):
+        if self.document is not None and not self._succeeds(left_over):
             return self
         file = session.place.side / "left-over.tfstate"
         file.touch(mode=0o600)
         file.write_bytes(left_over)
-        await _command(session, self.environment, "state push", session.commands.push(file))
+        try:
+            await _command(session, self.environment, "state push", session.commands.push(file))
+        except ProviderError as refused:
+            # Cut short by a full disk, for one. It says nothing that the journal does not.
+            session.note(f"what was left of the state is not stored: {refused.message}")
+            return self
         return await self.pulled(session, self.environment)
+
+    def _succeeds(self, left_over: bytes) -> bool:
+        """Whether it is newer. A first one has no lineage until it is pushed, so one of another lineage was pushed before."""
+        try:
+            header = header_of(left_over)
+        except InvalidArgument:
+            return False
+        return header.lineage == self.lineage and header.serial > self.serial
 
     def deleted(self, histories: Mapping[str, History]) -> list[str]:
         """Addresses whose object the journals saw destroyed, and which the state still has."""
@@ -75,6 +84,16 @@ class State:
             return self
         await _command(self.session, self.environment, "state rm", self.session.commands.remove(gone))
         return await self.pulled(self.session, self.environment)
+
+    async def with_made(self, salvage: Salvage, var_file: Path | None) -> None:
+        """With every object of this run, those half made marked for replacement: for a run that is not to go on."""
+        commands, session = self.session.commands, self.session
+        for address, id in salvage.imports.items():
+            await session.tell(f"recording {address}")
+            await _command(session, self.environment, "import", commands.take(address, id, var_file=var_file))
+        for need in salvage.needs.values():
+            if need.half:
+                await _command(session, self.environment, "taint", commands.taint(need.address))
 
 
 async def _command(session: Session, environment: Mapping[str, str], name: str, argv: list[str]) -> bytes:

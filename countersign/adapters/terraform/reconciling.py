@@ -35,7 +35,7 @@ from countersign.core.terraform import document as doc
 from countersign.core.terraform.document import Number
 from countersign.core.terraform.events import Journal
 from countersign.core.terraform.imports import FILE, import_blocks
-from countersign.core.terraform.operations import AttemptJournal, attempt_of, histories
+from countersign.core.terraform.operations import AttemptJournal, Deed, Ended, History, attempt_of, histories
 from countersign.core.terraform.salvage import Salvage, fold
 from countersign.core.terraform.subset import prove
 
@@ -54,7 +54,7 @@ async def reconcile(
     job: ReconcileJob, beat: Beat, *, resolve: Callable[[], Executable], around: Surroundings, unique: Mapping[str, Unique]
 ) -> Reconciled:
     """Learn, mend, plan, prove, decide. Raises what is worth asking again; whatever else goes wrong is an operator's."""
-    if job.stops or job.crashes >= CRASHES:
+    if job.stops or _crashes(job) >= CRASHES:
         return Reconciled(decision=_decided(job, None, job.stops))  # nobody plans beside what may still change something
     session: Session | None = None
     try:
@@ -89,7 +89,12 @@ def _commands(job: ReconcileJob) -> Commands:
 
 
 def _decided(job: ReconcileJob, proof: Proof | None, stops: Sequence[Stop]) -> Decision:
-    return core.decide(_commands(job), proof, stops, crashes=job.crashes, approval_live=job.approval_live)
+    return core.decide(_commands(job), proof, stops, crashes=_crashes(job), approval_live=job.approval_live)
+
+
+def _crashes(job: ReconcileJob) -> int:
+    """They stand in the way of going on, and not of recording what was done."""
+    return 0 if job.canceled else job.crashes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +130,15 @@ class Reconciliation:
         told, _ = histories(attempts)
         state = await state.without((*salvage.removals, *state.deleted(told)))
         session.job = replace(session.job, state=replace(job.state, lineage=state.lineage, serial=state.serial))
-        return await self._planned(approved, salvage)
+        found = await self._planned(approved, salvage)
+        if not job.canceled or found.decision.next is Next.OPERATOR or (found.decision.next is Next.CONTINUE and not left(found)):
+            return found
+        await state.with_made(salvage, approved.var_file)
+        lines = tuple(session.redactor.line(line, LINE) for line in done_lines(told))
+        why = "Stopped on request in mid-apply; what was done by then is recorded in the state."
+        if not lines:
+            why = "Stopped on request before anything was changed."
+        return Reconciled(decision=Decision(next=Next.STOP, why=why, lines=lines), log=session.log())
 
     async def _unpacked(self) -> Approved:
         """The approved tree in the workspace, with its providers; from here on its secrets are hidden."""
@@ -223,6 +236,21 @@ class Reconciliation:
         return replace(proof, lines=tuple(lines), refused=tuple(refused))
 
 
+def left(found: Reconciled) -> bool:
+    return found.planned is not None and found.planned.plan.changes_anything
+
+
+def done_lines(told: Mapping[str, History]) -> Iterator[str]:
+    """What was done, or begun so that it may be done, object by object."""
+    for address, history in sorted(told.items()):
+        for one in history.operations:
+            if one.deed in _PAST and one.ended is Ended.WELL:
+                yield f"{address}: {_PAST[one.deed]}"
+            elif one.deed in (Deed.UPDATE, Deed.DELETE):
+                yield f"{address}: its {one.deed} was begun"
+
+
+_PAST = {Deed.CREATE: "created", Deed.UPDATE: "updated", Deed.DELETE: "destroyed"}
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 

@@ -1,0 +1,258 @@
+"""Applies to be lost: the assembled service with a real Temporal, state service and Terraform, and a world that counts.
+
+A chain of items, each of which appends its id to a file of its own when it is made (`N.made`) and when it is destroyed
+(`N.gone`): what was done twice is a second line that no state can hide. Between two items lies a gate, a data source that
+reads a named pipe: an apply that has reached it has made what comes before, begun nothing else, and waits.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client
+
+from activities.engine import Here
+from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.keyring import Keyring
+from countersign.adapters.process import boot_id, marked_processes
+from countersign.adapters.settings import Settings
+from countersign.adapters.store import plans, records, runs, state
+from countersign.adapters.store.database import Store
+from countersign.adapters.store.plans import AttemptRow
+from countersign.adapters.store.runs import Event, RunRow
+from countersign.adapters.terraform import TerraformEngine
+from countersign.core.errors import CountersignError
+from countersign.core.fencing import Head
+from countersign.core.run import RunState
+from countersign.core.steps import Decided
+from tests.integration.state_service import serving
+from tests.service import Service, eventually
+
+KEY = b"a key of this test, 32 bytes long"
+_EMPTY = {"version": 4, "terraform_version": "1.11.4", "serial": 1, "lineage": "a-gate", "outputs": {}, "resources": []}
+
+
+@dataclass
+class World:
+    """The folder in which a chain leaves what it did."""
+
+    folder: Path
+
+    def chain(self, length: int, *, gates: Sequence[int], before: str = "", after: str = "") -> str:
+        """The configuration: items 1 to `length`, one after the other, with a gate behind each of `gates`."""
+        text = ['variable "world" {\n  type = string\n}\n', before]
+        behind = ""
+        for n in range(1, length + 1):
+            text.append(item(n, behind))
+            behind = f"terraform_data.item_{n}"
+            if n in gates:
+                os.mkfifo(self.gate(n))
+                text.append(
+                    f'data "terraform_remote_state" "gate_{n}" {{\n  depends_on = [{behind}]\n  backend = "local"\n'
+                    f'  config = {{\n    path = "${{var.world}}/{n}.gate"\n  }}\n}}\n'
+                )
+                behind = f"data.terraform_remote_state.gate_{n}"
+        return "\n".join([*text, after])
+
+    def gate(self, n: int) -> Path:
+        return self.folder / f"{n}.gate"
+
+    @contextlib.asynccontextmanager
+    async def held(self, n: int) -> AsyncIterator[None]:
+        """Inside, an apply waits at the gate; afterwards the gate is open for good."""
+
+        async def there() -> int | None:
+            try:
+                return os.open(self.gate(n), os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as nobody:
+                assert nobody.errno == errno.ENXIO, nobody
+                return None
+
+        fd = await eventually(there, f"the apply to reach gate {n}")
+        try:
+            yield
+        finally:
+            open_ = self.folder / "open"
+            open_.write_text(json.dumps(_EMPTY))
+            with contextlib.suppress(BrokenPipeError):
+                os.write(fd, open_.read_bytes())
+            open_.replace(self.gate(n))
+            os.close(fd)
+
+    def lines(self, kind: str) -> dict[int, list[str]]:
+        """Item → ids, of those that were "made" or are "gone"."""
+        return {int(file.stem): file.read_text().split() for file in self.folder.glob(f"*.{kind}")}
+
+
+def item(n: int, behind: str = "") -> str:
+    depends = f"  depends_on = [{behind}]\n" if behind else ""
+    return (
+        f'resource "terraform_data" "item_{n}" {{\n{depends}  input = "${{var.world}}/{n}"\n'
+        '  provisioner "local-exec" {\n    command = "echo ${self.id} >> ${self.input}.made"\n  }\n'
+        '  provisioner "local-exec" {\n    when    = destroy\n    command = "echo ${self.id} >> ${self.input}.gone"\n  }\n}\n'
+    )
+
+
+@dataclass
+class Lost:
+    """The service, and what a test does to it and reads of it."""
+
+    it: Service
+    folder: Path
+    world: World
+    stack: records.StackRow
+    _served: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    def configure(self, text: str) -> None:
+        (self.folder / "stacks" / "demo" / "main.tf").write_text(text)
+
+    @property
+    def stack_id(self) -> str:
+        return self.stack.config.stack_id
+
+    # Runs
+
+    async def applying(self, *, tool: str = "apply_terraform") -> RunRow:
+        """A run that was approved and is on its way."""
+        run = await self.it.start(self.stack, tool=tool, vars={"world": str(self.world.folder)})
+        waiting = await self.it.reaches(run.id, RunState.AWAITING_APPROVAL)
+        assert waiting.requirement is not None
+        await self.it.approve(waiting, confirm_name=waiting.requirement.confirm_name)
+        return waiting
+
+    async def agree(self, run: RunRow) -> None:
+        await self._decided(lambda: self.it.approve(run))
+
+    async def refuse(self, run: RunRow, *, reason: str) -> None:
+        await self._decided(lambda: self.it.reject(run, reason=reason))
+
+    async def _decided(self, decide: Callable[[], Awaitable[Decided]]) -> None:
+        """The row says that it waits, and its workflow may hear of it a moment later."""
+
+        async def taken() -> bool:
+            with contextlib.suppress(CountersignError):
+                return (await decide()).accepted
+            return False
+
+        await eventually(taken, "the decision to be taken")
+
+    async def applied(self) -> RunRow:
+        return await self.it.reaches((await self.applying()).id, RunState.APPLIED)
+
+    async def seen(self, run: RunRow, state: RunState, *, times: int) -> RunRow:
+        """The run, when it has come into `state` that often."""
+
+        async def there() -> bool:
+            return (await self.states(run)).count(str(state)) >= times
+
+        await eventually(there, f"{run.id} to be {state} {times} times")
+        return await self.it.run(run.id)
+
+    async def attempts(self, run: RunRow) -> list[AttemptRow]:
+        async with self.it.store.read() as conn:
+            return await plans.attempts_of(conn, self.it.org, run.id)
+
+    async def kill(self, run: RunRow, *, number: int = 1) -> AttemptRow:
+        """SIGKILL to the whole group of the run's attempt: Terraform, its wrapper, and what it has started."""
+        found = (await self.attempts(run))[number - 1]
+        os.killpg(int((self.it.engine.where(found.id) / "run" / "pgid").read_text()), signal.SIGKILL)
+        return found
+
+    async def journal_says(self, run: RunRow, kind: str, address: str) -> None:
+        [attempt] = await self.attempts(run)
+        journal = self.it.engine.where(attempt.id) / "run" / "journal"
+
+        async def said() -> bool:
+            events = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
+            return any(e["type"] == kind and e["hook"]["resource"]["addr"] == address for e in events if "hook" in e)
+
+        await eventually(said, f"the journal to say {kind} of {address}")
+
+    async def events(self, run: RunRow) -> list[Event]:
+        async with self.it.store.read() as conn:
+            return await runs.run_events(conn, self.it.org, run.id, limit=1000)
+
+    async def states(self, run: RunRow) -> list[str]:
+        """Every state the run was in, in order."""
+        return [str(event.state) for event in await self.events(run) if event.kind == "state"]
+
+    async def proof(self, run: RunRow) -> list[str]:
+        """Lines of the newest proof."""
+        return next(list(e.body["proof"]) for e in reversed(await self.events(run)) if "proof" in e.body)
+
+    async def head(self) -> Head:
+        async with self.it.store.read() as conn:
+            return await state.head(conn, self.it.org, self.stack.config.stack_id)
+
+    async def document(self) -> dict[str, Any]:
+        async with self.it.store.read() as conn:
+            found = await state.snapshot(conn, self.it.org, self.stack.config.stack_id)
+            return json.loads(await self.it.artifacts.read(conn, org=self.it.org, artifact_id=found.artifact_id)) if found else {}
+
+    async def ids(self) -> dict[str, str]:
+        """Name → id of everything managed in the state."""
+        managed = [r for r in (await self.document()).get("resources", ()) if r["mode"] == "managed"]
+        return {r["name"]: i["attributes"]["id"] for r in managed for i in r["instances"]}
+
+    async def is_settled(self, *, left: int = 0) -> None:
+        """The state is the world, its lock is free, nothing of an attempt lives or lies about, and as much as `left` is left to plan."""
+        made, gone = self.world.lines("made"), self.world.lines("gone")
+        for told in (*made.values(), *gone.values()):
+            assert sorted(set(told)) == sorted(told), "something was done twice"
+        living = [(f"item_{n}", id) for n, ids in made.items() for id in ids if id not in gone.get(n, ())]
+        assert sorted(living) == sorted(item for item in (await self.ids()).items() if item[0].startswith("item_"))
+        assert (await self.head()).lock is None
+        again = await self.it.start(self.stack, tool="terraform_plan", vars={"world": str(self.world.folder)})
+        await self.it.reaches(again.id, RunState.PLANNED_AND_FINISHED)
+        async with self.it.store.read() as conn:
+            planned = await plans.get_plan(conn, self.it.org, again.id)
+        assert planned is not None
+        assert planned.summary.counts.create == left
+        assert left or not planned.summary.changes_anything
+        attempts = [a for run in await self.runs() for a in await self.attempts(run)]
+        assert [a.id for a in attempts if a.closed_at is None or marked_processes(a.id) or self.it.engine.where(a.id).exists()] == []
+
+    async def runs(self) -> list[RunRow]:
+        async with self.it.store.read() as conn:
+            return (await runs.list_runs(conn, self.it.org, stack_id=self.stack.config.stack_id))[0]
+
+
+@contextlib.asynccontextmanager
+async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Lost]:
+    """`engine`: options of the TerraformEngine."""
+    (folder / "stacks" / "demo").mkdir(parents=True)
+    (folder / "world").mkdir()
+    data = folder / "data"
+    data.mkdir()
+    configured = Settings(data=data, temporal_address=client.config()["service_client"].config.target_host, **settings)
+    keyring = Keyring.open(data, role="all")
+    store = await Store.open(configured.database_url)
+    artifacts = Artifacts(store, keyring, data / "artifacts")
+    made = TerraformEngine(
+        stacks_root=folder / "stacks",
+        work_root=data / "work",
+        attempts_root=data / "attempts",
+        mac_key=KEY,
+        mac_kid="k1",
+        lock_seconds=1,
+        go_settings={"GOGC": "400"},
+        denied_data_sources=(),  # gates are one that is denied elsewhere
+        **(engine or {}),
+    )
+    try:
+        async with serving(store, artifacts) as url:
+            here = Here(host=f"h-{folder.name}", boot_id=boot_id(), state_url=url)
+            it = Service(client, configured, store, artifacts, keyring, made, here)
+            await it.start_workers()
+            try:
+                yield Lost(it=it, folder=folder, world=World(folder / "world"), stack=await it.stack())
+            finally:
+                await it.stop_workers()
+    finally:
+        await store.close()

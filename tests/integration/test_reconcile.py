@@ -1,0 +1,281 @@
+"""A lost apply, from the kill to the end of its run: what was made is kept, what is left is made, and nobody is asked in vain."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from temporalio.client import Client
+
+from countersign.adapters.process import marked_processes
+from countersign.adapters.store import state
+from countersign.adapters.store.database import stamp
+from countersign.adapters.store.schema import runs as runs_table
+from countersign.adapters.store.schema import states
+from countersign.core.approval import CancelInput, Channel
+from countersign.core.run import RunState
+from tests.integration.lost_applies import Lost, item, lost
+from tests.integration.processes import until
+from tests.requirements import requirement
+from tests.service import ANA, temporal_server
+
+pytestmark = pytest.mark.anyio
+S = RunState
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[Client]:
+    async with temporal_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def it(client: Client, tmp_path: Path) -> AsyncIterator[Lost]:
+    async with lost(client, tmp_path) as running:
+        yield running
+
+
+BY_ITSELF = ["approved", "applying", "interrupted", "reconciling", "approved", "applying", "verifying", "applied"]
+
+
+@requirement("reconcile:by-itself", "promise:crash-costs-nothing", "I3")
+@pytest.mark.parametrize("at", [1, 3, 4])
+async def test_an_apply_that_is_killed_is_finished_under_its_approval_and_makes_nothing_twice(it: Lost, at: int) -> None:
+    it.configure(it.world.chain(4, gates=[at]))
+    run = await it.applying()
+    async with it.world.held(at):
+        assert (await it.head()).serial == 0, "nothing was stored"
+        await it.kill(run)
+
+    applied = await it.it.reaches(run.id, S.APPLIED)
+
+    assert (await it.states(run))[-8:] == BY_ITSELF
+    taken = "created by this run as approved; it is only taken into the state and settled"
+    proof = await it.proof(run)
+    assert [line for line in proof if line.endswith(taken)] == [f"terraform_data.item_{n}: {taken}" for n in range(1, at + 1)]
+    assert sum("still to be done" in line for line in proof if "item" in line) == 4 - at
+    given = [(d.by, d.channel, d.plan_digest) for d in await it.it.decisions(run.id)]
+    assert given == [(ANA, Channel.FRONT, run.plan_digest), (ANA, Channel.CARRIED, applied.plan_digest)]
+    first, second = await it.attempts(run)
+    assert (first.outcome, second.outcome) == ("reconciling", "applied")
+    await it.is_settled()
+
+
+@requirement("reconcile:unstored-state", "I2", "I4")
+async def test_a_state_that_could_not_be_stored_is_stored_and_the_run_ends_applied_without_another_apply(it: Lost) -> None:
+    it.configure(it.world.chain(3, gates=[1]))
+    run = await it.applying()
+    async with it.world.held(1), it.it.store.begin() as tx:
+        await state.raise_epoch(tx, it.it.org, it.stack_id)  # whoever writes now is a zombie
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert (await it.states(run))[-5:] == ["applying", "interrupted", "reconciling", "verifying", "applied"]
+    assert (len(await it.attempts(run)), len(await it.ids())) == (1, 3)
+    await it.is_settled()
+
+
+@requirement("reconcile:canceled")
+async def test_a_run_that_was_canceled_and_then_killed_records_what_it_made_and_makes_no_more(it: Lost) -> None:
+    it.configure(it.world.chain(3, gates=[2]))
+    run = await it.applying()
+    async with it.world.held(2):
+        await it.it.runs.cancel(run.id, CancelInput(reason="enough"))
+        await it.it.reaches(run.id, S.CANCELING)
+        await it.kill(run)
+
+    ended = await it.it.reaches(run.id, S.PARTIALLY_APPLIED)
+
+    assert ended.code == "canceled"
+    assert sorted(await it.ids()) == ["item_1", "item_2"]
+    await it.is_settled(left=1)
+
+
+@requirement("reconcile:zombie", "reconcile:canceled")
+async def test_an_apply_that_hangs_is_killed_after_the_grace_and_what_it_made_is_recorded(client: Client, tmp_path: Path) -> None:
+    async with lost(client, tmp_path, engine={"grace_seconds": 0.5}) as it:
+        it.configure(it.world.chain(2, gates=[1]))
+        run = await it.applying()
+        async with it.world.held(1):
+            [attempt] = await it.attempts(run)
+            for pid in marked_processes(attempt.id):
+                os.kill(pid, signal.SIGSTOP)
+            await it.it.runs.cancel(run.id, CancelInput(reason="it hangs"))
+            await until(lambda: not marked_processes(attempt.id), "it to be killed")
+        await it.it.reaches(run.id, S.PARTIALLY_APPLIED)
+
+        assert sorted(await it.ids()) == ["item_1"]
+        await it.is_settled(left=1)
+
+
+@requirement("reconcile:destroying")
+async def test_a_destruction_that_is_killed_half_way_is_finished_and_destroys_nothing_twice(it: Lost) -> None:
+    it.configure(it.world.chain(3, gates=[]).replace("echo ${self.id} >> ${self.input}.gone", HELD_WHEN_GOING))
+    for n in (1, 3):
+        (it.world.folder / f"{n}.go").touch()
+    await it.applied()
+    run = await it.applying(tool="destroy_terraform")
+    await until((it.world.folder / "2.going").exists, "the destruction to reach item 2")
+    await it.kill(run)
+    (it.world.folder / "2.go").touch()
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert {n: len(ids) for n, ids in it.world.lines("gone").items()} == {1: 1, 2: 1, 3: 1}
+    assert await it.ids() == {}
+    assert (await it.head()).lock is None
+
+
+HELD_WHEN_GOING = "touch ${self.input}.going; until [ -e ${self.input}.go ]; do sleep 0.02; done; echo ${self.id} >> ${self.input}.gone"
+
+
+@requirement("reconcile:replacing")
+async def test_a_replacement_that_is_killed_between_its_halves_is_finished(it: Lost) -> None:
+    replaced = item(9).replace("  input =", "  triggers_replace = 1\n  input =")
+    it.configure(it.world.chain(0, gates=[], after=replaced))
+    await it.applied()
+    waits = replaced.replace("triggers_replace = 1", "triggers_replace = 2\n  depends_on = [data.terraform_remote_state.gate_1]")
+    it.configure(it.world.chain(1, gates=[1], after=waits))
+    run = await it.applying()
+    async with it.world.held(1):
+        await until(lambda: it.world.lines("gone").get(9), "the old object to be destroyed")
+        await it.journal_says(run, "apply_complete", "terraform_data.item_9")
+        await it.kill(run)
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert "terraform_data.item_9: destroyed by this run as approved; it is created as approved" in await it.proof(run)
+    assert (len(it.world.lines("made")[9]), len(it.world.lines("gone")[9])) == (2, 1)
+    await it.is_settled()
+
+
+@requirement("reconcile:again")
+async def test_an_apply_that_is_lost_twice_goes_on_and_the_third_time_a_person_has_to_let_it(it: Lost) -> None:
+    it.configure(it.world.chain(4, gates=[1, 2, 3]))
+    run = await it.applying()
+    for number in (1, 2, 3):
+        async with it.world.held(number):
+            await it.kill(run, number=number)
+
+    stopped = await it.it.reaches(run.id, S.NEEDS_OPERATOR)
+    assert stopped.reason is not None
+    assert stopped.reason.splitlines() == [
+        "The apply was lost 3 times; find out what ends it before it goes on.",
+        "The apply was lost 3 times; find out what ends it before it goes on.",
+        "    countersign doctor",
+        "Then let the run look again:",
+        f"    countersign resume {run.id}",
+    ]
+    await it.it.runs.resume(run.id, "machine:worker-of-this-machine")
+    await it.seen(run, S.NEEDS_OPERATOR, times=2)
+    await it.it.runs.resume(run.id, ANA.id)
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert [d.channel for d in await it.it.decisions(run.id)] == [Channel.FRONT, *[Channel.CARRIED] * 3]
+    await it.is_settled()
+
+
+@requirement("reconcile:difference")
+async def test_what_differs_from_what_was_approved_is_asked_and_a_rejection_leaves_the_state_blocked(it: Lost) -> None:
+    told = it.world.folder / "told"
+    told.write_text("as approved")
+    it.configure(it.world.chain(1, gates=[1], after=TOLD))
+    run = await it.applying()
+    async with it.world.held(1):
+        told.write_text("another text")
+        await it.kill(run)
+
+    asked = await it.it.reaches(run.id, S.AWAITING_APPROVAL)
+    assert asked.reason == "What is left differs from what was approved.\nterraform_data.told: input not as approved"
+    assert asked.plan_digest != run.plan_digest
+    await it.refuse(asked, reason="not like this")
+    blocked = await it.it.reaches(run.id, S.NEEDS_OPERATOR)
+    assert "Rejected: not like this." in (blocked.reason or "")
+    [attempt] = await it.attempts(run)
+    assert attempt.closed_at is None
+    await it.it.runs.resume(run.id, ANA.id)
+    again = await it.seen(run, S.AWAITING_APPROVAL, times=3)
+    await it.agree(again)
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    await it.is_settled()
+
+
+TOLD = """
+resource "terraform_data" "told" {
+  depends_on = [data.terraform_remote_state.gate_1]
+  input      = file("${var.world}/told")
+}
+"""
+
+
+@requirement("reconcile:expired", "I8")
+async def test_an_approval_that_expired_meanwhile_is_asked_for_again(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[1]))
+    run = await it.applying()
+    async with it.world.held(1):
+        async with it.it.store.begin() as tx:
+            over = stamp(it.it.store.now() - timedelta(seconds=1))
+            await tx.execute(update(runs_table).where(runs_table.c.id == run.id).values(expires_at=over))
+        await it.kill(run)
+
+    asked = await it.it.reaches(run.id, S.AWAITING_APPROVAL)
+    assert asked.reason == "The approval has expired; what is left is a part of what was approved."
+    await it.agree(asked)
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert [d.channel for d in await it.it.decisions(run.id)] == [Channel.FRONT, Channel.FRONT]
+    await it.is_settled()
+
+
+@requirement("reconcile:unknown-object")
+async def test_what_was_under_way_and_cannot_be_looked_up_is_an_operators_with_exact_instructions(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[]).replace("echo ${self.id} >> ${self.input}.made", "touch ${self.input}.begun; sleep 600", 1))
+    run = await it.applying()
+    await until((it.world.folder / "1.begun").exists, "the first item to be begun")
+    await it.kill(run)
+
+    stopped = await it.it.reaches(run.id, S.NEEDS_OPERATOR)
+
+    why = (
+        "terraform_data.item_1: its creation may have been under way, and there is no look-up for terraform_data. "
+        "Look for it in the cloud, then tell the run: the first line if exactly one exists, else the second."
+    )
+    assert (stopped.reason or "").splitlines() == [
+        why,
+        why,
+        f"    countersign resume {run.id} --exists terraform_data.item_1=ID",
+        f"    countersign resume {run.id} --absent terraform_data.item_1",
+        "Then let the run look again:",
+        f"    countersign resume {run.id}",
+    ]
+    assert (await it.head()).lock is None
+
+
+@requirement("reconcile:foreign-lock", "I5")
+async def test_a_lock_of_somebody_else_is_never_broken(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[1]))
+    run = await it.applying()
+    async with it.world.held(1):
+        await it.it.stop_workers()
+        await it.kill(run)
+    mine = (states.c.org_id == it.it.org) & (states.c.stack_id == it.stack_id)
+    lock = '{"ID":"another","Who":"cy@laptop","Created":"2026-01-01T00:00:00Z"}'
+    async with it.it.store.begin() as tx:
+        await tx.execute(update(states).where(mine).values(lock=lock, lock_credential="att_of_cy"))
+    await it.it.start_workers()
+
+    stopped = await it.it.reaches(run.id, S.NEEDS_OPERATOR)
+
+    assert "The state is locked by cy@laptop since 2026-01-01T00:00:00Z (lock another), and not by this run" in (stopped.reason or "")
+    async with it.it.store.begin() as tx:
+        await tx.execute(update(states).where(mine).values(lock=None, lock_credential=None))
+    await it.it.runs.resume(run.id, ANA.id)
+    await it.it.reaches(run.id, S.APPLIED)
+    await it.is_settled()
