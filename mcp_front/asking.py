@@ -18,9 +18,11 @@ from pydantic import BaseModel, Field
 
 from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.runs import RunRow
+from countersign.core.approval import Approval, Channel, refused
 from countersign.core.details import change_line, plain, who_must_agree
 from countersign.core.errors import ConfirmationRequired
-from countersign.core.policy import Requirement
+from countersign.core.run import RunState
+from mcp_front.call import Call
 
 CHANGES = 8  # of a plan, the worst first
 RISKS = 4
@@ -76,9 +78,21 @@ def shows_forms(declared: types.ClientCapabilities | None) -> bool:
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
-def agreement(run: RunRow, plan: PlanRow, need: Requirement, *, comment: str | None = None) -> Elicit[Any]:
+def would_count(call: Call, run: RunRow, plan_digest: str) -> bool:
+    """Whether an approval by this caller would count, if it named what it has to. Only then a person is asked."""
+    need, now = run.requirement, call.front.store.now()
+    if run.state is not RunState.AWAITING_APPROVAL or need is None or run.plan_digest is None:
+        return False
+    said = Approval(plan_digest=plan_digest, by=call.caller.principal, channel=Channel.FRONT, at=now, confirm_name=need.confirm_name)
+    protected = call.front.policy.is_protected(run.env)
+    why = refused(said, requirement=need, plan_digest=run.plan_digest, requester=run.requester, protected=protected)
+    return why is None and (run.expires_at is None or now < run.expires_at)
+
+
+def agreement(run: RunRow, plan: PlanRow, *, comment: str | None = None) -> Elicit[Any]:
     """The question whether exactly this plan may be applied."""
-    summary = plan.summary
+    assert run.requirement is not None  # a plan that waits for somebody has one
+    summary, need = plan.summary, run.requirement
     lines = [
         f"Approve this plan of {plain(run.type)} on {plain(run.stack_path)}? Exactly it is applied then.",
         f"{summary.counts}; class {summary.change_class}",

@@ -12,9 +12,8 @@ from countersign.adapters.store import records, runs
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.schema import artifacts
 from countersign.core.errors import InvalidArgument, NotFound
-from countersign.core.plan import ChangeClass
 from countersign.core.principal import Kind
-from mcp_front import lookup
+from mcp_front import lookup, policies
 from mcp_front.call import Call
 from mcp_front.domain import Access, Domain, ToolSpec
 from mcp_front.envelope import Answer, untrusted
@@ -135,15 +134,8 @@ async def get_environment(call: Call, ref: Ref) -> Answer:
         waiting = (await runs.list_runs(conn, call.org, env=path, open_only=True, limit=20, **visible))[0] if visible is not None else []
     data["deployed"] = {"workspaces": [s.slug for s in stacks], "total": total}
     data["runs"] = [{"run_id": r.id, "type": r.type, "state": str(r.state), "workspace": r.stack_path} for r in waiting]
-    data["approvals"] = [
-        {"classes": [str(c) for c in r.classes] or ["every other"], "need": str(r.need)}
-        for r in call.front.policy.rules
-        if r.matches(path, r.classes[0] if r.classes else ChangeClass.UPDATE)
-    ]
-    data["floors"] = [
-        "what destroys asks at least a person, who types the name",
-        *(["every change asks at least a person other than the requester's: it is protected"] if data["protected"] else []),
-    ]
+    data["approvals"] = policies.approvals(call.front.policy, path)
+    data["floors"] = policies.floors(call.front.policy, path)
     return Answer(text=f"environment {path}, {total} workspace(s)", data=data, next=("terraform_list_workspaces", "run_list"))
 
 

@@ -11,9 +11,7 @@ from mcp.server.mcpserver import Elicit, Resolve
 from pydantic import Field
 
 from countersign.adapters.store import plans
-from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.runs import RunRow
-from countersign.core.approval import Approval, Channel, refused
 from countersign.core.errors import ApprovalExpired, ConfirmationRequired, FailedPrecondition, InvalidArgument
 from countersign.core.run import RunState
 from mcp_front import asking, lookup, shown
@@ -38,11 +36,10 @@ async def consent(call: Call, run_id: str, plan_digest: str, comment: str | None
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
         plan = await plans.get_plan(conn, run.org, run.id)
-    if plan is None or not _would_count(call, run, plan_digest):
+    if plan is None or not asking.would_count(call, run, plan_digest):
         return given
-    question = question_of(run, plan, comment=comment)
     if call.can_ask:
-        return question
+        return asking.agreement(run, plan, comment=comment)
     need = run.requirement.confirm_name if run.requirement else None
     if need is not None and not confirm_name:
         raise ConfirmationRequired(
@@ -62,24 +59,6 @@ async def _plan_made(call: Call, run: RunRow) -> None:
         raise FailedPrecondition(
             f"the run waits for no decision: it is {run.state}", next=["run_wait", "run_get"], details={"run_id": run.id}
         )
-
-
-def question_of(run: RunRow, plan: PlanRow, *, comment: str | None = None) -> Elicit[Any]:
-    assert run.requirement is not None  # there is none without a plan to approve
-    return asking.agreement(run, plan, run.requirement, comment=comment)
-
-
-def _would_count(call: Call, run: RunRow, plan_digest: str) -> bool:
-    """Whether an approval by this caller would count, if it named what it has to. Only then a person is asked."""
-    if run.state is not RunState.AWAITING_APPROVAL or run.requirement is None or run.plan_digest is None:
-        return False
-    now = call.front.store.now()
-    said = Approval(
-        plan_digest=plan_digest, by=call.caller.principal, channel=Channel.FRONT, at=now, confirm_name=run.requirement.confirm_name
-    )
-    protected = call.front.policy.is_protected(run.env)
-    why = refused(said, requirement=run.requirement, plan_digest=run.plan_digest, requester=run.requester, protected=protected)
-    return why is None and (run.expires_at is None or now < run.expires_at)
 
 
 @RUNS.tool("run_approve", Access.DECIDE, title="Approve run")
