@@ -6,12 +6,17 @@ may only narrow what the key gives.
 
 import logging
 import re
+from collections.abc import Iterable
+from datetime import datetime
 
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store.database import Store
+from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.keys import find_key
+from countersign.adapters.store.schema import keys
 from countersign.core.errors import InvalidArgument, Unauthenticated
 from countersign.core.principal import Kind, Principal
 from mcp_front.domain import Access
@@ -52,6 +57,13 @@ class KeyVerifier:
                 "acts_for": key.principal.acts_for,
             },
         )
+
+
+async def live_keys(conn: AsyncConnection, ids: Iterable[str], *, now: datetime) -> set[str]:
+    """Those of the ids of keys that still open something: for connections that stay open longer than a request."""
+    query = select(keys.c.id).where(keys.c.id.in_(list(ids)), keys.c.revoked_at.is_(None))
+    unexpired = query.where(keys.c.expires_at.is_(None) | (keys.c.expires_at > stamp(now)))
+    return {row.id for row in await conn.execute(unexpired)}
 
 
 def caller_of(token: AccessToken) -> Caller:

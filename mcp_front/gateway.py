@@ -77,6 +77,10 @@ class Gateway:
         """This process ends: whoever waits is answered with what is known, so that nobody is cut off in mid-call."""
         self._closing = True
 
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
     async def start(
         self,
         caller: Caller,

@@ -161,14 +161,18 @@ class FrontService:
         return (await records.register_stack(self.front.store, org=self.org, env=env, slug=slug, source=source, by=ANA, **body)).row
 
     @contextlib.asynccontextmanager
-    async def as_(self, principal: Principal, role: str, *, mode: Any = "auto", user: "User | None" = None) -> AsyncIterator["Caller"]:
+    async def as_(
+        self, principal: Principal, role: str, *, mode: Any = "auto", user: "User | None" = None, **options: Any
+    ) -> AsyncIterator["Caller"]:
         """A client of one principal, in memory, with a key that is looked up as over HTTP. `user` sits before it and can be asked."""
         token = await KeyVerifier(self.front.store).verify_token(await self.key(principal, role))
         assert token is not None, "the key opens nothing"
         reset = auth_context_var.set(AuthenticatedUser(token))
         try:
             asked = user.asked if user else None
-            async with Client(GovernedServer(self.front), mode=mode, raise_exceptions=False, elicitation_callback=asked) as client:
+            async with Client(
+                GovernedServer(self.front), mode=mode, raise_exceptions=False, elicitation_callback=asked, **options
+            ) as client:
                 yield Caller(client)
         finally:
             auth_context_var.reset(reset)

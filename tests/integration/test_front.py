@@ -69,11 +69,11 @@ async def url(it: FrontService) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, token: str, *, mode: Any = "auto", path: str = "/mcp") -> AsyncIterator[Client]:
+async def connected(url: str, token: str, *, mode: Any = "auto", path: str = "/mcp", **options: Any) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {token}"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(30, read=60)) as http,
-        Client(streamable_http_client(f"{url}{path}", http_client=http), mode=mode) as client,
+        Client(streamable_http_client(f"{url}{path}", http_client=http), mode=mode, **options) as client,
     ):
         yield client
 
