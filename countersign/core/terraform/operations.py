@@ -69,14 +69,25 @@ class History:
 
     @property
     def destroyed(self) -> frozenset[str]:
-        """Ids whose deletion was completed."""
-        return frozenset(o.id for o in self.operations if o.deed is Deed.DELETE and o.ended is Ended.WELL and o.id is not None)
+        """Ids whose deletion was completed and which no later object has: where ids are names, the next one has the same."""
+        return self._deleted[0]
 
     @property
     def doomed(self) -> frozenset[str]:
         """Ids whose deletion was begun and not completed: they may exist or not."""
-        begun = {o.id for o in self.operations if o.deed is Deed.DELETE and o.id is not None}
-        return frozenset(begun) - self.destroyed
+        return self._deleted[1]
+
+    @property
+    def _deleted(self) -> tuple[frozenset[str], frozenset[str]]:
+        gone: set[str] = set()
+        begun: set[str] = set()
+        for one in self.operations:
+            if one.id is not None and one.deed in (Deed.CREATE, Deed.DELETE):
+                gone.discard(one.id)
+                begun.discard(one.id)
+                if one.deed is Deed.DELETE:
+                    (gone if one.ended is Ended.WELL else begun).add(one.id)
+        return frozenset(gone), frozenset(begun)
 
     @property
     def deleting(self) -> bool:

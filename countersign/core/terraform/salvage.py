@@ -235,7 +235,9 @@ class Case:
     def _asked(self, reason: str, *, hit: Need, old: frozenset[str] = frozenset(), may: str | None = None) -> Need:
         unique = {name: self.after.child(name).value for name in self.rules.looked_up_by(self.type)}
         none = self._nothing_exists()
-        question = LookUp(type=self.type, unique=unique, not_ids=self._known_ids, old=old, may=may, hit=hit, none=none)
+        # Where ids are names, a new object has the id of the one that was destroyed.
+        not_ids = self._known_ids - self.history.destroyed
+        question = LookUp(type=self.type, unique=unique, not_ids=not_ids, old=old, may=may, hit=hit, none=none)
         return Need(address=self.address, remedy=Remedy.LOOK_UP, look_up=question, reason=reason)
 
     @property
@@ -297,4 +299,4 @@ def _settled(need: Need, hits: Iterable[Hit], since: datetime, label: str | None
         return question.none
     if question.old & set(found):
         return Need(address=need.address, remedy=Remedy.OPERATOR, reason=BOTH)
-    return dataclasses.replace(question.hit, id=own.pop()) if question.hit.ours else question.hit
+    return dataclasses.replace(question.hit, id=own.pop())

@@ -15,6 +15,7 @@ from countersign.core.terraform.salvage import Hit, Rules, Salvage, fold
 from tests.unit.core.documents import Json, change, event, journal, output, plan, state_of
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+BEFORE = datetime(2025, 1, 1, tzinfo=UTC)
 RULES = Rules(unique={"fake_thing": ("name",)})
 # kind → the steps of its change: what is begun, done to the world, and ended
 CREATE, DELETE, UPDATE = ("create", "made", "created"), ("delete", "unmade", "deleted"), ("update", "changed", "updated")
@@ -39,6 +40,7 @@ class Thing:
     type: str = "fake_thing"
     reached: int = 0
     stored: int = 0
+    named: bool = False  # its id is its name, so that what replaces it has the same
 
     @property
     def address(self) -> str:
@@ -46,7 +48,7 @@ class Thing:
 
     @property
     def old(self) -> Json | None:
-        return None if self.kind == "create" else {"id": f"old-{self.name}", "name": self.name, "size": "1", "kind": "a", "etag": "e1"}
+        return None if self.kind == "create" else {"id": self.old_id, "name": self.name, "size": "1", "kind": "a", "etag": "e1"}
 
     @property
     def wanted(self) -> Json | None:
@@ -56,8 +58,12 @@ class Thing:
         return {"name": self.name, "size": "1", "kind": "a", **changed}
 
     @property
+    def old_id(self) -> str:
+        return self.new_id if self.named and self.kind == "replace" else f"old-{self.name}"
+
+    @property
     def new_id(self) -> str:
-        return f"new-{self.name}"
+        return f"named-{self.name}" if self.named else f"new-{self.name}"
 
     def done(self, what: str, upto: int) -> bool:
         return what in STEPS[self.kind][:upto]
@@ -84,7 +90,7 @@ class World:
         changes = []
         for thing in self.things:
             unknown = {} if thing.kind in ("keep", "delete") else {"etag": True} if thing.kind == "update" else {"id": True, "etag": True}
-            known = {} if thing.kind in ("create", "replace", "create_first") else {"id": f"old-{thing.name}"}
+            known = {} if thing.kind in ("create", "replace", "create_first") else {"id": thing.old_id}
             known |= {"etag": "e1"} if thing.kind == "keep" else {}
             after = None if thing.wanted is None else {**thing.wanted, **known}
             changes.append(change(thing.address, *ACTIONS[thing.kind], before=thing.old, after=after, unknown=unknown))
@@ -95,7 +101,7 @@ class World:
         lines = []
         for thing in self.things:
             for step in STEPS[thing.kind][: thing.reached]:
-                id = thing.new_id if step == "created" else f"old-{thing.name}" if step in ("delete", "update", "updated") else None
+                id = thing.new_id if step == "created" else thing.old_id if step in ("delete", "update", "updated") else None
                 if step in ("create", "delete", "update"):
                     lines.append(event("apply_start", thing.address, step, id))
                 elif step in ("created", "deleted", "updated"):
@@ -127,7 +133,7 @@ class World:
         for need in found.look_ups:
             assert need.look_up is not None
             type, name = need.look_up.type, need.look_up.unique["name"]
-            hits = [Hit(id=id, made_at=SINCE) for id, o in self.objects.items() if (o["type"], o["name"]) == (type, name)]
+            hits = [Hit(id=id, made_at=SINCE if o["etag"] == "e2" else BEFORE) for id, o in self.objects.items() if (o["type"], o["name"]) == (type, name)]
             found = found.settled(need.address, hits, since=SINCE, label=None)
         return found
 

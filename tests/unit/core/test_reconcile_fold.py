@@ -124,6 +124,26 @@ def test_what_was_created_and_destroyed_again_is_not_begun() -> None:
     assert folded(REPLACE, *DELETED, *MADE, *again).replaces == (A,)
 
 
+NAMED = (event("apply_start", A, "delete", "same"), event("apply_complete", A, "delete"))
+REPLACE_NAMED = change(A, "delete", "create", before={**OLD, "id": "same"}, after=NEW, unknown=UNKNOWN)
+
+
+def test_where_ids_are_names_what_replaced_an_object_has_its_id_and_exists() -> None:
+    made = (*NAMED, STARTED, event("apply_complete", A, "create", "same"))
+
+    in_the_state = folded(REPLACE_NAMED, *made, state=held("same"))
+    assert (in_the_state.needs[A].remedy, in_the_state.needs[A].id, in_the_state.replaces) == (Remedy.NOTHING, "same", ())
+    assert folded(REPLACE_NAMED, *made, state=[]).imports == {A: "same"}
+
+
+def test_where_ids_are_names_what_was_in_flight_is_found_under_the_old_id() -> None:
+    salvage = folded(REPLACE_NAMED, *NAMED, STARTED, state=held("same"))
+
+    found = salvage.settled(A, [Hit(id="same", made_at=LATER)], since=SINCE, label=None)
+    assert (found.imports, found.removals) == ({A: "same"}, (A,))
+    assert salvage.settled(A, [], since=SINCE, label=None).absent == {A}
+
+
 def test_what_this_run_made_and_lies_deposed_is_an_operators() -> None:
     assert need(CREATE, *MADE, state=held("new", deposed="d1")).reason == "the object this run made is deposed in the state"
 
@@ -227,7 +247,7 @@ def test_without_a_label_only_the_time_counts() -> None:
 def test_of_a_replace_under_way_the_old_object_is_no_hit(state: Any) -> None:
     salvage = folded(REPLACE, *DELETED, STARTED, state=state)
 
-    none = salvage.settled(A, [Hit(id="old", made_at=LATER)], since=SINCE, label=None)
+    none = salvage.settled(A, [Hit(id="old", made_at=EARLIER)], since=SINCE, label=None)
     one = salvage.settled(A, [Hit(id="new", made_at=LATER)], since=SINCE, label=None)
 
     assert (none.absent, none.replaces) == ({A}, (A,))
