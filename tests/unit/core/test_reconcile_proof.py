@@ -72,6 +72,8 @@ def test_what_is_still_to_be_done_may_be_done_as_approved(one: Json, action: str
 @pytest.mark.parametrize("one", [UPDATE, DELETE, REPLACE, CREATE_FIRST, CREATE])
 def test_one_action_is_never_another(one: Json, other: Json) -> None:
     assert proof(one, other).ok is (one is other)
+    if one is not other and not (other is CREATE and one in (REPLACE, CREATE_FIRST)):  # that is rule d
+        assert not proof(one, other, salvage(deleting=True, whole=False)).ok
 
 
 def test_a_known_value_that_differs_is_named_and_its_value_is_not() -> None:
