@@ -133,7 +133,11 @@ class World:
         for need in found.look_ups:
             assert need.look_up is not None
             type, name = need.look_up.type, need.look_up.unique["name"]
-            hits = [Hit(id=id, made_at=SINCE if o["etag"] == "e2" else BEFORE) for id, o in self.objects.items() if (o["type"], o["name"]) == (type, name)]
+            hits = [
+                Hit(id=id, made_at=SINCE if o["etag"] == "e2" else BEFORE)
+                for id, o in self.objects.items()
+                if (o["type"], o["name"]) == (type, name)
+            ]
             found = found.settled(need.address, hits, since=SINCE, label=None)
         return found
 
