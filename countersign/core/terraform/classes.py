@@ -84,7 +84,7 @@ def _main_classes(change: ResourceChange, stateful: Iterable[str]) -> set[Change
 
 
 def is_stateful(type_name: str, stateful: Iterable[str] = STATEFUL_TYPES) -> bool:
-    return not type_name.startswith("terraform_") and _any_matches(type_name, tuple(stateful))
+    return _any_matches(type_name, tuple(stateful))
 
 
 def is_rights(type_name: str) -> bool:

@@ -84,6 +84,10 @@ def test_import_and_move_combine_with_any_other(actions: str, more: dict[str, An
         (["tags", "tags_all"], "labels"),
         (["labels", "effective_labels", "terraform_labels"], "labels"),
         (["annotations", "effective_annotations"], "labels"),
+        (
+            ["tags", "tags_all", "labels", "effective_labels", "terraform_labels", "annotations", "effective_annotations"],
+            "labels",
+        ),
         (["tags", "size"], "update"),
         (["tag"], "update"),
         ([], "update"),
@@ -119,6 +123,7 @@ def test_the_attributes_that_grant_something_later_are_named() -> None:
 
     assert unknown_rights(change) == ("policy",)
     assert unknown_rights(one("create", unknown={"policy": True})) == ()
+    assert unknown_rights(one("create", type="aws_iam_policy", after={"policy": "{}"}, unknown={"id": True})) == ()
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,56 @@ def test_a_mark_moved_inside_of_a_value_is_a_difference() -> None:
     )
 
 
+def test_what_is_imported_is_in_the_digest() -> None:
+    def plan(**facts: Any) -> dict[str, Any]:
+        return written(entry("no-op", before={"id": "1"}, after={"id": "1"}, **facts))
+
+    digests = [digest(plan(importing={"id": id_})) for id_ in ("one", "two")]
+    digests += [digest(plan(importing={"id": "one"}, generated_config=text)) for text in ("a", "b")]
+    assert len(set(digests)) == 4
+
+
+def test_a_deposed_object_is_another_than_the_one_that_lives() -> None:
+    value = {"before": {"id": "1", "s": "x"}, "after": {"id": "1", "s": "y"}}
+    plan = written(entry("update", **value), entry("update", deposed="00aa", **value))
+
+    live, deposed = json.loads(semantic(plan, origin=ORIGIN, macs=MACS)[0])["changes"]
+    assert (live["deposed"], deposed["deposed"]) == (None, "00aa")
+    assert live["attributes"]["s"][1] != deposed["attributes"]["s"][1]
+    assert live["object"] != deposed["object"]
+    assert digest(shuffled(plan)) == digest(plan)
+    gone = semantic(written(entry("update", **value)), origin=ORIGIN, macs=MACS)[0]
+    assert difference(semantic(plan, origin=ORIGIN, macs=MACS)[0], gone) == ("thing.a: no longer planned (update)",)
+    assert difference(semantic(written(), origin=ORIGIN, macs=MACS)[0], semantic(plan, origin=ORIGIN, macs=MACS)[0]) == (
+        "thing.a: now planned (update)",
+        "thing.a: now planned (update)",
+    )
+
+
+def test_of_what_is_destroyed_only_the_object_is_recorded() -> None:
+    (record,) = records(written(entry("delete", before={"id": "1", "a": "x"}))).values()
+
+    assert sorted(record) == [
+        "actions",
+        "address",
+        "classes",
+        "deposed",
+        "mode",
+        "object",
+        "previous_address",
+        "provider",
+        "replace_paths",
+        "type",
+    ]
+
+
+def test_what_a_replaced_object_was_does_not_matter_beside_which_it_is() -> None:
+    def plan(old: str) -> dict[str, Any]:
+        return written(entry("delete,create", before={"id": "1", "etag": old}, after={"etag": "new"}, unknown={"id": True}))
+
+    assert digest(plan("one")) == digest(plan("two"))
+
+
 def test_null_is_nothing_where_something_is_made() -> None:
     assert digest(written(entry(after={"a": 1, "b": None}))) == digest(written(entry(after={"a": 1})))
 
