@@ -17,7 +17,7 @@ from activities.beating import heartbeating, until_done
 from countersign.adapters.artifacts import Written
 from countersign.adapters.store import plans, records, runs, state
 from countersign.adapters.store.plans import AttemptRow, PlanRow
-from countersign.adapters.store.reconciled import conclude, fence, proven_dead, wishes_of, works_of
+from countersign.adapters.store.reconciled import conclude, fence, found_after, proven_dead, wishes_of, works_of
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.approval import Channel
@@ -192,12 +192,15 @@ class Reconciling(Applying):
         assert plan is not None
         kept = json.loads(await self.artifacts.read_named(conn, org=run.org, run_id=run.id, name=f"testimony-{attempt.id}") or b"{}")
         known = await self.artifacts.read_named(conn, org=run.org, run_id=run.id, name=f"known-{plan.number}")
+        said = await found_after(conn, run, attempt.id)
         return Witness(
             attempt_id=attempt.id,
             testimony=str(kept.get("testimony", "")).encode(),
             whole=bool(kept.get("whole")),
             plan_json=await self._bytes_of(conn, plan, "plan_json"),
             known=known or b"{}",
+            exists=said.exists,
+            missing=said.missing,
         )
 
     async def _bytes_of(self, conn: AsyncConnection, plan: PlanRow, kind: str) -> bytes:

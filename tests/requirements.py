@@ -56,6 +56,7 @@ _BAD_INPUT = {
     "bad:external-data-source": "An external data source is refused before anything of the configuration runs.",
     "bad:foreign-provider": "A provider outside the operator's list is refused before init.",
     "bad:malformed-signal": "A signal with an empty, an extra or an undecodable payload changes nothing and is shown as refused.",
+    "bad:malformed-update": "An update with an empty, an extra or an undecodable payload changes nothing and is answered with why.",
     "bad:approval-of-another-run": "An approval sent to another run is refused there.",
     "bad:reset-after-approval": "A workflow reset after the approval applies nothing a second time.",
     "bad:reset-mid-apply": "A workflow reset in mid-apply finds the attempt that runs and starts no other.",
@@ -82,6 +83,16 @@ _BAD_INPUT = {
 
 _BEHAVIOUR = {
     "ui:approve-by-signal": ("People approve with a signal from the Temporal UI where that is trusted.", "design §2"),
+    "ui:list": (
+        "The list of runs that wait for approval shows stack, environment, change class and requester without opening one.",
+        "issue, operator",
+    ),
+    "ui:page": (
+        "The run's page in the Temporal UI shows what is destroyed first, the digest and what to send where.",
+        "issue, operator",
+    ),
+    "ui:approve-by-update": ("The data the run's page shows, pasted into an Update, approves or rejects that plan.", "issue, operator"),
+    "ui:terminate": ("A workflow terminated in the Temporal UI leaves a truthful record and stops no apply that runs.", "issue, operator"),
     "ui:off": ("Where ui_approvals is off, decisions from the UI are refused with the way that works.", "design §2"),
     "ui:protected": ("An unnamed person from the UI never approves a protected environment, nor as another person.", "design §2"),
     "run:replays": ("Every recorded history replays on the workflow of today.", "design §4"),
@@ -118,6 +129,7 @@ _BEHAVIOUR = {
     "ask:own-authority": ("An answer has the authority of its connection, for exactly what was asked.", "design §2"),
     "ask:any-front": ("Any front takes the answer to a question that another front asked.", "issue 5"),
     "reconcile:by-itself": ("A killed apply is finished under its approval, and nothing it made is made twice.", "issue 6"),
+    "reconcile:operator-tells": ("What an operator found counts for the attempt it is about; of two answers the later.", "terraform §5"),
     "reconcile:unstored-state": ("A state that a lost apply could not store is stored before anything is planned.", "terraform §5"),
     "reconcile:look-up": ("What was in flight is looked up where the operator said how; a hit counts only if it is ours.", "terraform §5"),
     "reconcile:unknown-object": ("What nobody can look up is an operator's, with the commands that tell the run.", "issue 6"),

@@ -3,16 +3,20 @@
 Nothing here fills in what a person has to type. Whether a decision counts is decided elsewhere; this only forwards it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from countersign.adapters.store.reconciled import Found, tell_found
 from countersign.cli.door import Door
 from countersign.cli.exits import Exit
 from countersign.cli.front import Front
 from countersign.cli.output import asked, safe
 from countersign.cli.runs import Asks, plan_of, stay
+from countersign.cli.session import local_person
+from countersign.cli.store import opened, organization
 from countersign.cli.views import plan_view
-from countersign.core.errors import ApprovalRequired, CountersignError, FailedPrecondition
+from countersign.core.errors import ApprovalRequired, CountersignError, FailedPrecondition, InvalidArgument
 from countersign.core.run import RunState
 
 YES = frozenset({"y", "yes"})
@@ -109,6 +113,28 @@ async def reject(door: Door, run_id: str, reason: str) -> Exit:
     door.show(safe(f"rejected {run_id}; nothing was changed"))
     door.answer(answer)
     return Exit.OK
+
+
+async def resume(door: Door, run_id: str, *, exists: Sequence[str], absent: Sequence[str]) -> Exit:
+    """Let a run look again, after telling it what was found in the cloud, if anything: that takes this machine's own rights."""
+    if exists or absent:
+        found = Found(exists=dict(_found_one(text) for text in exists), missing=frozenset(absent))
+        async with opened(door.settings) as store:
+            await tell_found(store, org=organization(door.settings), run_id=run_id, found=found, by=local_person())
+    async with door.opened() as front:
+        answer = await front.call("run_resume", run_id=run_id)
+        if door.as_json:
+            door.answer(answer)
+            return Exit.OK
+        return await stay(door, front, run_id, asking=None, since=str((answer.get("data") or {}).get("cursor", "0")))
+
+
+def _found_one(text: str) -> tuple[str, str]:
+    """`ADDRESS=ID`; addresses may hold equal signs in quotes, ids may hold them anywhere."""
+    at = text.find("]=") + 1 if text.find("]=") >= 0 else text.find("=")
+    if at <= 0 or at == len(text) - 1:
+        raise InvalidArgument("write what exists as ADDRESS=ID, the address as the plan writes it", field="exists")
+    return text[:at], text[at + 1 :]
 
 
 async def cancel(door: Door, run_id: str, reason: str | None, *, force: bool) -> Exit:

@@ -30,7 +30,7 @@ def _door(data: Path | None, url: str | None, key_file: Path | None, as_json: bo
 
 
 def add_to(app: typer.Typer) -> None:
-    for function in (plan, apply, destroy, approve, reject, cancel, runs, show, watch, logs):
+    for function in (plan, apply, destroy, approve, reject, cancel, resume, runs, show, watch, logs):
         app.command(rich_help_panel=PANEL, epilog=HELP)(function)
 
 
@@ -167,6 +167,22 @@ def cancel(
 
     door = _door(data, url, key_file, as_json)
     run(deciding.cancel(door, run_id, reason, force=force), as_json=as_json)
+
+
+def resume(
+    run_id: RunId,
+    exists: Annotated[list[str] | None, typer.Option("--exists", help="ADDRESS=ID of what is there.", show_default=False)] = None,
+    absent: Annotated[list[str] | None, typer.Option("--absent", help="ADDRESS of which nothing is there.", show_default=False)] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a run that needs an operator look again, with what was found in the cloud where it asked for that."""
+    from countersign.cli import deciding
+
+    door = _door(data, url, key_file, as_json)
+    run(deciding.resume(door, run_id, exists=exists or (), absent=absent or ()), as_json=as_json)
 
 
 def runs(

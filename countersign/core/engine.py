@@ -154,6 +154,8 @@ class Witness:
     whole: bool
     plan_json: bytes = field(repr=False)  # of the plan it applied
     known: bytes = b"{}"  # what reconciling knew when it made that plan; as `Reconciled.known`
+    exists: Mapping[str, str] = field(default_factory=dict)  # address → id, as an operator found it in the cloud afterwards
+    missing: frozenset[str] = frozenset()  # addresses of which an operator found nothing
 
 
 @dataclass(frozen=True, kw_only=True)

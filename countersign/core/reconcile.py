@@ -53,10 +53,9 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Commands:
-    """What an operator types, for one run and its stack."""
+    """What an operator types about one run."""
 
     run_id: str
-    stack: str  # "org/env/slug"
 
     @property
     def resume(self) -> str:
@@ -69,12 +68,8 @@ class Commands:
         return _command("countersign", "resume", self.run_id, "--absent", address)
 
     @property
-    def pull(self) -> str:
-        return f"{_command('countersign', 'state', 'pull', self.stack)} > state.json"
-
-    @property
-    def push(self) -> str:
-        return f"{_command('countersign', 'state', 'push', self.stack)} state.json"
+    def logs(self) -> str:
+        return _command("countersign", "logs", self.run_id)
 
 
 def decide(commands: Commands, proof: Proof | None, stops: Iterable[Stop], *, crashes: int, approval_live: bool) -> Decision:
@@ -132,7 +127,7 @@ def failed_plan(commands: Commands, summary: str) -> Stop:
     """The plan after the crash failed; where it imports, an import may be what failed. `summary` is redacted."""
     return Stop(
         why=f"The plan of what is left failed: {summary}.",
-        commands=(f"countersign logs {shlex.quote(commands.run_id)}", commands.pull, commands.push),
+        commands=(commands.logs,),
     )
 
 

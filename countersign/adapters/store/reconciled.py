@@ -13,16 +13,17 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import audit, check, claim, plans, runs, state
-from countersign.adapters.store.database import moment, stamp
+from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import attempts, credentials, events
 from countersign.core import fencing
 from countersign.core.approval import Channel
 from countersign.core.engine import Planned
+from countersign.core.errors import FailedPrecondition
 from countersign.core.plan import ArtifactRef
 from countersign.core.policy import Policy, required
-from countersign.core.principal import SYSTEM
+from countersign.core.principal import SYSTEM, Principal
 from countersign.core.reconcile import Decision, Next
 from countersign.core.run import Mode, RunState
 from countersign.core.steps import EndReason
@@ -66,6 +67,43 @@ async def wishes_of(conn: AsyncConnection, run: RunRow, attempt: AttemptRow) -> 
         ),
         resumed_at=max((at for (at, *_), let in zip(said, by_people, strict=True) if let), default=None),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What an operator found in the cloud after an attempt was lost."""
+
+    exists: Mapping[str, str]  # address → id of the one object there is
+    missing: frozenset[str]  # addresses of which there is nothing
+
+
+async def tell_found(store: Store, *, org: str, run_id: str, found: Found, by: Principal) -> None:
+    """Record what an operator saw, about the attempt that is open. Raises NotFound, FailedPrecondition."""
+    async with store.begin() as tx:
+        now = store.now()
+        run = await runs.get_run(tx, org, run_id)
+        lost = await plans.open_attempt(tx, org, run.stack_id)
+        if lost is None or lost.run_id != run_id or run.state is not RunState.NEEDS_OPERATOR:
+            raise FailedPrecondition(f"the run asks no operator: it is {run.state}", next=["run_get"])
+        body = {"by": by.id, "attempt": lost.id, "exists": dict(found.exists), "missing": sorted(found.missing)}
+        await runs.note(tx, run, at=now, kind="found", body=body)
+        what = {"exists": " ".join(sorted(found.exists)), "missing": " ".join(sorted(found.missing))}
+        await audit.append(
+            tx, org=org, at=stamp(now), action="run.found", by=by, target=run.stack_path, run_id=run_id, attempt=lost.id, **what
+        )
+
+
+async def found_after(conn: AsyncConnection, run: RunRow, attempt_id: str) -> Found:
+    """What operators said about that attempt; of two answers about one address the later counts."""
+    mine = (events.c.org_id == run.org) & (events.c.run_id == run.id) & (events.c.kind == "found")
+    exists: dict[str, str] = {}
+    missing: set[str] = set()
+    for row in await conn.execute(select(events.c.body).where(mine).order_by(events.c.n)):
+        said = json.loads(row.body)
+        if said["attempt"] == attempt_id:
+            exists = {a: id for a, id in exists.items() if a not in said["missing"]} | said["exists"]
+            missing = (missing - set(said["exists"])) | set(said["missing"])
+    return Found(exists=exists, missing=frozenset(missing))
 
 
 async def works_of(conn: AsyncConnection, run: RunRow) -> list[str]:

@@ -46,8 +46,6 @@ class Known(Payload):
     """`Reconciled.known`, which comes back as `Witness.known`."""
 
     absent: tuple[str, ...] = ()  # nothing existed at these addresses when the plan was made
-    exists: Mapping[str, str] = {}  # address → id: what an operator said about the attempt that applied the plan,
-    missing: tuple[str, ...] = ()  # and where they saw that nothing is
 
 
 async def reconcile(
@@ -85,7 +83,7 @@ def _planning(job: ReconcileJob) -> PlanJob:
 
 
 def _commands(job: ReconcileJob) -> Commands:
-    return Commands(run_id=job.run_id, stack=job.stack.path)
+    return Commands(run_id=job.run_id)
 
 
 def _decided(job: ReconcileJob, proof: Proof | None, stops: Sequence[Stop]) -> Decision:
@@ -176,10 +174,8 @@ class Reconciliation:
             known, id = Known.model_validate_json(witness.known), witness.attempt_id
             plan = doc.parse(witness.plan_json)
             found.append(attempt_of(plan, approved, attempt_id=id, journal=witness.testimony, whole=witness.whole, absent=known.absent))
-            if known.exists or known.missing:  # it was said afterwards, so it counts after the journal
-                found.append(
-                    AttemptJournal(attempt_id=f"{id}, by people", whole=True, answers=known.exists, absent=frozenset(known.missing))
-                )
+            if witness.exists or witness.missing:  # it was said afterwards, so it counts after the journal
+                found.append(AttemptJournal(attempt_id=f"{id}, by people", whole=True, answers=witness.exists, absent=witness.missing))
         return found
 
     async def _looked_up(self, salvage: Salvage, approved: Approved, state: State) -> Salvage:

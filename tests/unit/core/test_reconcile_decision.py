@@ -4,7 +4,7 @@ import pytest
 
 from countersign.core.reconcile import Commands, Next, Proof, Stop, decide, failed_plan, foreign_lock, survivors, unknown_object
 
-COMMANDS = Commands(run_id="run_1", stack="local/dev/net")
+COMMANDS = Commands(run_id="run_1")
 PROVEN = Proof(lines=("a: done",), left=2)
 RESUME = ("Then let the run look again:", "    countersign resume run_1")
 
@@ -48,8 +48,6 @@ def test_nobody_is_asked_about_a_plan_that_is_not_whole() -> None:
     assert decision.instructions == (
         "The plan of what is left failed: the plan ended in errors.",
         "    countersign logs run_1",
-        "    countersign state pull local/dev/net > state.json",
-        "    countersign state push local/dev/net state.json",
         *RESUME,
     )
 
@@ -93,6 +91,6 @@ def test_every_reason_is_told() -> None:
     assert "    grep -l COUNTERSIGN_ATTEMPT /proc/[0-9]*/environ" in decision.instructions
 
 
-def test_a_failed_plan_says_where_to_read_and_how_to_mend_the_state() -> None:
+def test_a_failed_plan_says_where_to_read() -> None:
     assert failed_plan(COMMANDS, "cannot import").why == "The plan of what is left failed: cannot import."
-    assert [c.split()[1] for c in failed_plan(COMMANDS, "x").commands] == ["logs", "state", "state"]
+    assert failed_plan(COMMANDS, "x").commands == ("countersign logs run_1",)

@@ -1,0 +1,57 @@
+"""What an operator found in the cloud is recorded about the attempt that was lost, and about no other."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from countersign.adapters.store.reconciled import Found, found_after, tell_found
+from countersign.core.errors import FailedPrecondition
+from countersign.core.run import RunState
+from tests.requirements import requirement
+from tests.service import ANA, Service, eventually, service, temporal_server
+from tests.toy.engine import ToyEngine, install
+
+pytestmark = pytest.mark.anyio
+install()
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[Client]:
+    async with temporal_server() as running:
+        yield running
+
+
+@pytest.fixture
+async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
+    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
+        yield running
+
+
+@requirement("reconcile:operator-tells")
+async def test_of_two_answers_about_one_address_the_later_counts(it: Service) -> None:
+    assert isinstance(it.engine, ToyEngine)
+    it.engine.want(("a", "create"))
+    it.engine.hold_applies = True
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    with pytest.raises(FailedPrecondition):
+        await tell_found(it.store, org=it.org, run_id=run.id, found=Found(exists={"a": "1"}, missing=frozenset()), by=ANA)
+    await it.approve(waiting)
+
+    async def launched() -> bool:
+        assert isinstance(it.engine, ToyEngine)
+        return bool(it.engine.launched)
+
+    await eventually(launched, "the apply to be launched")
+    attempt = it.engine.launched[0]
+    (it.engine.where(attempt) / "lost").touch()
+    lost = await it.reaches(run.id, RunState.NEEDS_OPERATOR)
+
+    await tell_found(it.store, org=it.org, run_id=run.id, found=Found(exists={"a": "1"}, missing=frozenset({"b"})), by=ANA)
+    await tell_found(it.store, org=it.org, run_id=run.id, found=Found(exists={"b": "2"}, missing=frozenset({"a"})), by=ANA)
+
+    async with it.store.read() as conn:
+        assert await found_after(conn, lost, attempt) == Found(exists={"b": "2"}, missing=frozenset({"a"}))
+        assert await found_after(conn, lost, "att_another") == Found(exists={}, missing=frozenset())
