@@ -7,7 +7,7 @@ asked stays on record.
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from temporalio.api.common.v1 import Payload
@@ -174,6 +174,12 @@ class Runs:
         except NotFound:
             return None
         return description.status.name if description.status else None
+
+    async def terminated_since(self, when: datetime) -> list[str]:
+        """The runs of which a workflow was terminated since then; Temporal may tell of one some moments late."""
+        query = f'WorkflowType = "{WORKFLOW}" AND ExecutionStatus = "Terminated" AND CloseTime > "{when:%Y-%m-%dT%H:%M:%SZ}"'
+        found = await _answered(_collected(self._client.list_workflows(query, rpc_timeout=RPC)))
+        return list(dict.fromkeys(execution.id for execution in found))
 
     async def why_terminated(self, run_id: str) -> str:
         """What whoever terminated the newest workflow of the run gave as their reason; often nothing."""

@@ -1,7 +1,8 @@
 """Temporal can be emptied, restored, or told to terminate; the rows stay, and this brings the two together again.
 
 A run whose workflow is missing is started again and hears from its first step where it stands. One that was ended from
-outside is told truthfully: canceled where nothing was begun, followed where an attempt is open.
+outside is recorded truthfully: canceled where nothing was begun, followed where an attempt is open. Either way a new
+workflow shows in Temporal what became of it.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from countersign.adapters.store import audit, plans, runs, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.temporal import Runs
-from countersign.core.errors import CountersignError
+from countersign.core.errors import CountersignError, NotFound
 from countersign.core.principal import SYSTEM
 from countersign.core.redaction import Redactor
 from countersign.core.run import RunState, may_follow
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 EVERY = timedelta(seconds=10)
 SETTLED = timedelta(seconds=5)  # a row younger than this may still be on its way into Temporal
 MOST = 200  # runs looked at in one round
+LATELY = timedelta(minutes=2)  # several rounds, so that one that fails is made up for
 _ENDED_BY_SOMEBODY = frozenset({"TERMINATED", "CANCELED"})
 
 
@@ -40,24 +42,38 @@ async def sweep(store: Store, workflows: Runs, orgs: list[str]) -> int:
             if status == "RUNNING":
                 continue
             mended += 1
-            if status is None:
-                await workflows.start(run)
-            elif status in _ENDED_BY_SOMEBODY and await _end_truthfully(store, workflows, run, status):
-                continue
-            else:
-                await workflows.start(run, again=True)
+            if status in _ENDED_BY_SOMEBODY:
+                await _end_if_nothing_began(store, workflows, run, status)
+            await workflows.start(run, again=status is not None)
+    for run_id in await workflows.terminated_since(store.now() - LATELY):
+        mended += await _show_its_end(store, workflows, orgs, run_id)
     return mended
 
 
-async def _end_truthfully(store: Store, workflows: Runs, run: RunRow, status: str) -> bool:
-    """Record the end of a run whose workflow somebody ended, if nothing was begun. False: it has to go on, to be followed."""
+async def _show_its_end(store: Store, workflows: Runs, orgs: list[str], run_id: str) -> bool:
+    """Start a workflow for a run that ended although its own was terminated: an apply may end before anybody looks."""
+    async with store.read() as conn:
+        for org in orgs:
+            with contextlib.suppress(NotFound):
+                run = await runs.get_run(conn, org, run_id)
+                break
+        else:
+            return False
+    if not run.ended or await workflows.status(run_id) != "TERMINATED":
+        return False
+    await workflows.start(run, again=True)
+    return True
+
+
+async def _end_if_nothing_began(store: Store, workflows: Runs, run: RunRow, status: str) -> None:
+    """Record the end of a run whose workflow somebody ended, if nothing was begun; else it has to go on, to be followed."""
     given = Redactor().line(await workflows.why_terminated(run.id))
     async with store.begin() as tx:
         live = await runs.get_run(tx, run.org, run.id)
         if live.ended:
-            return True
+            return
         if await turns.open_attempt_of(tx, org=run.org, stack_id=run.stack_id) == run.id or not may_follow(live.state, RunState.CANCELED):
-            return False
+            return
         now, why = store.now(), f"its workflow was ended in Temporal ({status.lower()}) before anything was changed"
         why = f"{why}: {given}" if given else why
         live = await runs.move(tx, live, RunState.CANCELED, at=now, body={"message": why}, reason=why, code="canceled")
@@ -65,7 +81,6 @@ async def _end_truthfully(store: Store, workflows: Runs, run: RunRow, status: st
         freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
     if freed:
         await workflows.wake(freed)
-    return True
 
 
 async def resume_own(store: Store, workflows: Runs, orgs: list[str], host: str) -> int:
