@@ -147,6 +147,8 @@ _BEHAVIOUR = {
     "tasks:owner": ("A task is looked at and cancelled with the rights to its run, and is unknown to everybody else.", "issue 5"),
     "subscriptions:told": ("Who subscribed to a run they may read is told when it moves, in both protocol eras.", "issue 5"),
     "cancel:the-wait-only": ("Cancelling a request cancels the wait, never the run.", "issue 5"),
+    "reconcile:testimony": ("Of a lost apply's journal is kept what it did, and nothing that was printed.", "terraform §5"),
+    "reconcile:same-inputs": ("What is left is planned from what was approved, whatever source, variables and secrets are now.", "issue 6"),
     "apply:verdict": ("Exit code and journal together say how an apply ended; what they do not prove is interrupted.", "terraform §1.2"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
