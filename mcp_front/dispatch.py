@@ -32,6 +32,7 @@ log = logging.getLogger("countersign.front")
 _REFUSALS = frozenset({"permission_denied", "policy_denied", "confirmation_required", "taint_blocked", "freeze_window"})
 _SHAPES = Redactor()
 Asked = Context[Any, Any] | None  # the request a call came in, where there is one
+Reply = types.CallToolResult | types.InputRequiredResult  # or the question that has to be answered first
 REFUSED = -32010  # of ours, for requests that are no tool's: `data.code` is one of the catalogue's
 
 
@@ -63,9 +64,9 @@ class Dispatch:
 
     def call(self, caller: Caller, name: str, *, given: Common | None = None, context: Asked = None) -> Call:
         """A call of a tool, for what is done with its right and is no call of it."""
-        return self._call(caller, self.front.toolset.tools[name], given or Common(), context)
+        return self.made(caller, self.front.toolset.tools[name], given or Common(), context)
 
-    async def tool(self, name: str, arguments: Mapping[str, Any], context: Asked) -> types.CallToolResult | types.InputRequiredResult:
+    async def tool(self, name: str, arguments: Mapping[str, Any], context: Asked) -> Reply:
         """Call a tool. Raises an error of the protocol only for what the caller cannot know: no such tool, nobody."""
         caller = self.who()
         spec = self.front.toolset.get(name)
@@ -76,7 +77,7 @@ class Dispatch:
         request_id = _request_id()
         try:
             own, given = spec.validated(arguments)
-            call = self._call(caller, spec, given, context, request_id=request_id)
+            call = self.made(caller, spec, given, context, request_id=request_id)
             said = await self._said(call, own, context)
             if isinstance(said, types.InputRequiredResult):
                 return said  # the client asks, and calls again with the answer
@@ -95,7 +96,7 @@ class Dispatch:
         log.error("%s %s failed\n%s", request_id, what, _SHAPES.lines("".join(traceback.format_exception(crash))))
         return Internal(f"something went wrong on our side; the local log of the front tells more under {request_id}")
 
-    def shaped(self, caller: Caller, answer: Answer) -> types.CallToolResult:
+    def shaped(self, caller: Caller, answer: Answer) -> Reply:
         result: Result = answer.result(offered=self._offered(caller, answer.next))
         text = types.TextContent(type="text", text=told(answer.text))
         return types.CallToolResult(content=[text], structured_content=structured(result), is_error=False)
@@ -130,7 +131,8 @@ class Dispatch:
         except CountersignError as away:  # the refusal stands, whatever becomes of its row
             log.error("the refusal of %s to %s could not be written down: %s", action, caller.principal.id, away.message)
 
-    def _call(self, caller: Caller, spec: ToolSpec, given: Common, context: Asked, *, request_id: str | None = None) -> Call:
+    def made(self, caller: Caller, spec: ToolSpec, given: Common, context: Asked, *, request_id: str | None = None) -> Call:
+        """A call as its function gets it."""
         return Call(
             front=self.front,
             caller=caller,

@@ -7,6 +7,7 @@ decides nothing: it says where one decides.
 import asyncio
 import contextlib
 import html
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,12 +21,13 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 
 from countersign.adapters.settings import Settings
-from countersign.core.errors import CountersignError
+from countersign.core.errors import CountersignError, FailedPrecondition
 from countersign.core.ids import RUN_ID
 from mcp_front.auth import SCOPE, KeyVerifier
 from mcp_front.call import Front
 from mcp_front.server import GovernedServer
 
+log = logging.getLogger("countersign.front")
 PROBE = 2.0  # seconds for one part to say that it is there
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound to
@@ -39,21 +41,15 @@ _PAGE_HEADERS = {
 
 def app(front: Front) -> Starlette:
     """The ASGI application over an open front."""
-    settings = front.settings
-    server = GovernedServer(
-        front,
-        token_verifier=KeyVerifier(front.store),
-        # No authorization server stands behind our keys, so none is announced; the SDK only wants the field filled.
-        auth=AuthSettings(
-            issuer_url=AnyHttpUrl(settings.front_url), resource_server_url=None, required_scopes=[SCOPE], validate_token_resource=False
-        ),
-    )
-    mcp = server.streamable_http_app(transport_security=security(settings), host=settings.host)
-    mcp.add_exception_handler(Exception, _broken)
+    servers = {"/": _served(GovernedServer, front)}
+    if front.settings.development_fixtures:
+        servers = {"/fixtures": _fixtures(front), **servers}
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with server.session_manager.run():  # a mounted application's own lifespan never runs
+        async with contextlib.AsyncExitStack() as running:
+            for server, _mounted in servers.values():
+                await running.enter_async_context(server.session_manager.run())  # a mounted application's own lifespan never runs
             yield
 
     async def ready(_: Request) -> Response:
@@ -63,9 +59,35 @@ def app(front: Front) -> Starlette:
         Route("/healthz", _alive),
         Route("/readyz", ready),
         Route("/runs/{run_id}", _run_page),
-        Mount("/", app=mcp),
+        *(Mount(path, app=mounted) for path, (_, mounted) in servers.items()),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
+
+
+def _served(kind: type[GovernedServer], front: Front) -> tuple[GovernedServer, Starlette]:
+    """A server, and its application, which wants a key with every request."""
+    settings = front.settings
+    server = kind(
+        front,
+        token_verifier=KeyVerifier(front.store),
+        # No authorization server stands behind our keys, so none is announced; the SDK only wants the field filled.
+        auth=AuthSettings(
+            issuer_url=AnyHttpUrl(settings.front_url), resource_server_url=None, required_scopes=[SCOPE], validate_token_resource=False
+        ),
+    )
+    mounted = server.streamable_http_app(transport_security=security(settings), host=settings.host)
+    mounted.add_exception_handler(Exception, _broken)
+    return server, mounted
+
+
+def _fixtures(front: Front) -> tuple[GovernedServer, Starlette]:
+    """What conformance tests look for, for people who work on this front. Raises FailedPrecondition where others could reach it."""
+    from mcp_front.fixtures import FixtureServer
+
+    if front.settings.host not in LOOPBACK:
+        raise FailedPrecondition("development_fixtures is for this machine only; take it out of the settings, or listen on 127.0.0.1")
+    log.warning("development_fixtures is on: /fixtures/mcp serves what conformance tests look for")
+    return _served(FixtureServer, front)
 
 
 def security(settings: Settings) -> TransportSecuritySettings:

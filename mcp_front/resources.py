@@ -188,9 +188,9 @@ async def _policy(dispatch: Dispatch, template: Template, variables: Mapping[str
     return {"data": policies.in_force(call.front.policy, env)}
 
 
-async def may_watch(dispatch: Dispatch, caller: Caller, uri: str) -> bool:
+async def may_watch(dispatch: Dispatch, uri: str) -> bool:
     """Whether changes of an address may be told to the caller: it can change, it is there, and they may read it."""
-    matched = found(uri)
+    caller, matched = dispatch.who(), found(uri)
     if matched is None or not matched[0].watched or not dispatch.may(caller, matched[0].tool):
         return False
     template, variables = matched

@@ -14,10 +14,12 @@ from countersign import __version__
 from mcp_front import asking, completions, prompts, resources
 from mcp_front.auth import caller_now
 from mcp_front.call import Front
-from mcp_front.dispatch import Dispatch
+from mcp_front.dispatch import Dispatch, Reply
+from mcp_front.domain import ToolSpec
 from mcp_front.rights import Caller, listed
+from mcp_front.run_tasks import RunTasks
 from mcp_front.subscriptions import RunEvents, Subscriptions
-from mcp_front.tasks import RunTasks
+from mcp_front.tasks import Tasks
 
 _SERVERS: ContextVar[frozenset[str] | None] = ContextVar("servers", default=None)
 
@@ -42,7 +44,7 @@ class GovernedServer(MCPServer[Any]):
     """`caller` is who the connection belongs to where requests carry no key (stdio); None over HTTP."""
 
     def __init__(self, front: Front, *, caller: Caller | None = None, **options: Any) -> None:
-        self._dispatch = Dispatch(front, caller)
+        self._dispatch = self._dispatching(front, caller)
         super().__init__(
             "countersign",
             title="Countersign",
@@ -52,17 +54,37 @@ class GovernedServer(MCPServer[Any]):
             subscriptions=False,  # ours is registered below: it asks who may hear what
             log_level="WARNING",
             request_state_security=self._sealing(front, caller),
-            extensions=[RunTasks(self._dispatch)],
+            extensions=[self._tasks()],
             **options,
         )
-        self._front = front
-        self._wire = {name: types.Tool.model_validate(spec.wire) for name, spec in front.toolset.tools.items()}
-        subscriptions = Subscriptions(self._dispatch, RunEvents(front))
+        self._front = self._dispatch.front
+        self._wire = {name: self._defined(spec) for name, spec in self._front.toolset.tools.items()}
+        self._events = RunEvents(front)
+        subscriptions = Subscriptions(self._events, may_watch=self._may_watch)
         server = self._lowlevel_server
         server.add_request_handler("subscriptions/listen", types.SubscriptionsListenRequestParams, subscriptions.listen)
         server.add_request_handler("resources/subscribe", types.SubscribeRequestParams, subscriptions.subscribe)
         server.add_request_handler("resources/unsubscribe", types.UnsubscribeRequestParams, subscriptions.unsubscribe)
         server.add_request_handler("completion/complete", types.CompleteRequestParams, self._completed)
+
+    # What the fixtures of the conformance tests put in place of ours; everything else they share.
+
+    def _dispatching(self, front: Front, caller: Caller | None) -> Dispatch:
+        return Dispatch(front, caller)
+
+    def _tasks(self) -> Tasks:
+        return Tasks(RunTasks(self._dispatch))
+
+    def _defined(self, spec: ToolSpec) -> types.Tool:
+        return types.Tool.model_validate(spec.wire)
+
+    async def _may_watch(self, uri: str) -> bool:
+        return await resources.may_watch(self._dispatch, uri)
+
+    def _tool_input_schema(self, name: str) -> dict[str, Any] | None:
+        """For the SDK's check of `Mcp-Param-` headers, before anybody's rights are asked."""
+        spec = self._dispatch.front.toolset.get(name)
+        return spec.input_schema if spec is not None else None
 
     @staticmethod
     def _sealing(front: Front, caller: Caller | None) -> RequestStateSecurity | None:
@@ -83,9 +105,7 @@ class GovernedServer(MCPServer[Any]):
             raise MCPError(types.INVALID_PARAMS, f"Unknown server: {', '.join(unknown)}")
         return [self._wire[name] for name, spec in self._front.toolset.tools.items() if listed(caller, spec, servers)]
 
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
-    ) -> types.CallToolResult | types.InputRequiredResult:
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None) -> Reply:
         return await self._dispatch.tool(name, arguments, context)
 
     # -- resources
@@ -107,7 +127,7 @@ class GovernedServer(MCPServer[Any]):
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
-    ) -> types.GetPromptResult:
+    ) -> types.GetPromptResult | types.InputRequiredResult:
         return await prompts.get(self._dispatch, name, arguments or {})
 
     async def _completed(self, _: ServerRequestContext[Any, Any], params: types.CompleteRequestParams) -> types.CompleteResult:

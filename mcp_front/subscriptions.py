@@ -6,7 +6,7 @@ told is an address and nothing else; reading it is a request of its own, with it
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,6 @@ from countersign.core.errors import CountersignError
 from mcp_front import resources
 from mcp_front.auth import live_keys
 from mcp_front.call import Front
-from mcp_front.dispatch import Dispatch
 
 log = logging.getLogger("countersign.front")
 Context = ServerRequestContext[Any, Any]
@@ -87,7 +86,7 @@ class RunEvents:
                 if news:
                     await self._end_revoked()
                     for event in news:
-                        self._tell(event)
+                        self.tell(event)
                     continue
             except CountersignError as away:  # the ledger is read again in a moment; what happened meanwhile is told then
                 log.warning("subscribers hear nothing for a moment: %s", away.message)
@@ -95,7 +94,7 @@ class RunEvents:
         for listener in [*self._listeners.values()]:
             listener.end()
 
-    def _tell(self, event: ServerEvent) -> None:
+    def tell(self, event: ServerEvent) -> None:
         for listener in [*self._listeners.values()]:
             try:
                 listener.hear(event)
@@ -150,8 +149,8 @@ def _addresses(run_id: str, kind: str, state: str, env: str) -> Iterable[str]:
 class Subscriptions:
     """The two ways to subscribe, over one bus. What the caller may not read is not among what is honored."""
 
-    def __init__(self, dispatch: Dispatch, events: RunEvents) -> None:
-        self._dispatch, self._events = dispatch, events
+    def __init__(self, events: RunEvents, *, may_watch: Callable[[str], Awaitable[bool]]) -> None:
+        self._events, self._may_watch = events, may_watch
 
     async def listen(self, ctx: Context, params: types.SubscriptionsListenRequestParams) -> types.SubscriptionsListenResult:
         """One stream of a stateless client, until it closes it."""
@@ -182,8 +181,7 @@ class Subscriptions:
     async def _readable(self, wanted: Sequence[str]) -> list[str]:
         if len(wanted) > ADDRESSES:
             raise MCPError(types.INVALID_PARAMS, f"{len(wanted)} addresses at once; {ADDRESSES} are the most")
-        caller = self._dispatch.who()
-        return [uri for uri in dict.fromkeys(wanted) if await resources.may_watch(self._dispatch, caller, uri)]
+        return [uri for uri in dict.fromkeys(wanted) if await self._may_watch(uri)]
 
 
 def _key() -> str | None:

@@ -1,47 +1,38 @@
-"""Runs as tasks (the extension `io.modelcontextprotocol/tasks`): a client that declares it gets a run as a task of the same id.
+"""The tasks extension of the protocol (`io.modelcontextprotocol/tasks`): its messages, and who understands them.
 
-The run is what there is; a task is a way to look at it. Nothing is kept here: status, question and result are made from the run's
-row whenever they are asked for, with the rights of whoever asks, so that any front answers for any task. Where the caller's own
-word would count, the task asks for it (`input_required`); what comes back is signed and decided like every approval.
+What a task is, `backend` knows: runs in the product, clocks and questions among the fixtures of conformance tests. Here a message
+is gated, found, and answered in the shape of the extension; nothing is kept.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from mcp import types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.elicitation import render_elicitation_schema
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import require_client_extension
 from mcp.shared.exceptions import MCPError
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from countersign.adapters.store import plans
-from countersign.adapters.store.database import stamp
-from countersign.adapters.store.plans import DecisionRow, PlanRow
-from countersign.adapters.store.runs import RunRow
-from countersign.core.digests import canonical, sha256
-from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition
-from countersign.core.run import RunState
-from mcp_front import asking, lookup, shown
-from mcp_front.call import Call
-from mcp_front.dispatch import Dispatch, protocol_error
-from mcp_front.gateway import WAITS
-from mcp_front.rights import allowed
-
-log = logging.getLogger("countersign.front")
 TASKS = "io.modelcontextprotocol/tasks"
 MODERN = frozenset(MODERN_PROTOCOL_VERSIONS)
 Request = ServerRequestContext[Any, Any]
-SOON, LATER = 1000, 5000  # milliseconds until it is worth looking again: while it works, while it waits for somebody
-_FAILED = {  # ends that are not what was asked for, and their code where the run has none
-    RunState.ERRORED: "provider_error",
-    RunState.PARTIALLY_APPLIED: "provider_error",
-    RunState.REJECTED: "failed_precondition",
-    RunState.EXPIRED: "approval_expired",
-}
+
+
+class TaskBackend(Protocol):
+    """Each of these raises INVALID_PARAMS, in the same words, for what is not there and for what is not the caller's."""
+
+    def started(self, tool: str, result: types.CallToolResult) -> str | None:
+        """The id of the task that a call of a tool started or continued."""
+        ...
+
+    async def look(self, ctx: Request, task_id: str) -> Mapping[str, Any]:
+        """The task as it is on the wire: taskId, status, createdAt, lastUpdatedAt, ttlMs, and what belongs to its status."""
+        ...
+
+    async def answer(self, ctx: Request, task_id: str, responses: Mapping[str, Any]) -> None: ...
+    async def cancel(self, ctx: Request, task_id: str) -> None: ...
 
 
 class TaskId(types.RequestParams):
@@ -52,53 +43,49 @@ class TaskUpdate(TaskId):
     input_responses: dict[str, Any] = Field(default_factory=dict)
 
 
-class RunTasks(Extension):
+def understands_tasks(ctx: Request) -> bool:
+    declared = ctx.session.client_capabilities
+    return ctx.protocol_version in MODERN and TASKS in ((declared.extensions if declared else None) or {})
+
+
+class Tasks(Extension):
     identifier = TASKS
 
-    def __init__(self, dispatch: Dispatch) -> None:
-        self._dispatch = dispatch
+    def __init__(self, backend: TaskBackend, *, required: frozenset[str] = frozenset()) -> None:
+        """`required` are tools that exist only for clients that understand tasks."""
+        self._backend, self._required = backend, required
 
     def methods(self) -> Sequence[MethodBinding]:
         table = {"get": (TaskId, self._get), "update": (TaskUpdate, self._update), "cancel": (TaskId, self._cancel)}
         return [MethodBinding(f"tasks/{verb}", params, handler, MODERN) for verb, (params, handler) in table.items()]
 
     async def intercept_tool_call(self, params: types.CallToolRequestParams, ctx: Request, call_next: CallNext) -> HandlerResult:
-        """A run that a tool started or continued is answered as a task to who understands tasks; an ended one as it is."""
+        """What a tool started is answered as a task to who understands tasks; what has ended already as it is."""
+        if params.name in self._required:
+            require_client_extension(ctx, TASKS)
         answer = await call_next(ctx)
-        declared = ctx.session.client_capabilities
-        if ctx.protocol_version not in MODERN or TASKS not in ((declared.extensions if declared else None) or {}):
+        if not isinstance(answer, types.CallToolResult) or answer.is_error or not understands_tasks(ctx):
             return answer
-        spec = self._dispatch.front.toolset.get(params.name)
-        if spec is None or not spec.run or not isinstance(answer, types.CallToolResult) or answer.is_error:
-            return answer
-        run_id = ((answer.structured_content or {}).get("run") or {}).get("run_id")
-        task = await self._task(ctx, run_id) if run_id else None
+        task_id = self._backend.started(params.name, answer)
+        task = await self._backend.look(ctx, task_id) if task_id is not None else None
         if task is None or task["status"] not in ("working", "input_required"):
             return answer
         return {"resultType": "task", **{name: value for name, value in task.items() if name != "inputRequests"}}
 
     async def _get(self, ctx: Request, params: TaskId) -> HandlerResult:
         self._gate(ctx, params)
-        return {"resultType": "complete", **await self._task(ctx, params.task_id)}
+        return {"resultType": "complete", **await self._backend.look(ctx, params.task_id)}
 
     async def _update(self, ctx: Request, params: TaskUpdate) -> HandlerResult:
         """Answers to what the task asked; whether they count shows when it is looked at again."""
         self._gate(ctx, params)
-        call, run = await self._run(params.task_id)
-        waits = await self._question(ctx, call, run)
-        if waits is not None and waits.key in params.input_responses:
-            await self._answered(call, run, waits, params.input_responses[waits.key])
+        await self._backend.answer(ctx, params.task_id, params.input_responses)
         return {"resultType": "complete"}
 
     async def _cancel(self, ctx: Request, params: TaskId) -> HandlerResult:
-        """A wish, as `run_cancel` is one; a task that has ended is left as it is."""
+        """A wish; a task that has ended is left as it is."""
         self._gate(ctx, params)
-        _, run = await self._run(params.task_id)
-        if not run.ended:
-            result = await self._dispatch.tool("run_cancel", {"run_id": run.id, "reason": "the client cancelled its task"}, None)
-            error = (result.structured_content or {}).get("error") if isinstance(result, types.CallToolResult) else None
-            if error and error["code"] != "failed_precondition":  # it ended meanwhile
-                raise MCPError(types.INVALID_PARAMS, error["message"], {"code": error["code"], "retryable": error["retryable"]})
+        await self._backend.cancel(ctx, params.task_id)
         return {"resultType": "complete"}
 
     def _gate(self, ctx: Request, params: TaskId) -> None:
@@ -106,102 +93,3 @@ class RunTasks(Extension):
         name = ctx.request.headers.get("mcp-name") if ctx.request is not None else None
         if name not in (None, params.task_id):  # the SDK compares this header for methods of the core protocol only
             raise MCPError(types.HEADER_MISMATCH, "mcp-name header does not match params.taskId")
-
-    async def _run(self, task_id: str) -> tuple[Call, RunRow]:
-        """The run of a task, for who may read it. The same answer for what is not there and what is not theirs."""
-        caller = self._dispatch.who()
-        call = self._dispatch.call(caller, "run_get")
-        try:
-            async with call.front.store.read() as conn:
-                return call, await lookup.run_for(call, conn, task_id[:80])
-        except CountersignError as refused:
-            if refused.retryable:
-                raise protocol_error(refused) from None
-            await self._dispatch.refused(caller, "tasks/get", refused, run_id=task_id)
-            raise MCPError(types.INVALID_PARAMS, "Unknown task") from None
-
-    async def _task(self, ctx: Request, run_id: str) -> dict[str, Any]:
-        call, run = await self._run(run_id)
-        if run.ended:
-            return _head(run, "cancelled" if run.state is RunState.CANCELED else "completed") | await self._outcome(call, run)
-        waits = await self._question(ctx, call, run)
-        async with call.front.store.read() as conn:
-            handle = await call.front.gateway.handle(conn, run)
-            queue = await shown.queue_of(call, conn, run)
-        wanted = shown.waits_for(run, handle, queue)
-        message = f"{run.state}" + (f", waiting for {wanted}" if wanted else "") + (f" at {handle.approval.url}" if handle.approval else "")
-        if waits is None:
-            return _head(run, "working", message)
-        if waits.refused:
-            message = f"{message}; the last answer was refused: {waits.refused}"
-        return _head(run, "input_required", message) | {"inputRequests": {waits.key: waits.request}}
-
-    async def _outcome(self, call: Call, run: RunRow) -> dict[str, Any]:
-        """What the tool would answer now."""
-        if run.state is RunState.CANCELED:
-            return {}
-        answer = await shown.answer(call, run)
-        result = self._dispatch.shaped(call.caller, answer)
-        if run.state in _FAILED:
-            kind = BY_CODE.get(run.code or _FAILED[run.state], FailedPrecondition)
-            error = kind(f"the run ended {run.state}: {run.reason or run.code or ''}", next=answer.next, details={"run_id": run.id})
-            result = self._dispatch.failed(call.caller, error, run=answer.run)
-        return {"result": result.model_dump(by_alias=True, mode="json", exclude_none=True)}
-
-    # -- asking -----------------------------------------------------------------------------------------------------------
-
-    async def _question(self, ctx: Request, call: Call, run: RunRow) -> "_Waits | None":
-        """What the task asks this caller for; None where their word would not count, or their client cannot ask them."""
-        if run.state is not RunState.AWAITING_APPROVAL or not asking.shows_forms(ctx.session.client_capabilities):
-            return None
-        async with call.front.store.read() as conn:
-            plan = await plans.get_plan(conn, run.org, run.id)
-            decided = await plans.decisions_of(conn, run.org, run.id)
-        mine = [d for d in decided if d.by.id == call.caller.principal.id and d.plan_digest == run.plan_digest]
-        approving = call.front.toolset.tools["run_approve"]
-        if plan is None or any(d.accepted for d in mine) or not allowed(call.caller, approving, run=run):
-            return None
-        return _Waits(run, plan, mine) if asking.would_count(call, run, run.plan_digest or "") else None
-
-    async def _answered(self, call: Call, run: RunRow, waits: "_Waits", answer: Any) -> None:
-        """Forward an accepted answer; a declined one decides nothing, and what is refused is recorded where decisions are."""
-        try:
-            given = types.ElicitResult.model_validate(answer)
-            said = waits.form.model_validate(given.content or {}) if given.action == "accept" else None
-        except ValidationError:
-            raise MCPError(types.INVALID_PARAMS, "the answer does not fit the question; nothing was decided") from None
-        if said is None:
-            return
-        name, comment = getattr(said, "confirm_name", None), getattr(said, "comment", None)
-        try:
-            await call.front.gateway.approve(
-                call.caller, run, digest=run.plan_digest or "", comment=comment, confirm_name=name.strip() if name else None
-            )
-        except CountersignError as refused:
-            if refused.retryable:
-                raise protocol_error(refused) from None
-            log.info("an answer to the task %s was refused: %s", run.id, refused.code)
-
-
-class _Waits:
-    """A question and its key, which is made of its words: the same question is asked once, and after a refusal anew."""
-
-    def __init__(self, run: RunRow, plan: PlanRow, mine: Sequence[DecisionRow]) -> None:
-        question = asking.agreement(run, plan)
-        self.form = question.schema
-        self.refused = mine[-1].message if mine else None
-        params = {"mode": "form", "message": question.message, "requestedSchema": render_elicitation_schema(question.schema)}
-        self.request: Mapping[str, Any] = {"method": "elicitation/create", "params": params}
-        self.key = "approve-" + sha256(canonical([len(mine), question.message])).removeprefix("sha256:")[:24]
-
-
-def _head(run: RunRow, status: str, message: str | None = None) -> dict[str, Any]:
-    return {
-        "taskId": run.id,
-        "status": status,
-        "createdAt": stamp(run.created_at),
-        "lastUpdatedAt": stamp(run.updated_at),
-        "ttlMs": None,  # as long as there are runs
-        "pollIntervalMs": LATER if run.state in WAITS else SOON,
-        **({"statusMessage": message} if message else {}),
-    }

@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     ui_approvals: Literal["trusted", "verified", "off"] | None = None  # None: trusted for the embedded Temporal, else off
     terraform: TerraformSettings = TerraformSettings()
     plan_slots: int | None = None  # steps of one engine at once; None: twice the cores
+    development_fixtures: bool = False  # serve what conformance tests look for at /fixtures/mcp; on the loopback only
     search_path: str = "/usr/local/bin:/usr/bin:/bin"  # where engines are looked for; `load` takes PATH
 
     @field_validator("data", "stacks", mode="after")

@@ -3,13 +3,13 @@
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from countersign.adapters.settings import Settings
-from countersign.core.errors import Unavailable
+from countersign.core.errors import FailedPrecondition, Unavailable
+from mcp_front.call import Front
 from mcp_front.http import app, security
 from mcp_front.tools import toolset
 
@@ -28,10 +28,17 @@ def settings(**given: Any) -> Settings:
     return Settings(data=Path("/nowhere"), **given)
 
 
-async def get(path: str, *, method: str = "GET", key: str | None = None) -> tuple[int, dict[str, str], str]:
+def front_of(**given: Any) -> Front:
+    """A front of which only the door is there."""
+    nothing: Any = None
+    store: Any = NoStore()
+    rest: dict[str, Any] = {"artifacts": nothing, "watch": nothing, "gateway": nothing}
+    return Front(settings=settings(**given), store=store, toolset=toolset(), request_keys=(b"k" * 32,), **rest)
+
+
+async def get(path: str, *, method: str = "GET", key: str | None = None, **given_settings: Any) -> tuple[int, dict[str, str], str]:
     """One request to the application, without a socket."""
     given = [(b"authorization", f"Bearer {key}".encode())] if key else []
-    front: Any = SimpleNamespace(settings=settings(), store=NoStore(), toolset=toolset(), request_keys=(b"k" * 32,))
     sent: list[Any] = []
     scope = {
         "type": "http",
@@ -54,7 +61,7 @@ async def get(path: str, *, method: str = "GET", key: str | None = None) -> tupl
         sent.append(message)
 
     with contextlib.suppress(Unavailable):  # for the log; the answer was sent before
-        await app(front)(scope, receive, send)
+        await app(front_of(**given_settings))(scope, receive, send)
     headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:]).decode()
 
@@ -122,3 +129,16 @@ def test_a_named_address_is_answered_beside_the_loopback() -> None:
 
 def test_where_it_listens_on_every_address_only_the_key_counts() -> None:
     assert security(settings(host="0.0.0.0")).enable_dns_rebinding_protection is False
+
+
+async def test_fixtures_of_conformance_tests_are_there_only_where_they_are_asked_for() -> None:
+    assert (await get("/fixtures/mcp", method="POST"))[0] == 404
+
+
+async def test_fixtures_are_no_way_around_a_key() -> None:
+    assert (await get("/fixtures/mcp", method="POST", development_fixtures=True))[0] == 401
+
+
+def test_fixtures_are_for_this_machine_only() -> None:
+    with pytest.raises(FailedPrecondition, match="for this machine only"):
+        app(front_of(development_fixtures=True, host="0.0.0.0"))
