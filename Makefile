@@ -18,7 +18,7 @@ TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
 PYTEST := $(BIN)/python -m pytest -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench tools clean lock test-unit test-replay test-integration test-browser test-acceptance \
+.PHONY: help demo up test check bench tools clean lock test-unit test-replay test-integration test-browser test-acceptance conformance \
   venv-run venv-dev packages check-style check-format check-types check-pyright check-imports check-texts
 
 help: ## list the targets
@@ -36,6 +36,7 @@ test: ## run all tests, the cheap levels first
 	@$(MAKE) --no-print-directory test-integration
 	$(if $(wildcard tests/browser/test_*.py),@$(MAKE) --no-print-directory test-browser)
 	@$(MAKE) --no-print-directory test-acceptance
+	@$(MAKE) --no-print-directory conformance
 
 test-unit: venv-dev ## no process, socket or clock; the core has to be covered whole
 	@$(BIN)/coverage run --data-file="$(CACHE)/coverage-$$$$" -m pytest -rs tests/unit && \
@@ -54,6 +55,9 @@ test-browser: venv-dev ## the Temporal UI as an operator uses it, in Chromium
 
 test-acceptance: venv-dev packages ## the service as installed, by a real MCP client and the command line
 	@$(PYTEST) tests/acceptance
+
+conformance: venv-dev packages ## the official conformance suite and the Inspector, strict, against the front
+	@$(BIN)/python -m tests.conformance
 
 check: venv-dev ## style, types, layers and texts, in less than a minute
 	@$(MAKE) --no-print-directory --keep-going $(TOGETHER) check-types check-pyright check-style check-format check-imports check-texts
