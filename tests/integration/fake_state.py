@@ -27,7 +27,8 @@ class FakeState:
 
     @property
     def resources(self) -> list[str]:
-        return sorted(r.get("module", "") + r["type"] + "." + r["name"] for r in self.document.get("resources", ()))
+        """What has an object: an apply that is stopped before its first create stores the resource without one."""
+        return sorted(r.get("module", "") + r["type"] + "." + r["name"] for r in self.document.get("resources", ()) if r["instances"])
 
     def access(self) -> StateAccess:
         head = self.document
