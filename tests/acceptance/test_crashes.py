@@ -1,11 +1,16 @@
 """kill -9 of any part: what waits goes on waiting, what applies goes on applying, and nothing is applied twice."""
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import STACKS
 from tests.acceptance.installed import Installed, call, eventually, processes, until
+from tests.gates import close, held, open_for_good
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +81,45 @@ async def test_the_kill_of_a_part_in_mid_apply_lets_the_apply_finish_and_the_run
         ]
 
 
+@requirement("promise:crash-costs-nothing", "reconcile:by-itself", "I2", "I5")
+async def test_the_kill_of_worker_and_terraform_and_of_the_worker_while_it_reconciles_ends_applied_by_itself(tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    open_for_good(world / "before.gate")
+    close(world / "between.gate")
+    it = Installed(data=tmp_path / "data", stacks=STACKS, settings={"COUNTERSIGN_TERRAFORM__DENIED_DATA_SOURCES": "[]"})
+    it.start()
+    try:
+        await it.ready()
+        agent_key, person_key = await agent_and_person(it)
+        async with it.client(agent_key) as agent, it.client(person_key) as person:
+            await call(
+                agent, "terraform_register_workspace", env="dev", workspace="lost", source={"path": "lost"}, vars={"world": str(world)}
+            )
+            waiting = await call(agent, "apply_terraform", env="dev", workspace="lost", wait_seconds=25)
+            await call(person, "run_approve", run_id=waiting["run"]["run_id"], plan_digest=waiting["run"]["plan_digest"])
+            async with held(world / "between.gate", eventually):
+                close(world / "before.gate")  # the plan of what is left waits there
+                [apply] = engines(it)
+                await asyncio.gather(it.kill("worker"), killed(apply))
+
+            async with held(world / "before.gate", eventually):
+                [reconciling] = engines(it, "plan")
+                await it.kill("worker")
+                open_for_good(world / "before.gate")  # for the next one: this one waits on, and holds the lock
+                await until(agent, waiting["run"]["run_id"], "applied")
+                assert not Path(f"/proc/{reconciling}").exists()
+    finally:
+        it.stop()
+
+    assert [len((world / f"{name}.made").read_text().split()) for name in ("one", "two")] == [1, 1]
+
+
+async def killed(engine: int) -> None:
+    """The whole group of an apply."""
+    os.killpg(os.getpgid(engine), signal.SIGKILL)
+
+
 async def test_a_stop_in_mid_apply_leaves_the_apply_alone_and_the_next_start_finds_it(own: Installed, tmp_path: Path) -> None:
     world = tmp_path / "world"
     world.mkdir()
@@ -98,9 +142,9 @@ async def test_a_stop_in_mid_apply_leaves_the_apply_alone_and_the_next_start_fin
         await until(agent, waiting["run"]["run_id"], "applied")
 
 
-def engines(it: Installed) -> list[int]:
-    """Terraform processes that apply for this data folder."""
-    return [pid for pid, argv in processes() if "apply" in argv and any(str(it.data) in part for part in argv) and "/bin/sh" not in argv]
+def engines(it: Installed, command: str = "apply") -> list[int]:
+    """Terraform processes that apply, or do something else, for this data folder."""
+    return [pid for pid, argv in processes() if command in argv and any(str(it.data) in part for part in argv) and "/bin/sh" not in argv]
 
 
 async def reached(world: Any) -> None:

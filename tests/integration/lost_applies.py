@@ -6,7 +6,6 @@ reads a named pipe: an apply that has reached it has made what comes before, beg
 """
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -31,11 +30,11 @@ from countersign.core.errors import CountersignError
 from countersign.core.fencing import Head
 from countersign.core.run import RunState
 from countersign.core.steps import Decided
+from tests.gates import close, held
 from tests.integration.state_service import serving
 from tests.service import Service, eventually
 
 KEY = b"a key of this test, 32 bytes long"
-_EMPTY = {"version": 4, "terraform_version": "1.11.4", "serial": 1, "lineage": "a-gate", "outputs": {}, "resources": []}
 
 
 @dataclass
@@ -52,7 +51,7 @@ class World:
             text.append(item(n, behind))
             behind = f"terraform_data.item_{n}"
             if n in gates:
-                os.mkfifo(self.gate(n))
+                close(self.gate(n))
                 text.append(
                     f'data "terraform_remote_state" "gate_{n}" {{\n  depends_on = [{behind}]\n  backend = "local"\n'
                     f'  config = {{\n    path = "${{var.world}}/{n}.gate"\n  }}\n}}\n'
@@ -63,27 +62,9 @@ class World:
     def gate(self, n: int) -> Path:
         return self.folder / f"{n}.gate"
 
-    @contextlib.asynccontextmanager
-    async def held(self, n: int) -> AsyncIterator[None]:
+    def held(self, n: int) -> contextlib.AbstractAsyncContextManager[None]:
         """Inside, an apply waits at the gate; afterwards the gate is open for good."""
-
-        async def there() -> int | None:
-            try:
-                return os.open(self.gate(n), os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as nobody:
-                assert nobody.errno == errno.ENXIO, nobody
-                return None
-
-        fd = await eventually(there, f"the apply to reach gate {n}")
-        try:
-            yield
-        finally:
-            open_ = self.folder / "open"
-            open_.write_text(json.dumps(_EMPTY))
-            with contextlib.suppress(BrokenPipeError):
-                os.write(fd, open_.read_bytes())
-            open_.replace(self.gate(n))
-            os.close(fd)
+        return held(self.gate(n), eventually)
 
     def lines(self, kind: str) -> dict[int, list[str]]:
         """Item → ids, of those that were "made" or are "gone"."""
