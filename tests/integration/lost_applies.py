@@ -10,10 +10,13 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
+from sqlalchemy import update
 from temporalio.client import Client
 
 from activities.engine import Here
@@ -22,16 +25,18 @@ from countersign.adapters.keyring import Keyring
 from countersign.adapters.process import boot_id, marked_processes
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import plans, records, runs, state
-from countersign.adapters.store.database import Store
+from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import Event, RunRow
+from countersign.adapters.store.schema import runs as runs_table
 from countersign.adapters.terraform import TerraformEngine
+from countersign.core.engine import Remains
 from countersign.core.errors import CountersignError
 from countersign.core.fencing import Head
 from countersign.core.run import RunState
 from countersign.core.steps import Decided
 from tests.gates import close, held
-from tests.integration.state_service import serving
+from tests.integration.state_service import Attempt, lock, serving
 from tests.service import Service, eventually
 
 KEY = b"a key of this test, 32 bytes long"
@@ -145,6 +150,25 @@ class Lost:
         os.killpg(int((self.it.engine.where(found.id) / "run" / "pgid").read_text()), signal.SIGKILL)
         return found
 
+    async def expired(self, run: RunRow) -> None:
+        """Make its approval one of yesterday."""
+        async with self.it.store.begin() as tx:
+            over = stamp(self.it.store.now() - timedelta(seconds=1))
+            await tx.execute(update(runs_table).where(runs_table.c.id == run.id).values(expires_at=over))
+
+    async def push_by_hand(self, data: bytes) -> None:
+        """Somebody with every right stores another state."""
+        async with self.it.store.begin() as tx:
+            epoch = (await state.head(tx, self.it.org, self.stack_id)).epoch
+            facts: dict[str, Any] = {"org": self.it.org, "stack_id": self.stack_id, "run_id": "run_by_hand", "mode": "apply"}
+            over = self.it.store.now() + timedelta(minutes=5)
+            password = await state.grant(tx, credential_id="att_by_hand", epoch=epoch, expires_at=over, **facts)
+        address = f"{self.it.here.state_url}/v1/state/{self.it.org}/{self.stack_id}"
+        async with httpx2.AsyncClient() as client:
+            hand, taken = Attempt(client, address, "att_by_hand", password), lock()
+            answers = [await hand.lock(taken), await hand.post(data, taken["ID"]), await hand.unlock(taken)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+
     async def journal_says(self, run: RunRow, kind: str, address: str) -> None:
         [attempt] = await self.attempts(run)
         journal = self.it.engine.where(attempt.id) / "run" / "journal"
@@ -204,6 +228,15 @@ class Lost:
             return (await runs.list_runs(conn, self.it.org, stack_id=self.stack.config.stack_id))[0]
 
 
+class Stubborn(TerraformEngine):
+    """On a machine whose kernel may not let go of processes."""
+
+    survivors = 0
+
+    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
+        return replace(await super().end(attempt_id, same_boot=same_boot), survivors=self.survivors)
+
+
 @contextlib.asynccontextmanager
 async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Lost]:
     """`engine`: options of the TerraformEngine."""
@@ -215,7 +248,7 @@ async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = 
     keyring = Keyring.open(data, role="all")
     store = await Store.open(configured.database_url)
     artifacts = Artifacts(store, keyring, data / "artifacts")
-    made = TerraformEngine(
+    made = Stubborn(
         stacks_root=folder / "stacks",
         work_root=data / "work",
         attempts_root=data / "attempts",

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,12 @@ from temporalio.client import Client
 
 from countersign.adapters.process import marked_processes
 from countersign.adapters.store import state
-from countersign.adapters.store.database import stamp
-from countersign.adapters.store.schema import runs as runs_table
 from countersign.adapters.store.schema import states
 from countersign.core.approval import CancelInput, Channel
 from countersign.core.run import RunState
-from tests.integration.lost_applies import Lost, item, lost
+from tests.integration.lost_applies import Lost, Stubborn, item, lost
 from tests.integration.processes import until
+from tests.integration.state_service import document
 from tests.requirements import requirement
 from tests.service import ANA, temporal_server
 
@@ -219,9 +217,7 @@ async def test_an_approval_that_expired_meanwhile_is_asked_for_again(it: Lost) -
     it.configure(it.world.chain(2, gates=[1]))
     run = await it.applying()
     async with it.world.held(1):
-        async with it.it.store.begin() as tx:
-            over = stamp(it.it.store.now() - timedelta(seconds=1))
-            await tx.execute(update(runs_table).where(runs_table.c.id == run.id).values(expires_at=over))
+        await it.expired(run)
         await it.kill(run)
 
     asked = await it.it.reaches(run.id, S.AWAITING_APPROVAL)
@@ -276,6 +272,47 @@ async def test_a_lock_of_somebody_else_is_never_broken(it: Lost) -> None:
     assert "The state is locked by cy@laptop since 2026-01-01T00:00:00Z (lock another), and not by this run" in (stopped.reason or "")
     async with it.it.store.begin() as tx:
         await tx.execute(update(states).where(mine).values(lock=None, lock_credential=None))
+    await it.it.runs.resume(run.id, ANA.id)
+    await it.it.reaches(run.id, S.APPLIED)
+    await it.is_settled()
+
+
+@requirement("reconcile:state-moved", "promise:approved-is-what-runs")
+async def test_a_plan_of_what_is_left_is_not_replaced_by_one_that_knows_nothing_of_the_lost_apply(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[1]))
+    run = await it.applying()
+    async with it.world.held(1):
+        await it.expired(run)
+        await it.kill(run)
+    asked = await it.it.reaches(run.id, S.AWAITING_APPROVAL)
+    await it.push_by_hand(document(1))
+    await it.agree(asked)
+
+    stopped = await it.it.reaches(run.id, S.NEEDS_OPERATOR)
+
+    assert (stopped.reason or "").startswith("Stale: the state moved from serial 0 to 1 after this plan was made.")
+    assert len(await it.attempts(run)) == 1
+    await it.it.runs.resume(run.id, ANA.id)
+    await it.it.reaches(run.id, S.APPLIED)
+    await it.is_settled()
+
+
+@requirement("reconcile:survivors", "I5")
+async def test_beside_what_cannot_be_ended_nothing_is_planned_and_its_lock_stays(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[1]))
+    engine = it.it.engine
+    assert isinstance(engine, Stubborn)
+    run = await it.applying()
+    async with it.world.held(1):
+        engine.survivors = 1
+        await it.kill(run)
+
+    stopped = await it.it.reaches(run.id, S.NEEDS_OPERATOR)
+
+    assert (stopped.reason or "").startswith(f"1 processes of the lost apply still run on {it.it.here.host}")
+    assert (await it.head()).lock is not None
+    assert await it.ids() == {}
+    engine.survivors = 0
     await it.it.runs.resume(run.id, ANA.id)
     await it.it.reaches(run.id, S.APPLIED)
     await it.is_settled()

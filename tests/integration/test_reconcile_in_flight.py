@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from temporalio.client import Client
 
+from countersign.adapters.store.reconciled import Found, tell_found
 from countersign.adapters.terraform.looking import Unique
 from countersign.core.run import RunState
 from tests.fakecloud.client import Cloud, Held, cloud, provider
@@ -17,7 +18,7 @@ from tests.fakecloud.raw import REQUIRED
 from tests.integration.lost_applies import Lost, lost
 from tests.integration.processes import until
 from tests.requirements import requirement
-from tests.service import temporal_server
+from tests.service import ANA, temporal_server
 
 pytestmark = pytest.mark.anyio
 S = RunState
@@ -136,7 +137,7 @@ async def test_a_deletion_in_flight_is_finished(it: InTheCloud) -> None:
     assert it.cloud.truth(await it.lost.document()).clean
 
 
-@requirement("reconcile:unknown-object")
+@requirement("reconcile:unknown-object", "reconcile:operator-tells")
 async def test_without_a_look_up_nobody_guesses_and_an_operator_is_told_exactly_what_to_look_for(client: Client, tmp_path: Path) -> None:
     async with in_the_cloud(client, tmp_path, {}) as it:
         run_id = await it.killed(it.cloud.hook(op="create", name="two", when="after"), "drop")
@@ -152,6 +153,34 @@ async def test_without_a_look_up_nobody_guesses_and_an_operator_is_told_exactly_
             f"    countersign resume {run_id}",
         ]
         assert it.cloud.changes() == ["create one", "create two"]
+        [two] = [o for o in it.cloud.record if o["object"]["name"] == "two"]
+        found = Found(exists={"fake_server.two": two["object"]["id"]}, missing=frozenset())
+        await tell_found(it.lost.it.store, org=it.lost.it.org, run_id=run_id, found=found, by=ANA)
+        await it.lost.it.runs.resume(run_id, ANA.id)
+        await it.lost.it.reaches(run_id, S.APPLIED)
+        assert it.cloud.changes() == ["create one", "create two", "create three"]
+        await it.is_clean()
+
+
+@requirement("reconcile:reboot", "promise:crash-costs-nothing")
+async def test_after_a_reboot_everything_the_journal_does_not_tell_is_looked_up(it: InTheCloud) -> None:
+    held = it.cloud.hook(op="create", name="two", when="after")
+    run = await it.lost.applying()
+    await asyncio.to_thread(held.reached)
+    service = it.lost.it
+    await service.stop_workers()
+    [attempt] = await it.lost.attempts(run)
+    await it.lost.kill(run)
+    held.release("drop")
+    folder = service.engine.where(attempt.id) / "run"
+    (folder / "started").write_text("the boot before")
+    service.here = replace(service.here, boot_id="the boot after")
+    await service.start_workers()
+
+    await service.reaches(run.id, S.APPLIED)
+
+    assert it.cloud.changes() == ["create one", "create two", "create three"]
+    await it.is_clean()
 
 
 @requirement("reconcile:look-up")

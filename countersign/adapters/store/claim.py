@@ -82,12 +82,9 @@ async def claim(
         head = await state.head(tx, org, run.stack_id)
         target = plan.document.target
         if (head.lineage, head.serial) != (target.lineage, target.serial):
-            why = f"the state moved from serial {target.serial} to {head.serial} after this plan was made"
-            await runs.move(tx, run, RunState.STALE, at=now, body={"message": why}, reason=why, code="plan_stale")
-            return NotClaimed(state=RunState.STALE, code="plan_stale", message=why)
+            return await _stale(tx, run, f"the state moved from serial {target.serial} to {head.serial} after this plan was made", now)
         if (replaced := await _replaced_credential(tx, org, target.credential)) is not None:
-            await runs.move(tx, run, RunState.STALE, at=now, body={"message": replaced}, reason=replaced, code="plan_stale")
-            return NotClaimed(state=RunState.STALE, code="plan_stale", message=replaced)
+            return await _stale(tx, run, replaced, now)
         if (lost := await plans.open_attempt(tx, org, run.stack_id)) is not None:
             if lost.run_id != run_id or lost.ended_at is None:
                 return await _refuse(tx, run, run.state, "locked", "an attempt on this state is open that nobody has accounted for", now)
@@ -96,6 +93,12 @@ async def claim(
                 tx, lost, run, outcome=RunState.RECONCILING, evidence=(f"accounted for by plan {plan.number}",), at=now, keep_turn=True
             )
         return await _open(tx, run, plan.document, head.lineage, head.serial, host=host, boot_id=boot_id, now=now)
+
+
+async def _stale(tx: AsyncConnection, run: RunRow, why: str, now: datetime) -> NotClaimed:
+    """To be planned again. A plan that accounts for a lost apply is not made by planning, which knows nothing of it."""
+    moved = await end_waiting(tx, run, RunState.STALE, at=now, body={"message": why}, reason=why, code="plan_stale")
+    return NotClaimed(state=moved.state, code="plan_stale", message=why)
 
 
 def _not_this_plan(run: RunRow, plan: PlanRow | None, plan_digest: str, bundle_sha256: str) -> tuple[str, str] | None:
