@@ -194,3 +194,27 @@ async def test_an_object_that_was_there_before_is_not_taken_for_our_own(it: InTh
 
     assert "one of which nobody knows when it was made" in (stopped.reason or ""), "minutes apart, clocks may differ"
     await until(lambda: it.cloud.changes() == ["create two", "create one"], "nothing more to be made")
+
+
+@requirement("reconcile:look-up", "reconcile:unknown-object")
+async def test_of_several_in_flight_only_the_one_that_nobody_can_tell_is_an_operators(it: InTheCloud) -> None:
+    servers = "".join(f'resource "fake_server" "{name}" {{\n  name = "{name}"\n}}\n' for name in ("absent", "made", "twice"))
+    it.lost.configure(REQUIRED + 'variable "world" {\n  type = string\n}\n' + servers)
+    held = [it.cloud.hook(op="create", name=name, when="before") for name in ("absent", "made", "twice")]
+    run = await it.lost.applying()
+    for one in held:
+        await asyncio.to_thread(one.reached)
+    for name in ("made", "twice", "twice"):  # the hooks hold each only once
+        it.cloud.connection.create(type="fake_server", project="default", name=name, attributes={})
+    await it.lost.kill(run)
+    for one in held:
+        one.release("drop")
+
+    stopped = await it.lost.it.reaches(run.id, S.NEEDS_OPERATOR)
+
+    assert [line for line in (stopped.reason or "").splitlines() if line.startswith("    ")] == [
+        f"    countersign resume {run.id} --exists fake_server.twice=ID",
+        f"    countersign resume {run.id} --absent fake_server.twice",
+        f"    countersign resume {run.id}",
+    ]
+    assert "fake_server.twice: its creation may have been under way, and it could not be looked up." in (stopped.reason or "")
