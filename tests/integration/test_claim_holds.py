@@ -1,15 +1,12 @@
 """The claim holds against everything Temporal can do: resets, replayed signals, steps started by hand, lost workers."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
 from countersign.adapters.store import audit, plans
@@ -18,23 +15,11 @@ from countersign.core.run import RunState
 from countersign.core.steps import ApplyInput
 from countersign.worker.sweep import sweep
 from tests.requirements import requirement
-from tests.service import ANA, BO, Service, eventually, service, temporal_server
+from tests.service import ANA, BO, Service, eventually
 from tests.toy.engine import ToyEngine, install
 
 pytestmark = pytest.mark.anyio
 install()
-
-
-@pytest.fixture(scope="module")
-async def client() -> AsyncIterator[Client]:
-    async with temporal_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
-    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
-        yield running
 
 
 def toy(it: Service) -> ToyEngine:

@@ -1,32 +1,17 @@
 """What an operator found in the cloud is recorded about the attempt that was lost, and about no other."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from temporalio.client import Client
 
 from countersign.adapters.store.reconciled import Found, found_after, tell_found
 from countersign.core.errors import FailedPrecondition
 from countersign.core.run import RunState
 from tests.requirements import requirement
-from tests.service import ANA, Service, eventually, service, temporal_server
+from tests.service import ANA, Service, eventually
 from tests.toy.engine import ToyEngine, install
 
 pytestmark = pytest.mark.anyio
 install()
-
-
-@pytest.fixture(scope="module")
-async def client() -> AsyncIterator[Client]:
-    async with temporal_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
-    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
-        yield running
 
 
 @requirement("reconcile:operator-tells")

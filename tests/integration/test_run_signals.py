@@ -1,7 +1,6 @@
 """What an operator types into the Temporal UI: one object counts, everything else is refused, told, and changes nothing."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,11 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from countersign.adapters.store.runs import RunRow
 from countersign.core.run import RunState
 from tests.requirements import requirement
-from tests.service import ANA, Service, eventually, service, temporal_server
+from tests.service import ANA, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
 
 pytestmark = pytest.mark.anyio
 install()
-
-
-@pytest.fixture(scope="module")
-async def client() -> AsyncIterator[Client]:
-    async with temporal_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
-    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
-        yield running
 
 
 async def waiting(it: Service, *changes: tuple[str, str], tool: str = "apply_toy") -> RunRow:

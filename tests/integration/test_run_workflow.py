@@ -1,30 +1,15 @@
 """The run, driven through a real Temporal with a tiny engine: what is asked, agreed, claimed, applied and recorded."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from temporalio.client import Client
 
 from countersign.core.errors import CountersignError
 from countersign.core.run import RunState
-from tests.service import AGENT, ANA, BO, Service, eventually, service, temporal_server
+from tests.service import AGENT, ANA, BO, Service, eventually
 from tests.toy.engine import ToyEngine, install
 
 pytestmark = pytest.mark.anyio
 install()
-
-
-@pytest.fixture(scope="module")
-async def client() -> AsyncIterator[Client]:
-    async with temporal_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
-    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
-        yield running
 
 
 def toy(it: Service) -> ToyEngine:
