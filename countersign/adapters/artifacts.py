@@ -49,20 +49,12 @@ class Artifacts:
         self._keyring = keyring
         self._folder = folder
         self._objects = LocalStore(prefix=folder)
+        self._synced: set[Path] = set()  # folders whose own names are on the disk
 
     async def write(self, *, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> Written:
         """Seal and store `data`; it is durable when this returns. Raises Unavailable where the disk does not take it."""
-        digest = await asyncio.to_thread(sha256, data) if len(data) > _LARGE else sha256(data)
-        artifact_id = derive("art", org, stack_id, run_id or "", kind, name, digest)
-        sealed, kid = await asyncio.to_thread(self._keyring.seal, "artifacts", data, belongs_to=(org, stack_id, digest))
-        path = _path(org, stack_id, artifact_id)
-        try:
-            await self._objects.put_async(path, sealed)
-            await asyncio.to_thread(_sync, self._folder, path)
-        except (BaseError, OSError) as failed:
-            raise Unavailable(
-                f"the artifact store did not take {kind} ({_short(failed)}); free some space on the disk of the data folder and ask again"
-            ) from None
+        digest, sealed_by = await asyncio.to_thread(self._put, org, stack_id, run_id, kind, name, data)
+        artifact_id = _id(org, stack_id, run_id, kind, name, digest)
         return Written(
             id=artifact_id,
             org=org,
@@ -73,8 +65,34 @@ class Artifacts:
             readable=readable,
             sha256=digest,
             size=len(data),
-            kid=kid,
+            kid=sealed_by,
         )
+
+    def _put(self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes) -> tuple[str, str]:
+        """Digest, seal, store and sync, in one thread: (digest, id of the key)."""
+        digest = sha256(data)
+        sealed, kid = self._keyring.seal("artifacts", data, belongs_to=(org, stack_id, digest))
+        path = _path(org, stack_id, _id(org, stack_id, run_id, kind, name, digest))
+        try:
+            self._objects.put(path, sealed)
+            self._sync(path)
+        except (BaseError, OSError) as failed:
+            raise Unavailable(
+                f"the artifact store did not take {kind} ({_short(failed)}); free some space on the disk of the data folder and ask again"
+            ) from None
+        return digest, kid
+
+    def _sync(self, path: str) -> None:
+        """The object and its folder on the disk; and once, every folder on the way that names it."""
+        target = self._folder / path
+        _on_disk(target)
+        _on_disk(target.parent)
+        if target.parent not in self._synced:
+            for folder in target.parent.parents:
+                _on_disk(folder)
+                if folder == self._folder:
+                    break
+            self._synced.add(target.parent)
 
     async def record(self, tx: AsyncConnection, *written: Written) -> tuple[ArtifactRef, ...]:
         """Put the rows into the transaction `tx`; content that was recorded before keeps its row."""
@@ -106,18 +124,20 @@ class Artifacts:
         row = (await conn.execute(query)).first()
         if row is None:
             raise NotFound(f"no artifact {artifact_id}", field="artifact_id")
+        return await asyncio.to_thread(self._get, org, row.stack_id, artifact_id, row.kind, row.sha256)
+
+    def _get(self, org: str, stack_id: str, artifact_id: str, kind: str, digest: str) -> bytes:
         try:
-            found = await self._objects.get_async(_path(org, row.stack_id, artifact_id))
-            sealed = bytes(await found.bytes_async())
+            sealed = bytes(self._objects.get(_path(org, stack_id, artifact_id)).bytes())
         except (NotFoundError, FileNotFoundError):
             raise FailedPrecondition(
-                f"the bytes of {row.kind} {artifact_id} are gone from the artifact store; restore them from a backup"
+                f"the bytes of {kind} {artifact_id} are gone from the artifact store; restore them from a backup"
             ) from None
         except (BaseError, OSError) as failed:
-            raise Unavailable(f"the artifact store does not give {row.kind} ({_short(failed)}); ask again in a moment") from None
-        data = await asyncio.to_thread(self._keyring.unseal, "artifacts", sealed, belongs_to=(org, row.stack_id, row.sha256))
-        if await asyncio.to_thread(sha256, data) != row.sha256:
-            raise FailedPrecondition(f"the bytes of {row.kind} {artifact_id} are not those that were stored; nothing is done with them")
+            raise Unavailable(f"the artifact store does not give {kind} ({_short(failed)}); ask again in a moment") from None
+        data = self._keyring.unseal("artifacts", sealed, belongs_to=(org, stack_id, digest))
+        if sha256(data) != digest:
+            raise FailedPrecondition(f"the bytes of {kind} {artifact_id} are not those that were stored; nothing is done with them")
         return data
 
     async def read_named(self, conn: AsyncConnection, *, org: str, run_id: str, name: str) -> bytes | None:
@@ -127,24 +147,20 @@ class Artifacts:
         return await self.read(conn, org=org, artifact_id=found) if found is not None else None
 
 
-_LARGE = 1 << 20
+def _id(org: str, stack_id: str, run_id: str | None, kind: str, name: str, digest: str) -> str:
+    return derive("art", org, stack_id, run_id or "", kind, name, digest)
 
 
 def _path(org: str, stack_id: str, artifact_id: str) -> str:
     return f"{org}/{stack_id}/{artifact_id}"
 
 
-def _sync(root: Path, path: str) -> None:
-    """The object, and every folder on the way that names it, on the disk."""
-    target = root / path
-    for part in (target, *target.parents):
-        fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        if part == root:
-            return
+def _on_disk(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _short(failed: Exception) -> str:

@@ -45,6 +45,7 @@ class InlineConnection:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection: sqlite3.Connection | None = connection
+        self.writes = False  # whether this transaction may write, so that its commit waits for the disk
 
     @property
     def _open(self) -> sqlite3.Connection:
@@ -53,11 +54,15 @@ class InlineConnection:
         return self._connection
 
     def cursor(self) -> "InlineCursor":
-        return InlineCursor(self._open.cursor())
+        return InlineCursor(self, self._open.cursor())
 
     async def commit(self) -> None:
-        if self._open.in_transaction:
+        if not self._open.in_transaction:
+            return
+        if self.writes:
             await _in_thread(self._open.commit)
+        else:
+            self._open.commit()
 
     async def rollback(self) -> None:
         if self._open.in_transaction:
@@ -79,7 +84,8 @@ class InlineConnection:
 
 
 class InlineCursor:
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
+    def __init__(self, connection: InlineConnection, cursor: sqlite3.Cursor) -> None:
+        self._of = connection
         self._cursor = cursor
         self.arraysize = 1
 
@@ -102,7 +108,10 @@ class InlineCursor:
         return self._cursor.lastrowid
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> "InlineCursor":
-        if statement.startswith("BEGIN IMMEDIATE"):
+        begins = statement.startswith("BEGIN")
+        if begins:
+            self._of.writes = "IMMEDIATE" in statement
+        if begins and self._of.writes:
             await _in_thread(lambda: self._cursor.execute(statement))
         else:
             self._cursor.execute(statement, parameters)
