@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import uvicorn
 
@@ -21,7 +21,7 @@ from countersign.adapters.keyring import Keyring
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.watch import Watch
-from countersign.core.errors import FailedPrecondition
+from countersign.core.errors import FailedPrecondition, InvalidArgument
 from mcp_front.auth import local_agent
 from mcp_front.call import Front
 from mcp_front.gateway import Gateway, RunsPort
@@ -120,14 +120,19 @@ def _no_port(settings: Settings, refused: OSError) -> str:
     )
 
 
-async def serve_stdio(settings: Settings, *, role: str = STDIO_ROLE, org: str | None = None, user: str | None = None) -> None:
+async def serve_stdio(
+    settings: Settings, *, role: str | None = None, servers: Sequence[str] = (), org: str | None = None, user: str | None = None
+) -> None:
     """Serve one client over standard input and output, until it closes them: an agent on behalf of the local user.
 
-    Standard output belongs to the protocol, so logs have to go to standard error. Raises InvalidArgument for an unknown role.
+    Standard output belongs to the protocol, so logs have to go to standard error. Raises InvalidArgument for an unknown role or
+    server: whoever configured it is to know before anything is served.
     """
-    caller = local_agent(user or _local_user(), org=org or settings.organizations[0].slug, role=role)
+    caller = local_agent(user or _local_user(), org=org or settings.organizations[0].slug, role=role or STDIO_ROLE)
+    if unknown := sorted(set(servers) - toolset().servers):
+        raise InvalidArgument(f"no server {unknown[0]!r}; there are {', '.join(sorted(toolset().servers))}", field="server")
     async with build_front(settings) as front:
-        await GovernedServer(front, caller=caller).run_stdio_async()
+        await GovernedServer(front, caller=caller, servers=frozenset(servers) or None).run_stdio_async()
 
 
 def _local_user() -> str:

@@ -41,9 +41,13 @@ async def _narrowed(ctx: ServerRequestContext[Any, Any], call_next: CallNext) ->
 
 
 class GovernedServer(MCPServer[Any]):
-    """`caller` is who the connection belongs to where requests carry no key (stdio); None over HTTP."""
+    """`caller` is who the connection belongs to where requests carry no key (stdio); None over HTTP.
 
-    def __init__(self, front: Front, *, caller: Caller | None = None, **options: Any) -> None:
+    `servers` are those whose tools are listed where a request names none; it narrows a list, it gives no right.
+    """
+
+    def __init__(self, front: Front, *, caller: Caller | None = None, servers: frozenset[str] | None = None, **options: Any) -> None:
+        self._servers = servers
         self._dispatch = self._dispatching(front, caller)
         super().__init__(
             "countersign",
@@ -100,7 +104,7 @@ class GovernedServer(MCPServer[Any]):
     # -- tools
 
     async def list_tools(self) -> list[types.Tool]:
-        caller, servers = self._dispatch.who(), _SERVERS.get()
+        caller, servers = self._dispatch.who(), _SERVERS.get() or self._servers
         if servers is not None and (unknown := sorted(servers - self._front.toolset.servers)):
             raise MCPError(types.INVALID_PARAMS, f"Unknown server: {', '.join(unknown)}")
         return [self._wire[name] for name, spec in self._front.toolset.tools.items() if listed(caller, spec, servers)]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from countersign.cli import exits, record_commands, run_commands
+from countersign.cli import exits, mcp_config, record_commands, run_commands
 from countersign.cli.session import run, settings_of
 
 Data = Annotated[
@@ -74,11 +74,18 @@ def front(
     stdio: Annotated[
         bool, typer.Option("--stdio", help="Speak MCP over standard input and output, as an agent of the local user.")
     ] = False,
+    role: Annotated[
+        str | None, typer.Option("--role", envvar="AGENT_ROLE", help="With --stdio: the agent's role; else platform.", show_default=False)
+    ] = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option("--server", help="With --stdio: list this server's tools in place of the role's. Repeat.", show_default=False),
+    ] = None,
 ) -> None:
     """Run the MCP front: over HTTP, or for one client over stdio."""
     from countersign.cli.serving import front as serve
 
-    run(serve(settings_of(data), stdio=stdio))
+    run(serve(settings_of(data), stdio=stdio, role=role, servers=server or ()))
 
 
 @app.command(rich_help_panel=SERVICE)
@@ -116,6 +123,7 @@ def demo(
 
 run_commands.add_to(app)
 record_commands.add_to(app)
+mcp_config.add_to(app)
 
 
 def main() -> None:

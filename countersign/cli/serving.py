@@ -6,6 +6,7 @@ What a part imports is most of its cold start, so each is imported here and nowh
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from countersign.cli.exits import Exit
@@ -45,12 +46,13 @@ async def state(settings: "Settings", *, local_key: bool = False) -> Exit:
     return Exit.OK
 
 
-async def front(settings: "Settings", *, stdio: bool = False) -> Exit:
+async def front(settings: "Settings", *, stdio: bool = False, role: str | None = None, servers: Sequence[str] = ()) -> Exit:
+    """`role` and `servers` are those of the one client over stdio; over HTTP a key says the role, and an address the servers."""
     from mcp_front import main
 
     _logged()
     await _migrated(settings)
-    await (main.serve_stdio(settings) if stdio else main.serve(settings))
+    await (main.serve_stdio(settings, role=role, servers=servers) if stdio else main.serve(settings))
     return Exit.OK
 
 
