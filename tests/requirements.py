@@ -152,6 +152,8 @@ _BEHAVIOUR = {
     "reconcile:reboot": ("After a reboot no journal is whole, so whatever it does not tell is looked up.", "issue 6"),
     "reconcile:state-moved": ("A plan of what is left that got stale is made again by reconciling, never by planning.", "issue 6"),
     "reconcile:survivors": ("Beside what cannot be ended nothing is planned, and its lock stays.", "terraform §5"),
+    "clients:main-job": ("Other people's clients do the main job unaided, over HTTP and stdio, in both protocol eras.", "issue 5"),
+    "clients:config": ("`countersign mcp-config` writes entries that the common clients read, and no secret into them.", "issue 5"),
     "apply:verdict": ("Exit code and journal together say how an apply ended; what they do not prove is interrupted.", "terraform §1.2"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),

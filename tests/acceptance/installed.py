@@ -156,11 +156,11 @@ class Installed:
         return str(made["key"])
 
     @contextlib.asynccontextmanager
-    async def client(self, key: str, *, mode: str = "auto", path: str = "/mcp") -> AsyncIterator[Client]:
+    async def client(self, key: str, *, mode: str = "auto", path: str = "/mcp", **options: Any) -> AsyncIterator[Client]:
         headers = {"Authorization": f"Bearer {key}"}
         async with httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(40, read=300)) as http:
             transport = streamable_http_client(f"http://127.0.0.1:{self.front_port}{path}", http_client=http)
-            async with Client(transport, mode=mode) as client:  # type: ignore[arg-type]
+            async with Client(transport, mode=mode, **options) as client:  # type: ignore[arg-type]
                 yield client
 
 
