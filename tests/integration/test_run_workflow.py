@@ -1,11 +1,14 @@
 """The run, driven through a real Temporal with a tiny engine: what is asked, agreed, claimed, applied and recorded."""
 
+from pathlib import Path
 
 import pytest
+from temporalio.client import Client
 
 from countersign.core.errors import CountersignError
 from countersign.core.run import RunState
-from tests.service import AGENT, ANA, BO, Service, eventually
+from tests.requirements import requirement
+from tests.service import AGENT, ANA, BO, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
 
 pytestmark = pytest.mark.anyio
@@ -160,3 +163,20 @@ async def test_a_cancel_in_mid_apply_interrupts_once_and_tells_the_partial_resul
     await it.runs.cancel(run.id, CancelInput(reason="stop"))
 
     await it.reaches(run.id, RunState.PARTIALLY_APPLIED, patience=10)
+
+
+@requirement("I1")
+async def test_a_milder_change_that_policy_asks_a_person_for_is_not_let_through_by_a_worse_one_it_does_not(
+    client: Client, tmp_path: Path
+) -> None:
+    """Rules need not ask most for the worst: here an update needs a person, and creating needs nobody."""
+    policy = {"rules": [{"classes": ["create"], "need": "auto"}, {"need": "person"}]}
+    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), policy=policy) as it:
+        toy(it).want(("a", "create"), ("b", "update"))
+        run = await it.start(await it.stack())
+        await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+        await it.reaches(run.id, RunState.APPLIED)
+
+        toy(it).want(("c", "create"))
+        alone = await it.start(await it.stack("alone"))
+        await it.reaches(alone.id, RunState.APPLIED)

@@ -60,6 +60,7 @@ class ToyEngine:
             engine_build="toy 1",
             counts=counts,
             change_class=worst(c.change_class for c in changes),
+            classes=tuple(sorted({c.change_class for c in changes}, key=lambda c: c.rank)),
             changes=changes,
             semantic_digest=digest_of([list(c) for c in wanted["changes"]]),
         )

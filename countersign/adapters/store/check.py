@@ -62,6 +62,7 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
         policy,
         env=run.env,
         change_class=planned.plan.change_class,
+        classes=planned.plan.classes,
         name=run.stack_path,
         auto_approve=bool(run.request.get("auto_approve")),
         destroy=run.mode is Mode.DESTROY,

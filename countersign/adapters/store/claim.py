@@ -148,15 +148,18 @@ async def _unapproved(tx: AsyncConnection, run: RunRow, plan: PlanRow, policy: P
     """Weigh again, with policy as it is now: what was enough when somebody agreed may not be enough any more."""
     assert plan.document is not None and run.plan_digest is not None  # the caller saw to it
     protected = policy.is_protected(run.env)
+    agreed = [d.approval for d in await plans.decisions_of(tx, run.org, run.id) if d.accepted and d.decision == "approve"]
+    # The proven rest of a plan has classes of its own (imports); what was asked for the whole of it counts.
+    rest = run.change_class != str(plan.summary.change_class)
     requirement = required(
         policy,
         env=run.env,
         change_class=ChangeClass(run.change_class or ChangeClass.UNKNOWN),
+        classes=() if rest else plan.summary.classes,
         name=run.stack_path,
         auto_approve=bool(run.request.get("auto_approve")),
         destroy=run.mode is Mode.DESTROY,
     )
-    agreed = [d.approval for d in await plans.decisions_of(tx, run.org, run.id) if d.accepted and d.decision == "approve"]
     expires_at = datetime.fromisoformat(plan.document.expires_at)
     verdict = weigh(
         agreed,

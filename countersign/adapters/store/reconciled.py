@@ -213,6 +213,7 @@ async def _left(
         policy,
         env=run.env,
         change_class=planned.plan.change_class,
+        classes=planned.plan.classes,
         name=run.stack_path,
         destroy=run.mode is Mode.DESTROY,
     )
