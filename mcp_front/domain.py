@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from countersign.core.errors import InvalidArgument
 from mcp_front.envelope import OUTPUT_SCHEMA, Answer
 
-NAME = re.compile(r"^[a-z][a-z0-9_]{1,63}$")
+NAME = re.compile(r"^[a-z][a-z0-9_]{1,63}\Z")
 DESCRIPTION = 600  # characters
 _IDEMPOTENT = {"apply", "set", "delete", "revoke", "cancel", "stop"}
 

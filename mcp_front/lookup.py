@@ -16,7 +16,7 @@ from countersign.core.errors import InvalidArgument, NotFound, PermissionDenied,
 from mcp_front.call import Call
 from mcp_front.rights import Reach, allowed, reach
 
-AGO = re.compile(r"^-([1-9][0-9]{0,5})([smhd])$")
+AGO = re.compile(r"^-([1-9][0-9]{0,5})([smhd])\Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 

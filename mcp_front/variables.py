@@ -11,7 +11,7 @@ from countersign.core.ids import SLUG
 from countersign.core.terraform.variables import secret_named, secrets_named
 from mcp_front.call import Call
 
-NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$")
+NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,99}\Z")
 LARGEST = 64 << 10  # bytes of all values together
 MOST = 200
 

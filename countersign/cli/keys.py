@@ -16,7 +16,7 @@ from countersign.cli.store import opened, organization, write_secret
 from countersign.core.errors import InvalidArgument
 from countersign.core.principal import Kind, Principal
 
-_SPAN = re.compile(r"^([1-9][0-9]{0,5})([mhd])$")
+_SPAN = re.compile(r"^([1-9][0-9]{0,5})([mhd])\Z")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 

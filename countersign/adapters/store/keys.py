@@ -21,9 +21,9 @@ from countersign.core.digests import sha256
 from countersign.core.errors import InvalidArgument, NotFound
 from countersign.core.principal import Kind, Principal
 
-TOKEN = re.compile(r"^cs_([0-9a-f]{16})_([0-9a-f]{64})$")
-PRINCIPAL = re.compile(r"^(person|agent|machine):[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")
-ROLE = re.compile(r"^[a-z][a-z0-9-]{0,39}$")
+TOKEN = re.compile(r"^cs_([0-9a-f]{16})_([0-9a-f]{64})\Z")
+PRINCIPAL = re.compile(r"^(person|agent|machine):[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}\Z")
+ROLE = re.compile(r"^[a-z][a-z0-9-]{0,39}\Z")
 
 
 @dataclass(frozen=True, kw_only=True)

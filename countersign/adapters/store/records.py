@@ -25,8 +25,8 @@ from countersign.core.principal import Principal
 
 KIND = "stack"
 ENGINES = ("terraform", "tofu")
-SOURCE_PATH = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,7}$")
-DURATION = re.compile(r"^[1-9][0-9]{0,5}[smhd]$")
+SOURCE_PATH = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,7}\Z")
+DURATION = re.compile(r"^[1-9][0-9]{0,5}[smhd]\Z")
 
 # Given for a field to leave it as it is; None clears it.
 KEEP: Any = object()
