@@ -85,7 +85,7 @@ class Store:
         if not parsed.drivername.startswith("sqlite") or not parsed.database:
             engine = create_async_engine(url, pool_size=4, max_overflow=4)
             return cls(engine, engine, clock=clock)
-        opened = partial(inline_sqlite.connect, parsed.database)
+        opened = partial(inline_sqlite.connect, parsed.database, asyncio.Lock())
         writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened)
         reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened)
         for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
