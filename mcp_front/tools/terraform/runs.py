@@ -1,0 +1,108 @@
+"""The runs of Terraform: validate, plan, apply, destroy. Each answers with the run at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from countersign.adapters.store.records import StackRow
+from countersign.core.errors import FailedPrecondition, PlanStale
+from countersign.core.run import RUN_TYPES, Mode
+from mcp_front import lookup
+from mcp_front.call import Call
+from mcp_front.domain import Access
+from mcp_front.envelope import Answer
+from mcp_front.starting import Digest, started
+from mcp_front.tools.terraform.server import TERRAFORM, Env, Vars, Workspace
+from mcp_front.variables import checked_vars, unset_secrets
+
+Commit = Annotated[str | None, Field(pattern=r"^[0-9a-f]{7,64}$")]
+Address = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\s\-\x00-\x1f][^\x00-\x1f]*$")]
+
+
+async def _stack(call: Call, env: str, workspace: str, commit: str | None) -> StackRow:
+    async with call.front.store.read() as conn:
+        stack = await lookup.workspace(call, conn, env, workspace)
+    if commit is not None and stack.config.source_repo is None:
+        raise FailedPrecondition(
+            f"{stack.path} is a folder, which has no commits; leave commit out, and it is planned as it is then", field="commit"
+        )
+    return stack
+
+
+async def _start(
+    call: Call, name: str, stack: StackRow, asked: Mapping[str, Any], *, mode: Mode | None = None, warnings: Sequence[str] = ()
+) -> Answer:
+    """Start the run of the type `name`, or join it. What was left out is left out of the request, so that it may be joined."""
+    arguments = {"env": stack.env, "workspace": stack.slug, **{k: v for k, v in asked.items() if v not in (None, False, [], {})}}
+    begun = await call.front.gateway.start(
+        call.caller, RUN_TYPES[name], stack.config, arguments, key=call.given.idempotency_key, message=call.given.message, mode=mode
+    )
+    notes = (*warnings, *await unset_secrets(call, asked.get("vars")))
+    return await started(call, begun.run, replayed=begun.replayed, warnings=notes)
+
+
+@TERRAFORM.tool("terraform_validate", Access.WRITE, title="Validate configuration", run=True, dry=False)
+async def terraform_validate(call: Call, env: Env, workspace: Workspace = "main", commit: Commit = None) -> Answer:
+    """Validate a workspace's configuration: format, init, validate, and what the operator allows. Takes no lock and writes no state;
+    the run's plan lists the findings with file and line."""
+    stack = await _stack(call, env, workspace, commit)
+    return await _start(call, "terraform_validate", stack, {"commit": commit})
+
+
+@TERRAFORM.tool("terraform_plan", Access.WRITE, title="Plan", run=True, dry=False)
+async def terraform_plan(
+    call: Call,
+    env: Env,
+    workspace: Workspace = "main",
+    vars: Vars = None,
+    targets: Annotated[Sequence[Address], Field(max_length=50)] = (),
+    commit: Commit = None,
+    destroy: bool = False,
+) -> Answer:
+    """Plan a workspace to look at what would change; this plan is never applied. Takes no lock and changes nothing. The same request
+    joins the run that is open already."""
+    stack = await _stack(call, env, workspace, commit)
+    asked = {"vars": checked_vars(vars or {}), "targets": list(targets), "commit": commit, "destroy": destroy}
+    return await _start(call, "terraform_plan", stack, asked)
+
+
+@TERRAFORM.tool("apply_terraform", Access.WRITE, title="Apply", run=True)
+async def apply_terraform(
+    call: Call,
+    env: Env,
+    workspace: Workspace = "main",
+    vars: Vars = None,
+    commit: Commit = None,
+    plan_digest: Annotated[Digest | None, Field(description="of a plan to adopt; later")] = None,
+    auto_approve: bool = False,
+) -> Answer:
+    """Apply a workspace: plan it, weigh the plan by policy, wait for whoever has to agree, and apply exactly that plan. What it needs
+    stands in the run; `auto_approve` counts only for changes policy lists, never for what destroys."""
+    stack = await _stack(call, env, workspace, commit)
+    if plan_digest is not None:
+        raise PlanStale(
+            "no plan can be adopted under this digest; call apply_terraform without plan_digest: it plans anew and asks for that plan",
+            field="plan_digest",
+            next=["apply_terraform"],
+        )
+    asked = {"vars": checked_vars(vars or {}), "commit": commit, "auto_approve": auto_approve}
+    warnings = [_auto_approved(call)] if auto_approve else []
+    return await _start(call, "apply_terraform", stack, asked, mode=Mode.SPECULATIVE if call.given.dry_run else None, warnings=warnings)
+
+
+def _auto_approved(call: Call) -> str:
+    listed = ", ".join(call.front.policy.auto_approve)
+    if not listed:
+        return "auto_approve changes nothing here: policy lists no class of change that callers may approve themselves"
+    return f"auto_approve counts only where the plan's class is one of {listed}; it never counts for what destroys"
+
+
+@TERRAFORM.tool("destroy_terraform", Access.DESTROY, title="Destroy", run=True)
+async def destroy_terraform(call: Call, env: Env, workspace: Workspace = "main", auto_approve: bool = False) -> Answer:
+    """Destroy everything a workspace's state holds. The run plans it and then waits for a person who types the workspace's path;
+    nothing skips that. The record stays."""
+    stack = await _stack(call, env, workspace, None)
+    warnings = ["auto_approve never counts for destroying; a person has to type the name and approve the plan"] if auto_approve else []
+    dry = call.given.dry_run
+    return await _start(call, "destroy_terraform", stack, {"destroy": dry}, mode=Mode.SPECULATIVE if dry else None, warnings=warnings)
