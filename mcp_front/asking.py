@@ -14,7 +14,7 @@ from mcp import types
 from mcp.server.elicitation import AcceptedElicitation, CancelledElicitation, DeclinedElicitation
 from mcp.server.mcpserver import Context, Elicit
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.runs import RunRow
@@ -30,21 +30,29 @@ WITHIN = 1800  # seconds a person has for an answer
 _LEAVE_EMPTY = "goes into the record; may stay empty"
 
 
-# The forms. Their fields are shown as they stand; a docstring would be sent along.
+# The forms. They are shown as they stand; a docstring would be sent along.
 class Consent(BaseModel):
+    model_config = ConfigDict(title="Approve")
+
     comment: str | None = Field(default=None, title="Comment", max_length=2000, description=_LEAVE_EMPTY)
 
 
 class TypedConsent(BaseModel):
+    model_config = ConfigDict(title="Approve and destroy")
+
     confirm_name: str = Field(title="Name", max_length=255, description="the name of what is destroyed, typed out")
     comment: str | None = Field(default=None, title="Comment", max_length=2000, description=_LEAVE_EMPTY)
 
 
 class TypedName(BaseModel):
+    model_config = ConfigDict(title="Remove")
+
     confirm_name: str = Field(title="Name", max_length=255, description="the name of what is removed, typed out")
 
 
 class Reason(BaseModel):
+    model_config = ConfigDict(title="Reject")
+
     reason: str = Field(title="Reason", min_length=1, max_length=2000, description="recorded, and shown to whoever asked for the run")
 
 

@@ -211,6 +211,10 @@ class FrontService:
             return await plans.decisions_of(conn, self.org, run_id)
 
 
+class Silence(Exception):
+    """What a person says who has gone for lunch."""
+
+
 @dataclass
 class User:
     """Who sits before a client that can ask. `says` is what they type, or how they get rid of the question."""
@@ -221,6 +225,8 @@ class User:
     async def asked(self, _: Any, params: types.ElicitRequestParams) -> types.ElicitResult | types.ErrorData:
         assert isinstance(params, types.ElicitRequestFormParams)
         self.questions.append(params.message)
+        if isinstance(self.says, Silence):
+            await asyncio.Event().wait()
         if isinstance(self.says, Exception):
             raise self.says
         if isinstance(self.says, dict):

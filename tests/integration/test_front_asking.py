@@ -1,5 +1,6 @@
 """Asking the person in front of a client: by a real client with a user, in both protocol eras, over a real store."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +12,14 @@ from mcp import MCPError, types
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 
+from countersign.adapters.keyring import Keyring
+from countersign.core.errors import FailedPrecondition
 from countersign.core.policy import Need, Policy, Rule
 from countersign.core.run import RunState
+from mcp_front import asking
 from mcp_front.auth import KeyVerifier
 from mcp_front.server import GovernedServer
-from tests.integration.front import ANA, BO, CLAUDE, PATIENCE, FrontService, User, front_service
+from tests.integration.front import ANA, BO, CLAUDE, PATIENCE, FrontService, Silence, User, front_service
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +120,18 @@ async def test_a_client_that_says_it_can_ask_and_cannot_decides_nothing(it: Fron
         error = await ana.refused("run_approve", **approval_of(run), confirm_name=NAME)
 
     assert (error["code"], "nothing was decided" in error["message"]) == ("confirmation_required", True)
+    assert await it.decisions(run["run_id"]) == []
+
+
+async def test_nobody_is_waited_for_without_end(it: FrontService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the era of sessions the call waits for the person, and a client that never comes back would keep it for ever."""
+    run = await destroying(it)
+    monkeypatch.setattr(asking, "WITHIN", 0.2)
+    async with it.as_(ANA, "approver", mode="legacy", user=User(says=Silence())) as ana:
+        with anyio.fail_after(PATIENCE):
+            error = await ana.refused("run_approve", **approval_of(run), confirm_name=NAME)
+
+    assert error["code"] == "confirmation_required"
     assert await it.decisions(run["run_id"]) == []
 
 
@@ -316,6 +332,26 @@ async def test_an_answer_is_good_for_its_principal_its_run_and_its_words_only(it
     assert str(of_another) == str(for_another) == "Invalid or expired requestState"
     assert isinstance(unasked, types.InputRequiredResult)  # an answer nobody asked for is asked again
     assert await it.decisions(run["run_id"]) == []
+
+
+def test_fronts_of_one_deployment_share_the_keys_and_no_other_part_holds_them(tmp_path: Path) -> None:
+    first, second = (Keyring.open(tmp_path, role="front") for _ in range(2))
+
+    assert first.request_keys == second.request_keys
+    assert [len(key) for key in first.request_keys] == [32]
+    for role in ("worker", "state", "operator"):
+        with pytest.raises(FailedPrecondition, match="does not hold the keys for requests"):
+            _ = Keyring.open(tmp_path, role=role).request_keys  # type: ignore[arg-type]
+
+
+def test_the_active_key_seals_and_the_others_still_open(tmp_path: Path) -> None:
+    (old,) = Keyring.open(tmp_path, role="front").request_keys
+    file = tmp_path / "keys" / "requests.json"
+    ring = json.loads(file.read_text())
+    ring["keys"]["k2"] = base64.b64encode(b"2" * 32).decode()
+    file.write_text(json.dumps({**ring, "active": "k2"}))
+
+    assert Keyring.open(tmp_path, role="front").request_keys == (b"2" * 32, old)
 
 
 async def test_an_answer_that_is_sent_twice_decides_once(it: FrontService) -> None:
