@@ -109,7 +109,7 @@ _BEHAVIOUR = {
     "ids:no-collisions": ("No two lists of parts make the same id.", "design §6"),
     "digest:canonical": ("Equal documents give equal bytes, whatever the order of their keys; floats are refused.", "design §2"),
     "details:foreign-text": (
-        "Foreign text in the run's page cannot leave its fence, begin markup or outgrow the page.",
+        "Foreign text in the run's page cannot leave its code span, begin markup or outgrow the page.",
         "temporal-python §4",
     ),
     "details:what-to-send": ("The page of a waiting run says who must agree and what to send where.", "design §2"),

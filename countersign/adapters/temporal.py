@@ -104,7 +104,7 @@ def _attributes(run: RunRow) -> TypedSearchAttributes:
 
 def opaque(principal: Principal) -> str:
     """The requester in search attributes, which are never encrypted: whether an agent, a person or a machine, and no name."""
-    return f"{principal.kind}_{hashlib.sha256(principal.id.encode()).hexdigest()[:16]}"
+    return f"{principal.kind}_{hashlib.sha256(principal.id.encode()).hexdigest()[:12]}"
 
 
 class Runs:

@@ -1,8 +1,8 @@
 """The run's page in the Temporal UI: what an operator needs to decide without leaving it.
 
-Markdown, bounded, with foreign text fenced: the UI renders it through a GET request and passes raw HTML on, and a plan is
-written by whoever wrote the configuration. The UI shows the ends of lines, and wide gaps between paragraphs; long lines of a
-fence run out of its column.
+Markdown, bounded, with foreign text in code spans: the UI renders it through a GET request and passes raw HTML on, and a plan
+is written by whoever wrote the configuration. The UI shows the ends of lines, and wide gaps between paragraphs. A fence would
+not do: its long lines run out of the column, and what is not seen is not agreed to.
 """
 
 import json
@@ -21,6 +21,7 @@ WIDTH = 160  # characters of one line of foreign text
 RISKS = 10
 AGREED = 10  # names of people shown
 REFUSALS = 5  # the latest
+REASON = 6_000  # bytes
 
 _SYMBOLS = {"create": "+", "update": "~", "replace": "-/+", "delete": "-", "forget": "x", "import": "=>", "move": "->", "read": "<="}
 _PEOPLE = {
@@ -43,7 +44,7 @@ def who_must_agree(requirement: Requirement) -> str:
 
 
 def plain(text: str, width: int = WIDTH) -> str:
-    """One line of foreign text that cannot close the fence or code span it stands in. By itself it may still be markup."""
+    """One line of foreign text that cannot end the code span it stands in. By itself it may still be markup."""
     seen = text[: width + 1]  # letter for letter the same as cleaning all of it, which may be megabytes
     shown = "".join(c if c.isprintable() else "�" for c in INVISIBLE.sub("�", seen.replace("`", "'")))
     # Bytes too: letters of four bytes must not make the page four times as big.
@@ -64,14 +65,14 @@ def change_line(change: Change) -> str:
 
 
 def plan_block(plan: Plan, limit: int = LINES) -> str:
-    lines = [change_line(change) for change in plan.changes[:limit]]
+    lines = [f"`{change_line(change).lstrip()}`" for change in plan.changes[:limit]]
     # Counts tell an import that also updates twice, so they serve only where the stored changes are not all there are.
     known = len(plan.changes) if len(plan.changes) < SHOWN else max(plan.counts.total, SHOWN)
     if (rest := known - len(lines)) > 0:
-        lines.append(f"    … and {rest} more")
+        lines.append(f"… and {rest} more")
     if plan.outputs_changed:
-        lines.append(plain(f"outputs: {', '.join(plan.outputs_changed)}"))
-    return "````text\n" + "\n".join(lines) + "\n````"
+        lines.append(f"outputs: {code(', '.join(plan.outputs_changed))}")
+    return "\n".join(lines)
 
 
 def details(
@@ -97,7 +98,7 @@ def details(
     """
     head = [f"## {_headline(state)}: {code(stack_path)}", asked_by(run_type, requester, message)]
     if reason:
-        head.append("````text\n" + "\n".join(plain(line) for line in reason.splitlines()[:20]) + "\n````")
+        head.append(_reason(reason))
     if plan is not None and plan.changes_anything:
         head.append("\n".join([f"**{plan.counts}** · class **{plan.change_class}**", *(f"⚠ {code(risk)}" for risk in plan.risks[:RISKS])]))
     foot = []
@@ -124,6 +125,13 @@ def asked_by(run_type: str, requester: Principal, message: str | None) -> str:
 
 def section(title: str, refusals: Sequence[str]) -> str:
     return f"### {title}\n\n" + "\n".join(code(line, 2 * WIDTH) for line in refusals[-REFUSALS:])
+
+
+def _reason(reason: str) -> str:
+    lines = [code(line, 2 * WIDTH) for line in reason.splitlines() if line.strip()][:20]
+    while len("\n".join(lines).encode()) > REASON:
+        lines.pop()
+    return "\n".join(lines)
 
 
 def _blocks(plan: Plan | None, limit: int) -> list[str]:
@@ -158,7 +166,7 @@ def _what_to_send(run_id: str, plan_digest: str, requirement: Requirement) -> li
 
 
 def _approve(plan_digest: str, requirement: Requirement) -> list[str]:
-    """The JSON is a paragraph of its own, in a code span: unlike a fence it wraps, and three clicks select all of it."""
+    """The JSON is a paragraph of its own, so that three clicks select all of it."""
     data = {"plan_digest": plan_digest} | ({"confirm_name": "…"} if requirement.confirm_name else {})
     typed = ["It destroys something: type its name, the one on top, in place of the dots."] if requirement.confirm_name else []
     return ["To agree: *More Actions*, *Send an Update*, `approve`, with", f"`{json.dumps(data, ensure_ascii=False)}`", *typed]
