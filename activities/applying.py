@@ -8,6 +8,7 @@ from typing import Any
 
 from temporalio import activity
 
+from activities import beating
 from activities.beating import heartbeating, until_done
 from activities.engine import EngineStep
 from countersign.adapters.store import audit, claim, plans, records, runs
@@ -125,6 +126,8 @@ class Applying(EngineStep):
         async def tell(progress: Progress) -> None:
             if not last or last[0] != progress:
                 last[:] = [progress]
+                works = f", in the works: {progress.current}" if progress.current else ""
+                beating.tell(f"{progress.done} of {progress.total or run.total} done{works}")
                 await runs.progress(self.store, run, done=progress.done, total=progress.total or run.total, current=progress.current)
 
         return tell

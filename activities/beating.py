@@ -7,6 +7,7 @@ cancels, the worker shuts down, the workflow is reset or gone. Only the first me
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from temporalio import activity
@@ -14,15 +15,18 @@ from temporalio import activity
 T = TypeVar("T")
 
 BEAT_EVERY = 1.0  # seconds; the timeout is 5, and a cancel should arrive within one
+_TOLD: ContextVar[list[str]] = ContextVar("told")  # by the heartbeats of this step
 
 
 @contextlib.asynccontextmanager
 async def heartbeating() -> AsyncIterator[None]:
     """Beat for as long as the block runs, whatever it waits for."""
+    told: list[str] = []
+    _TOLD.set(told)
 
     async def beat() -> None:
         while True:
-            activity.heartbeat()
+            activity.heartbeat(*told)
             await asyncio.sleep(BEAT_EVERY)
 
     task = asyncio.create_task(beat())
@@ -32,6 +36,11 @@ async def heartbeating() -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def tell(progress: str) -> None:
+    """Let the heartbeats say this from now on: it is what the Temporal UI shows of a step under way."""
+    _TOLD.get()[:] = [progress]
 
 
 def asked_to_cancel() -> bool:
