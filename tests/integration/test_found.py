@@ -1,6 +1,5 @@
 """What an operator found in the cloud is recorded about the attempt that was lost, and about no other."""
 
-
 import pytest
 
 from countersign.adapters.store.reconciled import Found, found_after, tell_found
