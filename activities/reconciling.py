@@ -72,13 +72,15 @@ class Reconciling(Applying):
         await self._end_earlier_work(run)
         remains = await self._remains(run, attempt, told)
         stops = [survivors(remains.survivors, attempt.host)] if remains.survivors else []
-        job = await self._job(run, attempt, remains, stops, wish)
-        try:
-            found = await self.engine.reconcile(job, _no_progress)
-        finally:
-            async with self.store.begin() as tx:
-                await state.revoke(tx, run.org, job.attempt_id)
-        return await self._concluded(run, attempt, found)
+        while True:
+            job = await self._job(run, attempt, remains, stops, wish)
+            try:
+                found = await self.engine.reconcile(job, _no_progress)
+            finally:
+                async with self.store.begin() as tx:
+                    await state.revoke(tx, run.org, job.attempt_id)
+            if job.canceled or not wish.canceled:
+                return await self._concluded(run, attempt, found)
 
     async def _end_earlier_work(self, run: RunRow) -> None:
         """Reconciling that was lost itself: what it left behind is ended, and the lock it held is freed (I5)."""

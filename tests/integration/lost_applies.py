@@ -28,7 +28,9 @@ from countersign.adapters.store import plans, records, runs, state
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import Event, RunRow
+from countersign.adapters.store.schema import attempts as attempts_table
 from countersign.adapters.store.schema import runs as runs_table
+from countersign.adapters.store.schema import states
 from countersign.adapters.terraform import TerraformEngine
 from countersign.core.engine import Remains
 from countersign.core.errors import CountersignError
@@ -85,11 +87,24 @@ def item(n: int, behind: str = "") -> str:
     )
 
 
+class Stubborn(TerraformEngine):
+    """On a machine whose kernel may not let go of processes, and where something may happen meanwhile."""
+
+    survivors = 0
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        return replace(await super().end(attempt_id, same_boot=same_boot), survivors=self.survivors)
+
+
 @dataclass
 class Lost:
     """The service, and what a test does to it and reads of it."""
 
     it: Service
+    engine: Stubborn
     folder: Path
     world: World
     stack: records.StackRow
@@ -155,6 +170,19 @@ class Lost:
         async with self.it.store.begin() as tx:
             over = stamp(self.it.store.now() - timedelta(seconds=1))
             await tx.execute(update(runs_table).where(runs_table.c.id == run.id).values(expires_at=over))
+
+    async def locked_by(self, lock: str | None) -> None:
+        """Put somebody else's lock in the place of whatever lock there is, or none."""
+        mine = (states.c.org_id == self.it.org) & (states.c.stack_id == self.stack_id)
+        async with self.it.store.begin() as tx:
+            await tx.execute(update(states).where(mine).values(lock=lock, lock_credential=lock and "att_of_cy"))
+
+    async def booted_since(self, run: RunRow) -> None:
+        """Make the boot on which the run's attempt began another one than this."""
+        [attempt] = await self.attempts(run)
+        (self.it.engine.where(attempt.id) / "run" / "started").write_text("the boot before")
+        async with self.it.store.begin() as tx:
+            await tx.execute(update(attempts_table).where(attempts_table.c.id == attempt.id).values(boot_id="the boot before"))
 
     async def push_by_hand(self, data: bytes) -> None:
         """Somebody with every right stores another state."""
@@ -228,15 +256,6 @@ class Lost:
             return (await runs.list_runs(conn, self.it.org, stack_id=self.stack.config.stack_id))[0]
 
 
-class Stubborn(TerraformEngine):
-    """On a machine whose kernel may not let go of processes."""
-
-    survivors = 0
-
-    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
-        return replace(await super().end(attempt_id, same_boot=same_boot), survivors=self.survivors)
-
-
 @contextlib.asynccontextmanager
 async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Lost]:
     """`engine`: options of the TerraformEngine."""
@@ -265,7 +284,7 @@ async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = 
             it = Service(client, configured, store, artifacts, keyring, made, here)
             await it.start_workers()
             try:
-                yield Lost(it=it, folder=folder, world=World(folder / "world"), stack=await it.stack())
+                yield Lost(it=it, engine=made, folder=folder, world=World(folder / "world"), stack=await it.stack())
             finally:
                 await it.stop_workers()
     finally:

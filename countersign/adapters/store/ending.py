@@ -19,9 +19,14 @@ NOT_ACCOUNTED = (
 async def end_waiting(
     tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, body: Mapping[str, Any], reason: str, code: str | None = None
 ) -> RunRow:
-    """End a run that waits for people; where it waits after a lost apply, an operator has to see to that first."""
+    """End a run that waits for people or for its claim; where it waits after a lost apply, that is accounted for first.
+
+    A stale plan of what is left is made again by reconciling. Who cancels has said all there is to say: reconciling records what
+    was done and ends the run. Else an operator is asked.
+    """
     lost = await plans.open_attempt(tx, run.org, run.stack_id)
     if lost is not None and lost.run_id == run.id:
         why = NOT_ACCOUNTED.format(why=f"{str(to).capitalize()}: {reason}" if reason else str(to).capitalize())
-        return await runs.move(tx, run, RunState.NEEDS_OPERATOR, at=at, body=body, reason=why, code=code)
+        run = await runs.move(tx, run, RunState.NEEDS_OPERATOR, at=at, body=body, reason=why, code=code)
+        return await runs.move(tx, run, RunState.RECONCILING, at=at) if to in (RunState.CANCELED, RunState.STALE) else run
     return await runs.move(tx, run, to, at=at, body=body, reason=reason or None, code=code)
