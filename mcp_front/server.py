@@ -104,7 +104,8 @@ class GovernedServer(MCPServer[Any]):
     # -- tools
 
     async def list_tools(self) -> list[types.Tool]:
-        caller, servers = self._dispatch.who(), _SERVERS.get() or self._servers
+        caller, asked = self._dispatch.who(), _SERVERS.get()
+        servers = self._servers if asked is None else asked
         if servers is not None and (unknown := sorted(servers - self._front.toolset.servers)):
             raise MCPError(types.INVALID_PARAMS, f"Unknown server: {', '.join(unknown)}")
         return [self._wire[name] for name, spec in self._front.toolset.tools.items() if listed(caller, spec, servers)]
