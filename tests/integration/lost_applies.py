@@ -20,7 +20,7 @@ from sqlalchemy import update
 from temporalio.client import Client
 
 from activities.engine import Here
-from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.artifacts import Artifacts, Written
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.process import boot_id, marked_processes
 from countersign.adapters.settings import Settings
@@ -99,12 +99,29 @@ class Stubborn(TerraformEngine):
         return replace(await super().end(attempt_id, same_boot=same_boot), survivors=self.survivors)
 
 
+class Slow(Artifacts):
+    """A disk on which something may happen before or after a state is written."""
+
+    before: Callable[[], Awaitable[None]] | None = None
+    after: Callable[[], Awaitable[None]] | None = None
+
+    async def write(self, **what: Any) -> Written:
+        is_state = what["kind"] == "state"
+        if is_state and self.before is not None:
+            await self.before()
+        written = await super().write(**what)
+        if is_state and self.after is not None:
+            await self.after()
+        return written
+
+
 @dataclass
 class Lost:
     """The service, and what a test does to it and reads of it."""
 
     it: Service
     engine: Stubborn
+    disk: Slow
     folder: Path
     world: World
     stack: records.StackRow
@@ -266,7 +283,7 @@ async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = 
     configured = Settings(data=data, temporal_address=client.config()["service_client"].config.target_host, **settings)
     keyring = Keyring.open(data, role="all")
     store = await Store.open(configured.database_url)
-    artifacts = Artifacts(store, keyring, data / "artifacts")
+    artifacts = Slow(store, keyring, data / "artifacts")
     made = Stubborn(
         stacks_root=folder / "stacks",
         work_root=data / "work",
@@ -284,7 +301,7 @@ async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = 
             it = Service(client, configured, store, artifacts, keyring, made, here)
             await it.start_workers()
             try:
-                yield Lost(it=it, engine=made, folder=folder, world=World(folder / "world"), stack=await it.stack())
+                yield Lost(it=it, engine=made, disk=artifacts, folder=folder, world=World(folder / "world"), stack=await it.stack())
             finally:
                 await it.stop_workers()
     finally:

@@ -75,6 +75,24 @@ async def test_a_state_that_could_not_be_stored_is_stored_and_the_run_ends_appli
     await it.is_settled()
 
 
+@requirement("reconcile:unstored-state", "I5")
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_apply_that_is_killed_while_its_last_state_is_stored_is_accounted_for(it: Lost, when: str) -> None:
+    it.configure(it.world.chain(3, gates=[1]))
+    run = await it.applying()
+
+    async def killed() -> None:
+        it.disk.before = it.disk.after = None
+        await it.kill(run)
+
+    async with it.world.held(1):
+        setattr(it.disk, when, killed)
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    await it.is_settled()
+
+
 @requirement("reconcile:canceled")
 async def test_a_run_that_was_canceled_and_then_killed_records_what_it_made_and_makes_no_more(it: Lost) -> None:
     it.configure(it.world.chain(3, gates=[2]))

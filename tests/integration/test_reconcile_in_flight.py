@@ -12,7 +12,8 @@ from temporalio.client import Client
 from countersign.adapters.store.reconciled import Found, tell_found
 from countersign.adapters.terraform.looking import Unique
 from countersign.core.run import RunState
-from tests.fakecloud.client import Cloud, Held, cloud, provider
+from tests.fakecloud.client import Cloud, Held, cloud, kill_plugins, provider
+from tests.fakecloud.mirror import ENVIRONMENT, write_mirror
 from tests.fakecloud.provider import ADDRESS
 from tests.fakecloud.raw import REQUIRED
 from tests.integration.lost_applies import Lost, lost
@@ -135,6 +136,32 @@ async def test_a_deletion_in_flight_is_finished(it: InTheCloud) -> None:
 
     assert it.cloud.changes()[3:] == ["delete three", "delete two", "delete one"]
     assert it.cloud.truth(await it.lost.document()).clean
+
+
+@requirement("reconcile:look-up", "I4")
+async def test_what_a_provider_was_making_when_it_died_is_looked_up(client: Client, tmp_path: Path) -> None:
+    """The provider is a package that Terraform installs and starts: it dies alone, and Terraform ends by itself."""
+    lock = write_mirror(tmp_path / "mirror")
+    (tmp_path / "cloud").mkdir()
+    async with cloud(tmp_path / "cloud") as world:
+        environment = {"FAKE_CLOUD": world.address, **ENVIRONMENT}
+        options = {"unique": BY_NAME, "allowed_providers": (ADDRESS,), "mirror": tmp_path / "mirror", "environment": environment}
+        async with lost(client, tmp_path, engine=options) as service:
+            it = InTheCloud(service, world)
+            service.configure(SERVERS)
+            (tmp_path / "stacks" / "demo" / ".terraform.lock.hcl").write_text(lock)
+            held = world.hook(op="create", name="two", when="after")
+            run = await service.applying()
+            await asyncio.to_thread(held.reached)
+            [attempt] = await service.attempts(run)
+            assert len(kill_plugins(attempt.id)) == 1
+            held.release("drop")
+
+            await service.it.reaches(run.id, S.APPLIED)
+
+            assert world.changes() == ["create one", "create two", "create three"]
+            assert len({line["by"] for line in world.record}) == 2, "one attempt made two of them, and another the third"
+            await it.is_clean()
 
 
 @requirement("reconcile:unknown-object", "reconcile:operator-tells")

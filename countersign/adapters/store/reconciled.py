@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -59,13 +60,15 @@ async def wishes_of(conn: AsyncConnection, run: RunRow, attempt: AttemptRow) -> 
     moves = (events.c.org_id == run.org) & (events.c.run_id == run.id) & (events.c.kind == "state")
     rows = await conn.execute(select(events).where(moves).order_by(events.c.n))
     said = [(moment(row.at), row.state, json.loads(row.body)) for row in rows]
-    by_people = [body.get("reason") == EndReason.RESUME and not str(body.get("by", "")).startswith("machine:") for *_, body in said]
+
+    def asked(body: Mapping[str, Any], reason: EndReason) -> bool:
+        return "message" in body and body.get("reason") == reason  # as MOVE writes it; elsewhere a reason is what somebody typed
+
+    resumed = [at for at, _, body in said if asked(body, EndReason.RESUME) and not str(body.get("by", "")).startswith("machine:")]
+    since = [(state, body) for at, state, body in said if at >= attempt.opened_at]
     return Wishes(
-        canceled=any(
-            at >= attempt.opened_at and (state == RunState.CANCELING or body.get("reason") == EndReason.CANCELED)
-            for at, state, body in said
-        ),
-        resumed_at=max((at for (at, *_), let in zip(said, by_people, strict=True) if let), default=None),
+        canceled=any(state == RunState.CANCELING or asked(body, EndReason.CANCELED) for state, body in since),
+        resumed_at=max(resumed, default=None),
     )
 
 
