@@ -228,6 +228,5 @@ def _static_details(run: RunRow) -> str:
         f"{asked_by(run.type, run.requester, run.message)}\n"
         f"stack: {code(run.stack_path)}\n"
         f"in lists of runs: {code(opaque(run.requester))}\n\n"
-        "The plan, and how to decide about it, stand in *Current Details*. They are blank while no worker is up: press *R* when it is.\n\n"
-        "What decides is *More Actions*, *Send an Update*: `approve` with the digest of the plan, `reject` with a reason."
+        "The plan, and how to decide about it, stand in *Current Details*. They are blank while no worker is up: press *R* when it is."
     )
