@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from mcp import Client
 from playwright.async_api import Browser, async_playwright, expect
 
-from tests.acceptance.installed import REPOSITORY, Installed, call, until
+from tests.acceptance.installed import REPOSITORY, Installed, call, eventually, processes, until
 from tests.browser.temporal_ui import CALM, PATIENCE, TemporalUi
 
 STACKS = REPOSITORY / "tests" / "stacks"
@@ -46,6 +46,7 @@ class Place:
     it: Installed
     agent: Client
     person: Client
+    gates: list[Path] = field(default_factory=list)  # where applies wait; a test that fails leaves its own closed
 
     @property
     def address(self) -> str:
@@ -67,6 +68,20 @@ class Place:
         run = await self.ask(slug, **({"vars": variables} if variables else {}))
         await call(self.person, "run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
         await until(self.agent, run["run_id"], "applied")
+
+    def engines(self) -> list[int]:
+        """Terraform processes that apply for this service."""
+        data = str(self.it.data)
+        return sorted(pid for pid, argv in processes() if "apply" in argv and any(data in part for part in argv) and "/bin/sh" not in argv)
+
+    async def open_gates(self) -> None:
+        for gate in self.gates:
+            gate.touch()
+
+        async def idle() -> bool:
+            return self.engines() == []
+
+        await eventually(idle, f"the applies to end: {self.engines()}", PATIENCE)
 
     async def get(self, run_id: str, *, include: tuple[str, ...] = ()) -> dict[str, Any]:
         return await call(self.agent, "run_get", run_id=run_id, include=list(include))
@@ -93,7 +108,11 @@ async def running(data: Path, **settings: str) -> AsyncIterator[Place]:
         agent_key = it.key("agent:claude", acts_for="person:ana")
         person_key = it.key("person:bo", kind="person", role="approver")
         async with it.client(agent_key) as agent, it.client(person_key) as person:
-            yield Place(it=it, agent=agent, person=person)
+            place = Place(it=it, agent=agent, person=person)
+            try:
+                yield place
+            finally:
+                await place.open_gates()
     finally:
         it.stop()
 

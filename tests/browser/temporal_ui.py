@@ -116,6 +116,20 @@ class TemporalUi:
         await self._tab("User Metadata")
         return tight(await self._frame("details").inner_text())
 
+    async def under_way(self, step: str, words: str) -> None:
+        """Wait until the step is listed as pending, saying `words` with its heartbeat."""
+        await self._tab("Pending Activities")
+
+        async def said() -> bool:
+            try:
+                await expect(self.page.get_by_role("main")).to_contain_text(words, timeout=5000)
+            except AssertionError:
+                await self.page.reload()
+                return False
+            return step in await self.page.get_by_role("main").inner_text()
+
+        await eventually(said, f"{step} to say {words}", 2 * PATIENCE)
+
     async def copy_json(self, holding: str) -> None:
         """Three clicks on the JSON that holds `holding`, and Ctrl-C."""
         await self._tab("User Metadata")
@@ -153,11 +167,12 @@ class TemporalUi:
     async def reset(self, reason: str) -> None:
         """To the first event one can reset to, from which all is played again; then look at the workflow this begins."""
         before = self.workflow
-        if await self.page.get_by_role("button", name="Reset", exact=True).count():  # of a workflow that has ended
+        await self._tab("Timeline")  # elsewhere steps have a button of that name too
+        if await self.status() == "running":
+            dialog = await self._dialog("Reset")
+        else:
             await self.page.get_by_role("button", name="Reset", exact=True).click()
             dialog = self._opened()
-        else:
-            dialog = await self._dialog("Reset")
         await dialog.get_by_test_id("workflow-reset-event-id-select-button").click()
         await dialog.get_by_role("option").last.click()
         await dialog.get_by_role("textbox", name="Reason").fill(reason)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.installed import call, eventually, processes
+from tests.acceptance.installed import call, eventually
 from tests.browser.conftest import Place, Visit
 from tests.browser.temporal_ui import TemporalUi
 from tests.requirements import requirement
@@ -42,7 +42,7 @@ async def test_the_list_of_what_waits_shows_stack_environment_change_class_and_r
         "CsEnv": "local/prod",
         "CsChangeClass": "create",
     }
-    assert re.fullmatch(r"agent_[0-9a-f]{16}", row["CsRequester"])
+    assert re.fullmatch(r"agent_[0-9a-f]{12}", row["CsRequester"])
     assert all(row["CsStack"] != "local/dev/done" for row in await ui.rows())
     await ui.open(run["run_id"])
     assert f"in lists of runs: {row['CsRequester']}" in await ui.standing_details()
@@ -70,7 +70,7 @@ async def test_the_page_of_a_run_shows_what_it_destroys_first_then_the_risks_the
     assert any(line.startswith("⚠") and "destroyed" in line for line in lines)
     assert [line.strip() for line in lines if "terraform_data.thing[" in line and not line.startswith("⚠")] == [
         '- terraform_data.thing["old"]',
-        '-/+ terraform_data.thing["stays"]  (because of triggers_replace)',
+        '-/+ terraform_data.thing["stays"] (because of triggers_replace)',
         '+ terraform_data.thing["born"]',
     ]
     assert f'{{"plan_digest": "{run["plan_digest"]}", "confirm_name": "…"}}' in said
@@ -166,12 +166,11 @@ async def test_signals_answer_nothing_so_each_refusal_stands_in_the_details_unti
     await ui.open(run["run_id"])
     await ui.details("Waiting for approval")
 
-    for data in ("", "[1]", "{}", json.dumps({"plan_digest": OTHER_DIGEST})):
+    for data in ("", "{}", json.dumps({"plan_digest": OTHER_DIGEST})):
         assert await ui.signal("approve", data) is None
 
     said = await ui.details("Refused", "that is another plan", "Refused signals", "wrong or missing: plan_digest")
     assert "approve: send exactly one JSON object, not 0" in said
-    assert "approve: what was sent is no JSON object" in said
     assert said.startswith("Waiting for approval")
     assert (await trusted.get(run["run_id"]))["run"]["state"] == "awaiting_approval"
     await ui.copy_json("plan_digest")
@@ -252,12 +251,12 @@ async def test_the_unnamed_person_of_the_ui_approves_nothing_in_a_protected_envi
 async def test_a_reset_in_mid_apply_and_another_when_it_is_done_apply_nothing_twice(trusted: Place, visit: Visit, tmp_path: Path) -> None:
     world = tmp_path / "world"
     ui, run_id = await applying(trusted, visit, "again", world)
-    pids = engines(trusted)
+    pids = trusted.engines()
     assert len(pids) == 1
 
     await ui.reset("what does this button do")
 
-    assert engines(trusted) == pids
+    assert trusted.engines() == pids
     (world / "1.open").touch()
     await ui.details("Applied: local/dev/again")
     await ui.ends("completed")
@@ -265,7 +264,7 @@ async def test_a_reset_in_mid_apply_and_another_when_it_is_done_apply_nothing_tw
     await ui.details("Applied: local/dev/again")
     await ui.ends("completed")
     assert await attempts(trusted, run_id) == 1
-    assert engines(trusted) == []
+    assert trusted.engines() == []
 
 
 @requirement("ui:terminate")
@@ -292,12 +291,12 @@ async def test_a_workflow_terminated_in_mid_apply_stops_no_apply_and_the_record_
 ) -> None:
     world = tmp_path / "world"
     ui, run_id = await applying(trusted, visit, "midway", world)
-    pids = engines(trusted)
+    pids = trusted.engines()
 
     await ui.terminate("stop it")
 
     await ui.ends("terminated")
-    assert engines(trusted) == pids
+    assert trusted.engines() == pids
     (world / "1.open").touch()
     await reaches(trusted, run_id, "applied")
     assert await attempts(trusted, run_id) == 1
@@ -322,6 +321,7 @@ async def test_a_cancellation_requested_in_the_ui_ends_a_run_that_waits(trusted:
 async def applying(place: Place, visit: Callable[[Place], Awaitable[TemporalUi]], slug: str, world: Path) -> tuple[TemporalUi, str]:
     """A run whose apply, agreed to in the UI, has come to its gate."""
     world.mkdir()
+    place.gates.append(world / "1.open")
     await place.register(slug, "gates", world=str(world))
     run = await place.ask(slug)
     ui = await visit(place)
@@ -334,13 +334,8 @@ async def applying(place: Place, visit: Callable[[Place], Awaitable[TemporalUi]]
     await eventually(there, "the apply to reach its gate")
     said = await ui.details("local/dev/" + slug, "Agreed: person:temporal-ui.")
     assert "To agree" not in said
+    await ui.under_way("terraform.apply", "1 of 5 done, in the works: terraform_data.gate")
     return ui, run["run_id"]
-
-
-def engines(place: Place) -> list[int]:
-    """Terraform processes that apply for this service."""
-    data = str(place.it.data)
-    return sorted(pid for pid, argv in processes() if "apply" in argv and any(data in part for part in argv) and "/bin/sh" not in argv)
 
 
 async def shows(ui: TemporalUi, run_id: str, *words: str) -> None:
