@@ -40,7 +40,7 @@ async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
 @RUNS.tool("run_cancel", Access.WRITE, title="Cancel run", carried=True)
 async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Field(max_length=500)] = None, force: bool = False) -> Answer:
     """Cancel a run. Before apply nothing is changed; an apply is interrupted once, saves its state and tells its partial result.
-    `force` only after the grace period of a first cancel."""
+    One that does not stop is ended by force when its grace period is over."""
     arguments = {"run_id": run_id, "reason": reason, "force": force}
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
@@ -50,6 +50,15 @@ async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Fi
         raise FailedPrecondition(f"the run has ended already: {run.state}", next=["run_get"], details={"run_id": run.id})
     if force and run.state is not RunState.CANCELING:
         raise FailedPrecondition("force is for a run that is canceling and does not end; cancel it without first", field="force")
+    if force:
+        # The end by force needs nobody: whoever follows the apply brings it about, and what it left is reconciled.
+        grace = call.front.settings.terraform.grace_seconds
+        raise FailedPrecondition(
+            f"an apply that does not stop is ended by force {grace:g} s after its first cancel, by itself, and is reconciled then; "
+            "wait for that with run_wait (terraform.grace_seconds sets how long)",
+            field="force",
+            next=["run_wait", "run_logs"],
+        )
     if call.given.dry_run:
         return await shown.answer(call, run, warnings=("a dry run: nothing was canceled",))
     before = run.cursor
