@@ -24,6 +24,7 @@ from activities.reconciling import Reconciling
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.process import boot_id
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.engine import Engine
@@ -54,11 +55,6 @@ def host_id(data: Path) -> str:
         finally:
             made.unlink()
     return file.read_text().strip()
-
-
-def boot_id() -> str:
-    file = Path("/proc/sys/kernel/random/boot_id")
-    return file.read_text().strip() if file.exists() else "unknown"
 
 
 def registered(step: Step[Any, Any], method: Callable[[Any], Awaitable[Any]]) -> Callable[..., Any]:
