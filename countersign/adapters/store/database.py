@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from countersign.adapters.store import inline_sqlite
 from countersign.core.errors import FailedPrecondition, Unavailable
 
-SCHEMA_HEAD = "0001"  # the newest migration; a test holds it against the migrations folder
+SCHEMA_HEAD = "0002"  # the newest migration; a test holds it against the migrations folder
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
