@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from countersign.adapters import process
-from countersign.adapters.process import Detached, Ended, Lines, end_marked, start_service, stop_service, supervise
+from countersign.adapters.process import Detached, Ended, Lines, end_marked, marked, start_service, stop_service, supervise
 from countersign.core.errors import FailedPrecondition, Unavailable
 from tests.integration.processes import ENV, PATIENCE, leaves_no_process, new_attempt, python, until
 
@@ -338,7 +338,7 @@ async def test_an_interrupt_that_was_noted_and_never_sent_can_be_sent_again_once
 
 async def test_where_processes_cannot_be_seen_the_group_tells_who_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     it = await heeding(tmp_path)
-    monkeypatch.setattr(process, "PROC", tmp_path / "nowhere")
+    monkeypatch.setattr(marked, "PROC", tmp_path / "nowhere")
 
     assert it.interrupt()
     await until(lambda: (it.folder / "journal").read_text() == "ready\nINT\n", "the interrupt")

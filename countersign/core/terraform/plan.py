@@ -128,25 +128,25 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
 
 def _of_commands(document: Mapping[str, Any], changes: list[ResourceChange]) -> Iterator[str]:
     runs = {"create", "replace"}
-    configured = dict(_provisioners(((document.get("configuration") or {}).get("root_module")) or {}))
-    commanded = [c for c in changes if action_of(c) in runs | {"delete"} and _unindexed(c.address) in configured]
+    configured = dict(provisioners_in(((document.get("configuration") or {}).get("root_module")) or {}))
+    commanded = [c for c in changes if action_of(c) in runs | {"delete"} and unindexed(c.address) in configured]
     if commanded:
-        kinds = sorted({kind for c in commanded for kind in configured[_unindexed(c.address)]})
+        kinds = sorted({kind for c in commanded for kind in configured[unindexed(c.address)]})
         yield f"Commands run while applying ({', '.join(kinds)}): {_named(commanded)}. A plan cannot show what they do."
     if read := [c for c in changes if action_of(c) == "read"]:
         yield f"Read only while applying, after the approval: {_named(read)}."
 
 
-def _provisioners(module: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
+def provisioners_in(module: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
     """Address without indexes → types of its provisioners."""
     for resource in module.get("resources") or ():
         if provisioners := resource.get("provisioners"):
             yield prefix + str(resource.get("address")), tuple(sorted({str(p.get("type")) for p in provisioners}))
     for name, call in (module.get("module_calls") or {}).items():
-        yield from _provisioners(call.get("module") or {}, f"{prefix}module.{name}.")
+        yield from provisioners_in(call.get("module") or {}, f"{prefix}module.{name}.")
 
 
-def _unindexed(address: str) -> str:
+def unindexed(address: str) -> str:
     """`module.a["x.y"].b.c[0]` → `module.a.b.c`; brackets inside quotes are text."""
     out, quoted, depth, escaped = [], False, 0, False
     for letter in address:

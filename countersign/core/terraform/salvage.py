@@ -18,7 +18,7 @@ from countersign.core.terraform.document import ResourceChange, Side, marked
 from countersign.core.terraform.imports import is_importable
 from countersign.core.terraform.operations import AttemptJournal, Ended, History, Operation, histories
 from countersign.core.terraform.places import Place, id_in, places_in
-from countersign.core.terraform.plan import _provisioners, _unindexed
+from countersign.core.terraform.plan import provisioners_in, unindexed
 from countersign.core.terraform.state import StateDocument
 
 INERT: tuple[str, ...] = ("terraform_data", "null_resource", "time_*")  # made twice, nothing is: they live in the state alone
@@ -137,13 +137,13 @@ def fold(
     told, whole = histories(attempts)
     places = places_in(state)
     root = (approved.get("configuration") or {}).get("root_module") or {}
-    commanded = {address for address, _ in _provisioners(root)}
+    commanded = {address for address, _ in provisioners_in(root)}
     planned = {c.address: c for c in doc.changes(approved) if c.deposed is None and c.mode == "managed"}
     needs: dict[str, Need] = {}
     for address in sorted({*told, *planned}):
         change, history = planned.get(address), told.get(address, History(address=address))
         place = places.get(address) or places.get((change and change.previous_address) or "") or Place()
-        if (need := Case(address, change, history, place, _unindexed(address) in commanded, rules).need()) is not None:
+        if (need := Case(address, change, history, place, unindexed(address) in commanded, rules).need()) is not None:
             needs[address] = need
     return Salvage(
         needs=needs,

@@ -1,0 +1,35 @@
+"""The only place that starts processes, and the only one that ends them.
+
+Three kinds, because three things may happen to whoever started them:
+
+* `supervise`: reads the world (init, plan, show). It ends with us: one SIGINT, grace, then the whole group.
+* `Detached`: changes the world (apply). It never depends on us: own session, output in files, a lock that is held as long as
+  any of it lives, an exit code in a file. Any process of this machine can follow it, and none has to.
+* `start_service`: a long-lived part of this service, for `countersign up`.
+
+Standard output of what we start is always a file: a pipe whose reader dies kills the writer in mid-apply.
+"""
+
+from countersign.adapters.process.detached import Detached, Hold
+from countersign.adapters.process.lines import BATCH, Lines, tail_of
+from countersign.adapters.process.machine import boot_id
+from countersign.adapters.process.marked import MARKER, end_marked, marked_processes
+from countersign.adapters.process.services import find_executable, start_service, stop_service
+from countersign.adapters.process.supervised import Ended, supervise
+
+__all__ = [
+    "BATCH",
+    "MARKER",
+    "Detached",
+    "Ended",
+    "Hold",
+    "Lines",
+    "boot_id",
+    "end_marked",
+    "find_executable",
+    "marked_processes",
+    "start_service",
+    "stop_service",
+    "supervise",
+    "tail_of",
+]

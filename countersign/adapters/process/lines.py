@@ -1,0 +1,78 @@
+"""Output in files, read while it grows: whole lines, in pieces, whatever is written."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+LINE_MAX = 16 << 20  # bytes; all outputs of a stack come in one line. Longer ones are dropped, never collected
+CHUNK = 1 << 16
+BATCH = 1 << 20  # bytes read before the reader gets to do something else: a heartbeat is due every few seconds
+ERRORS_KEPT = 64 << 10  # bytes of standard error, the last ones
+
+
+class Lines:
+    """Reads the whole lines of a growing file, as far as it has grown."""
+
+    def __init__(self, path: Path, *, longest: int = LINE_MAX) -> None:
+        self.path = path
+        self.dropped = 0
+        self._fd: int | None = None
+        self._tail: list[bytes] = []
+        self._size = 0
+        self._longest = longest
+        self._skip = False
+
+    def batches(self) -> Iterator[list[bytes]]:
+        """All that is new, in pieces of about BATCH bytes; ends where the file ends for now."""
+        if self._fd is None:
+            try:
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+        out: list[bytes] = []
+        size = 0
+        while data := os.read(self._fd, CHUNK):
+            out += self._whole_lines(data)
+            size += len(data)
+            if size >= BATCH:
+                yield out
+                out, size = [], 0
+        if out:
+            yield out
+
+    def new(self) -> list[bytes]:
+        """All that is new at once: for files that are known to be small."""
+        return [line for batch in self.batches() for line in batch]
+
+    def _whole_lines(self, data: bytes) -> Iterator[bytes]:
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            if not self._skip and (complete := b"".join((*self._tail, line))):
+                yield complete
+            self._tail, self._size, self._skip = [], 0, False
+        if rest and not self._skip:
+            self._tail.append(rest)
+            self._size += len(rest)
+            if self._size > self._longest:
+                self._tail, self._size, self._skip = [], 0, True
+                self.dropped += 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file ended with a line end when it was last read."""
+        return self._fd is not None and not self._tail and not self._skip
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def tail_of(path: Path, limit: int = ERRORS_KEPT) -> str:
+    """The last `limit` bytes of a file as text; nothing where it does not exist."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - limit))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""

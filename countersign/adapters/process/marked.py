@@ -1,0 +1,58 @@
+"""Processes that carry an attempt's marker in their environment: they are found, and ended, wherever they went."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+PROC = Path("/proc")  # elsewhere than on Linux there is none, and what leaves its group is not found
+MARKER = "COUNTERSIGN_ATTEMPT"  # in the environment of every process of an attempt, so that what escapes its group is found
+children: "list[subprocess.Popen[bytes]]" = []  # wrappers this process started: nobody else can reap them
+ROUNDS = 20  # looks for processes of an attempt, as long as each finds new ones
+
+
+def reap() -> None:
+    """Let wrappers of ours that ended go: a process that is never waited for stays in the table."""
+    children[:] = [child for child in children if child.poll() is None]
+
+
+def end_marked(marker: str) -> set[int]:
+    """SIGKILL everything that carries the attempt's marker; which processes that were."""
+    ended: set[int] = set()
+    for _ in range(ROUNDS):
+        new = set(marked_processes(marker)) - ended
+        if not new:
+            break
+        for pid in new:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= new
+    reap()
+    return ended
+
+
+def marked_processes(marker: str) -> list[int]:
+    """Every process of this machine that carries the attempt's marker, ourselves left out."""
+    own = os.getpid()
+    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()] if can_be_seen() else []
+    return [pid for pid in pids if pid != own and carries(pid, marker)]
+
+
+def can_be_seen() -> bool:
+    """Whether this machine shows the environment of its processes at all."""
+    return PROC.is_dir()
+
+
+def carries(pid: int, marker: str) -> bool:
+    try:
+        return f"{MARKER}={marker}".encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # gone, another user's, or no /proc here
+        return False
+
+
+def group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None

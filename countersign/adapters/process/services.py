@@ -1,0 +1,56 @@
+"""Long-lived parts of this service, for `countersign up`."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from countersign.adapters.process.supervised import told_of_our_end
+from countersign.core.errors import Unavailable
+
+
+async def start_service(
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, ends_with_us: bool = True
+) -> asyncio.subprocess.Process:
+    """Start a long-lived part of this service in a session of its own; its output is appended to `log` (0600).
+
+    `ends_with_us`: it gets SIGTERM when the calling thread ends, however that happens, where `setpriv` exists.
+    """
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(told_of_our_end(argv, "TERM", env) if ends_with_us else argv),
+            cwd=cwd,
+            env=dict(env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            start_new_session=True,
+        )
+    except OSError as broken:
+        raise Unavailable(f"{Path(argv[0]).name} cannot be started ({broken.strerror}); run `countersign doctor`") from None
+    finally:
+        os.close(handle)
+
+
+async def stop_service(process: asyncio.subprocess.Process, *, grace: float = 10.0) -> int:
+    """SIGTERM, `grace` seconds, then SIGKILL to its group; its exit code."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), grace)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return await process.wait()
+
+
+def find_executable(name: str, search_path: str) -> Path | None:
+    """`name` on `search_path` (as in PATH), or None."""
+    found = shutil.which(name, path=search_path)
+    return Path(found) if found else None
