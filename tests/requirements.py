@@ -155,6 +155,7 @@ _BEHAVIOUR = {
     "clients:main-job": ("Other people's clients do the main job unaided, over HTTP and stdio, in both protocol eras.", "issue 5"),
     "clients:config": ("`countersign mcp-config` writes entries that the common clients read, and no secret into them.", "issue 5"),
     "apply:verdict": ("Exit code and journal together say how an apply ended; what they do not prove is interrupted.", "terraform §1.2"),
+    "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
 }

@@ -2,10 +2,14 @@
 
 Bytes first, row second: `write` makes them durable and returns, `record` puts the row into the transaction of what they tell.
 Bytes without a row are litter that a later write of the same content uses again; a row without bytes cannot be.
+
+An object says, sealed, what it is: a store that was restored from a backup finds by that what it does not know (`unknown`).
 """
 
 import asyncio
+import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.schema import artifacts
-from countersign.core.digests import sha256
+from countersign.core.digests import canonical, sha256
 from countersign.core.errors import FailedPrecondition, NotFound, Unavailable
 from countersign.core.ids import derive
 from countersign.core.plan import ArtifactRef
+
+_LABELLED = b"CSA1"  # then the length of the label, the label and the content, both sealed
+_LENGTH = 4  # bytes
+_LABEL_MAX = 4096  # bytes; a real one has some 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +61,7 @@ class Artifacts:
 
     async def write(self, *, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> Written:
         """Seal and store `data`; it is durable when this returns. Raises Unavailable where the disk does not take it."""
-        digest, sealed_by = await asyncio.to_thread(self._put, org, stack_id, run_id, kind, name, data)
+        digest, sealed_by = await asyncio.to_thread(self._put, org, stack_id, run_id, kind, name, data, readable)
         artifact_id = _id(org, stack_id, run_id, kind, name, digest)
         return Written(
             id=artifact_id,
@@ -68,11 +76,15 @@ class Artifacts:
             kid=sealed_by,
         )
 
-    def _put(self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes) -> tuple[str, str]:
+    def _put(self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> tuple[str, str]:
         """Digest, seal, store and sync, in one thread: (digest, id of the key)."""
         digest = sha256(data)
+        artifact_id = _id(org, stack_id, run_id, kind, name, digest)
         sealed, kid = self._keyring.seal("artifacts", data, belongs_to=(org, stack_id, digest))
-        path = _path(org, stack_id, _id(org, stack_id, run_id, kind, name, digest))
+        told = {"run_id": run_id, "kind": kind, "name": name, "readable": readable, "sha256": digest, "size": len(data)}
+        label, _ = self._keyring.seal("artifacts", canonical(told), belongs_to=(org, stack_id, artifact_id))
+        sealed = b"".join((_LABELLED, len(label).to_bytes(_LENGTH, "big"), label, sealed))
+        path = _path(org, stack_id, artifact_id)
         try:
             self._objects.put(path, sealed)
             self._sync(path)
@@ -135,7 +147,7 @@ class Artifacts:
             ) from None
         except (BaseError, OSError) as failed:
             raise Unavailable(f"the artifact store does not give {kind} ({_short(failed)}); ask again in a moment") from None
-        data = self._keyring.unseal("artifacts", sealed, belongs_to=(org, stack_id, digest))
+        data = self._keyring.unseal("artifacts", _parts(sealed)[1], belongs_to=(org, stack_id, digest))
         if sha256(data) != digest:
             raise FailedPrecondition(f"the bytes of {kind} {artifact_id} are not those that were stored; nothing is done with them")
         return data
@@ -145,6 +157,48 @@ class Artifacts:
         query = select(artifacts.c.id).where(artifacts.c.org_id == org, artifacts.c.run_id == run_id, artifacts.c.name == name)
         found = (await conn.execute(query.order_by(artifacts.c.at.desc()).limit(1))).scalar_one_or_none()
         return await self.read(conn, org=org, artifact_id=found) if found is not None else None
+
+    # What a store that was restored does not know
+
+    async def unknown(self, conn: AsyncConnection, *kinds: str) -> list[Written]:
+        """Objects of these kinds (all, where none is named) without a row. What does not say what it is, is left out."""
+        known = {(row.org_id, row.id) for row in await conn.execute(select(artifacts.c.org_id, artifacts.c.id))}
+        return await asyncio.to_thread(lambda: [one for one in self._unknown(known) if not kinds or one.kind in kinds])
+
+    async def content(self, found: Written) -> bytes:
+        """The plaintext of an object without a row. Raises as `read`."""
+        return await asyncio.to_thread(self._get, found.org, found.stack_id, found.id, found.kind, found.sha256)
+
+    def _unknown(self, known: set[tuple[str, str]]) -> Iterator[Written]:
+        try:
+            paths = [str(entry["path"]) for page in self._objects.list() for entry in page if entry["size"]]
+            for path in paths:
+                parts = path.split("/")
+                if len(parts) == 3 and (parts[0], parts[2]) not in known:
+                    head = bytes(self._objects.get_range(path, start=0, end=_LABEL_MAX))
+                    if (label := self._label(head, *parts)) is not None:
+                        yield label
+        except (BaseError, OSError) as failed:
+            raise Unavailable(f"the artifact store cannot be looked through ({_short(failed)}); ask again in a moment") from None
+
+    def _label(self, head: bytes, org: str, stack_id: str, artifact_id: str) -> Written | None:
+        label = _parts(head)[0]
+        if not label:
+            return None
+        try:
+            told = json.loads(self._keyring.unseal("artifacts", label, belongs_to=(org, stack_id, artifact_id)))
+        except FailedPrecondition:  # of another key, or damaged: it proves nothing
+            return None
+        return Written(id=artifact_id, org=org, stack_id=stack_id, kid=label[5 : 5 + label[4]].decode(), **told)
+
+
+def _parts(stored: bytes) -> tuple[bytes, bytes]:
+    """(label, content) of an object, both sealed. One of before there were labels is all content."""
+    if not stored.startswith(_LABELLED):
+        return b"", stored
+    begin = len(_LABELLED) + _LENGTH
+    end = begin + int.from_bytes(stored[len(_LABELLED) : begin], "big")
+    return stored[begin:end], stored[end:]
 
 
 def _id(org: str, stack_id: str, run_id: str | None, kind: str, name: str, digest: str) -> str:

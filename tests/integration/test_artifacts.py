@@ -1,0 +1,79 @@
+"""Objects in the artifact store say, sealed, what they are: what a restored store does not know is found by that."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.keyring import Keyring
+from countersign.adapters.store.database import Store
+from countersign.core.errors import FailedPrecondition
+from tests.requirements import requirement
+
+pytestmark = pytest.mark.anyio
+STATE = b'{"version": 4, "serial": 7, "lineage": "l", "outputs": {"secret": "hunter2hunter2"}}'
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'countersign.db'}")
+    yield opened
+    await opened.close()
+
+
+def kept(store: Store, folder: Path) -> Artifacts:
+    return Artifacts(store, Keyring.open(folder, role="state"), folder / "artifacts")
+
+
+@requirement("restore:found")
+async def test_what_the_store_does_not_know_is_found_with_what_it_is(store: Store, tmp_path: Path) -> None:
+    artifacts = kept(store, tmp_path)
+    facts = {"org": "local", "stack_id": "st_1", "run_id": "run_1", "readable": False}
+    known = await artifacts.write(**facts, kind="state", name="state-6", data=b"{}")
+    async with store.begin() as tx:
+        await artifacts.record(tx, known)
+    later = await artifacts.write(**facts, kind="state", name="state-7", data=STATE)
+    log = await artifacts.write(**facts | {"readable": True}, kind="log", name="log", data=b"said")
+
+    async with store.read() as conn:
+        assert await artifacts.unknown(conn, "state") == [later]
+        assert {one.id for one in await artifacts.unknown(conn)} == {later.id, log.id}
+    assert await artifacts.content(later) == STATE
+    stored = (tmp_path / "artifacts" / "local" / "st_1" / later.id).read_bytes()
+    assert b"hunter2" not in stored
+    assert b"state-7" not in stored
+
+
+@requirement("restore:found")
+async def test_what_was_moved_or_damaged_or_comes_from_before_proves_nothing(store: Store, tmp_path: Path) -> None:
+    artifacts = kept(store, tmp_path)
+    facts = {"org": "local", "stack_id": "st_1", "run_id": "run_1", "readable": False, "kind": "state"}
+    one = await artifacts.write(**facts, name="state-1", data=STATE)
+    path = tmp_path / "artifacts" / "local" / "st_1" / one.id
+    stored = path.read_bytes()
+    other = tmp_path / "artifacts" / "local" / "st_2" / one.id
+    other.parent.mkdir()
+    other.write_bytes(stored)  # of another stack
+    damaged = bytearray(stored)
+    damaged[60] ^= 1
+    path.write_bytes(bytes(damaged))
+    content = stored[8 + int.from_bytes(stored[4:8], "big") :]  # as it lay there before objects had labels
+    path.with_name("art_before").write_bytes(content)
+    path.with_name("art_empty").touch()
+
+    async with store.read() as conn:
+        assert await artifacts.unknown(conn) == []
+    path.unlink()
+    with pytest.raises(FailedPrecondition, match="gone"):
+        await artifacts.content(one)
+
+
+async def test_an_object_of_before_there_were_labels_is_still_read(store: Store, tmp_path: Path) -> None:
+    artifacts = kept(store, tmp_path)
+    one = await artifacts.write(org="local", stack_id="st_1", run_id=None, kind="log", name="log", data=b"said", readable=True)
+    path = tmp_path / "artifacts" / "local" / "st_1" / one.id
+    stored = path.read_bytes()
+    path.write_bytes(stored[8 + int.from_bytes(stored[4:8], "big") :])
+
+    assert await artifacts.content(one) == b"said"
