@@ -174,7 +174,7 @@ class Gateway:
         )
 
     def page_url(self, run_id: str) -> str:
-        return f"{self._settings.front_url}/runs/{run_id}"
+        return f"{self._settings.links_url}/runs/{run_id}"
 
     async def approve(self, caller: Caller, run: RunRow, *, digest: str, comment: str | None, confirm_name: str | None) -> None:
         """Forward an approval, signed. Raises the refusal, which `decide` has recorded then."""

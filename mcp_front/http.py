@@ -10,6 +10,7 @@ import html
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from mcp.server.auth.settings import AuthSettings
@@ -99,7 +100,11 @@ def security(settings: Settings) -> TransportSecuritySettings:
         return TransportSecuritySettings(enable_dns_rebinding_protection=False)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
     names = dict.fromkeys((own, *LOOPBACK))
-    return TransportSecuritySettings(allowed_hosts=[f"{name}:*" for name in names], allowed_origins=[f"http://{name}:*" for name in names])
+    hosts, origins = [f"{name}:*" for name in names], [f"http://{name}:*" for name in names]
+    if settings.public_url:
+        hosts.append(urlsplit(settings.public_url).netloc)
+        origins.append(settings.public_url)
+    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
 
 
 async def _broken(_: Request, error: Exception) -> Response:

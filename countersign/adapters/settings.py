@@ -6,14 +6,18 @@ Only entry points read the environment: they call `load` and hand the result on.
 import os
 import tomllib
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from countersign.core.errors import InvalidArgument
+from countersign.core.ids import SLUG
+from countersign.core.notice import ATTEMPTS, Moment
 from countersign.core.policy import Policy
 
 
@@ -63,6 +67,49 @@ class TerraformSettings(Section):
     unique: dict[str, UniqueSettings] = Field(default_factory=dict)  # globs over resource types; what is not listed is not looked up
 
 
+class WebhookSettings(Section):
+    """Whom to tell when a run waits for somebody, needs an operator, or ended."""
+
+    name: str  # in `countersign webhook` and in the record of deliveries
+    url: str = Field(repr=False)  # some have their secret in the path
+    secret: str  # name of a sealed secret of the run's organization, what deliveries are signed with
+    previous_secret: str | None = None  # signs as well, while the receiver changes from it to the other
+    events: tuple[Moment, ...] = tuple(Moment)
+    environments: tuple[str, ...] = ("*",)  # globs over "org/env"
+    attempts: Annotated[int, Field(ge=1, le=40)] = ATTEMPTS  # after the last one it is a dead letter
+    allow_private: bool = False  # its name may lead to this machine or a private network
+
+    @field_validator("name", "secret", "previous_secret")
+    @classmethod
+    def _named(cls, name: str | None) -> str | None:
+        if name is not None and not SLUG.match(name):
+            raise ValueError("lower case letters, digits and -, beginning with a letter")
+        return name
+
+    @field_validator("url")
+    @classmethod
+    def _reachable(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+            raise ValueError("an address that begins with https:// or http://, without a fragment")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("no user or password in the address: the receiver knows us by the signature")
+        return url
+
+    @property
+    def shown(self) -> str:
+        """The address without what may be secret in it."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}" + ("/…" if parts.path.strip("/") or parts.query else "")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (self.secret, self.previous_secret) if self.previous_secret else (self.secret,)
+
+    def wants(self, moment: Moment, env: str) -> bool:
+        return moment in self.events and any(fnmatchcase(env, glob) for glob in self.environments)
+
+
 class Settings(BaseSettings):
     """Every setting has a default that makes the laptop mode work."""
 
@@ -70,12 +117,14 @@ class Settings(BaseSettings):
 
     data: Path
     host: str = "127.0.0.1"  # anything but loopback must be asked for
+    public_url: str | None = None  # the front as people reach it, for links; None: as it listens
     front_port: int = 8700
     state_port: int = 8701
     temporal_port: int = 7233
     temporal_ui_port: int = 8233
     temporal_address: str | None = None  # an own Temporal; None: the embedded one
     temporal_namespace: str = "default"
+    temporal_ui_public_url: str | None = None  # the Temporal UI as people reach it, for links; None: the embedded one on this machine
     database: str | None = None  # SQLAlchemy URL; None: SQLite in the data folder
     stacks: Path | None = None  # folder of stacks; None: infra/stacks below the working folder of `up`
     organizations: tuple[OrganizationSettings, ...] = (OrganizationSettings(),)
@@ -83,13 +132,37 @@ class Settings(BaseSettings):
     ui_approvals: Literal["trusted", "verified", "off"] | None = None  # None: trusted for the embedded Temporal, else off
     terraform: TerraformSettings = TerraformSettings()
     plan_slots: int | None = None  # steps of one engine at once; None: twice the cores
+    webhooks: tuple[WebhookSettings, ...] = ()
     development_fixtures: bool = False  # serve what conformance tests look for at /fixtures/mcp; on the loopback only
     search_path: str = "/usr/local/bin:/usr/bin:/bin"  # where engines are looked for; `load` takes PATH
+
+    @field_validator("webhooks")
+    @classmethod
+    def _one_of_a_name(cls, webhooks: tuple[WebhookSettings, ...]) -> tuple[WebhookSettings, ...]:
+        names = [one.name for one in webhooks]
+        if len(set(names)) < len(names):
+            raise ValueError("two webhooks have the same name")
+        return webhooks
 
     @field_validator("data", "stacks", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator("public_url", "temporal_ui_public_url", mode="after")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url.rstrip("/"))
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.username
+            or (parts.path, parts.query, parts.fragment) != ("",) * 3
+        ):
+            raise ValueError("write an address such as https://countersign.example.com, without path, query or user")
+        return parts.geturl()
 
     @classmethod
     def settings_customise_sources(
@@ -123,6 +196,18 @@ class Settings(BaseSettings):
     @property
     def front_url(self) -> str:
         return f"http://{self.host}:{self.front_port}"
+
+    @property
+    def links_url(self) -> str:
+        """What links for people begin with."""
+        return self.public_url or self.front_url
+
+    @property
+    def temporal_ui_link(self) -> str | None:
+        """Where people find the Temporal UI; None where that is not known, or only another machine could open it."""
+        if self.temporal_ui_public_url:
+            return self.temporal_ui_public_url
+        return self.temporal_ui_url if self.embedded_temporal and self.host == "127.0.0.1" else None
 
     @property
     def state_url(self) -> str:

@@ -112,6 +112,12 @@ async def find_key(conn: AsyncConnection, token: str, *, now: datetime) -> KeyRo
     return None
 
 
+async def key_by_id(conn: AsyncConnection, org: str, key_id: str) -> KeyRow | None:
+    """The key, whether it is live or not."""
+    row = (await conn.execute(select(keys).where(keys.c.org_id == org, keys.c.id == key_id))).first()
+    return _key(row) if row is not None else None
+
+
 async def list_keys(conn: AsyncConnection, org: str) -> list[KeyRow]:
     """All keys, the newest first, the ended ones too."""
     query = select(keys).where(keys.c.org_id == org).order_by(keys.c.created_at.desc(), keys.c.id)

@@ -72,6 +72,30 @@ keys = Table(
     Column("revoked_at", String(32)),
 )
 
+# Who is signed in to the page for people, and the one-time codes that begin it. Of both only the hash is kept; what a session may do
+# hangs on its key, which is looked up with it at every request.
+page_sessions = Table(
+    "page_sessions",
+    metadata,
+    _org(),
+    Column("hash", String(80), primary_key=True),  # sha256 of what the cookie holds, which has 256 random bits
+    Column("key_id", String(32), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("seen_at", String(32), nullable=False),  # the last time somebody did something, to within a minute
+    Column("expires_at", String(32), nullable=False),
+    Column("ended_at", String(32)),
+)
+
+page_codes = Table(
+    "page_codes",
+    metadata,
+    _org(),
+    Column("hash", String(80), primary_key=True),
+    Column("key_id", String(32), nullable=False),
+    Column("expires_at", String(32), nullable=False),
+    Column("used_at", String(32)),
+)
+
 receipts = Table(
     "receipts",
     metadata,
@@ -321,4 +345,34 @@ audit = Table(
     Column("prev_hash", String(80), nullable=False),
     Column("hash", String(80), nullable=False),
     Column("body", Text, nullable=False),  # canonical JSON: at, by, kind, acts_for, action, target, run_id, outcome, digests
+)
+
+# What has to be told outside: written by the transaction that moves the run. A notice without a document has not been addressed yet.
+outbox = Table(
+    "outbox",
+    metadata,
+    _org(),
+    Column("id", String(40), primary_key=True),  # evt_…, the id receivers tell repetitions by
+    Column("run_id", String(40), nullable=False),
+    Column("moment", String(32), nullable=False),  # core.notice.Moment
+    Column("at", String(32), nullable=False),
+    Column("facts", Text, nullable=False),  # core.notice.Facts
+    Column("document", Text),  # the CloudEvent, byte for byte as it is sent
+    Index("ix_outbox_waiting", "at", sqlite_where=text("document IS NULL"), postgresql_where=text("document IS NULL")),
+)
+
+# One row for each webhook that a notice is for.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _org(),
+    Column("event_id", String(40), primary_key=True),
+    Column("webhook", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),  # pending | delivered | dead
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", String(32), nullable=False),  # while an attempt is under way: when another may take it
+    Column("at", String(32), nullable=False),
+    Column("status", Integer),  # HTTP, of the newest answer
+    Column("said", String(300)),  # why it failed, cleaned
+    Index("ix_deliveries_due", "webhook", "state", "next_at"),
 )

@@ -1,5 +1,8 @@
 """What came after the first schema and before the first release: one migration, so that a fresh store makes each table once."""
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -7,8 +10,59 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    op.create_table(
+        "outbox",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("run_id", sa.String(length=40), nullable=False),
+        sa.Column("moment", sa.String(length=32), nullable=False),
+        sa.Column("at", sa.String(length=32), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("org_id", "id", name=op.f("pk_outbox")),
+    )
+    unaddressed = sa.text("document IS NULL")
+    op.create_index("ix_outbox_waiting", "outbox", ["at"], unique=False, sqlite_where=unaddressed, postgresql_where=unaddressed)
+    op.create_table(
+        "deliveries",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("event_id", sa.String(length=40), nullable=False),
+        sa.Column("webhook", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("next_at", sa.String(length=32), nullable=False),
+        sa.Column("at", sa.String(length=32), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("said", sa.String(length=300), nullable=True),
+        sa.PrimaryKeyConstraint("org_id", "event_id", "webhook", name=op.f("pk_deliveries")),
+    )
+    op.create_index("ix_deliveries_due", "deliveries", ["webhook", "state", "next_at"], unique=False)
+    op.create_table(
+        "page_sessions",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("hash", sa.String(length=80), nullable=False),
+        sa.Column("key_id", sa.String(length=32), nullable=False),
+        sa.Column("created_at", sa.String(length=32), nullable=False),
+        sa.Column("seen_at", sa.String(length=32), nullable=False),
+        sa.Column("expires_at", sa.String(length=32), nullable=False),
+        sa.Column("ended_at", sa.String(length=32), nullable=True),
+        sa.PrimaryKeyConstraint("org_id", "hash", name=op.f("pk_page_sessions")),
+    )
+    op.create_table(
+        "page_codes",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("hash", sa.String(length=80), nullable=False),
+        sa.Column("key_id", sa.String(length=32), nullable=False),
+        sa.Column("expires_at", sa.String(length=32), nullable=False),
+        sa.Column("used_at", sa.String(length=32), nullable=True),
+        sa.PrimaryKeyConstraint("org_id", "hash", name=op.f("pk_page_codes")),
+    )
 
 
 def downgrade() -> None:
-    pass
+    op.drop_table("page_codes")
+    op.drop_table("page_sessions")
+    op.drop_index("ix_deliveries_due", table_name="deliveries")
+    op.drop_table("deliveries")
+    op.drop_index("ix_outbox_waiting", table_name="outbox")
+    op.drop_table("outbox")
