@@ -21,7 +21,7 @@ from countersign.cli.exits import Exit
 from countersign.cli.ground import held, ports_of, taken
 from countersign.cli.output import console, emit, safe
 from countersign.cli.parts import WORKER_READY, http_status
-from countersign.cli.schema import recorded, versions
+from countersign.cli.schema import Standing, recorded, standing, versions
 from countersign.cli.service import engines
 from countersign.cli.session import KEY_FILE, stacks_folder
 
@@ -62,6 +62,7 @@ async def doctor(settings: Settings, *, as_json: bool) -> Exit:
         schema(settings),
         disk(settings.data),
         stacks(settings),
+        *await webhooks(settings),
         *([] if running else ports(settings)),
         *await service(settings, running=running),
     ]
@@ -205,6 +206,33 @@ def stacks(settings: Settings) -> Finding:
     if where.is_dir():
         return ok("stacks", str(where))
     return note("stacks", f"no folder {where}", "make it, start `up` where infra/stacks is, or set COUNTERSIGN_STACKS")
+
+
+# Who is told
+
+
+async def webhooks(settings: Settings) -> list[Finding]:
+    """Each webhook: whether what it was to be told has arrived. A dead letter is somebody who was not told."""
+    from countersign.adapters.store import outbox
+    from countersign.cli.store import opened
+
+    if not settings.webhooks or standing(settings) is not Standing.CURRENT:
+        return []
+    async with opened(settings) as store, store.read() as conn:
+        counts = await outbox.counted(conn)
+    looks = []
+    for hook in settings.webhooks:
+        found = counts.get(hook.name, {})
+        dead, late = found.get("dead", 0), found.get("late", 0)
+        what, told = f"webhook {hook.name}", f"{hook.shown}: {found.get('delivered', 0)} delivered, {late} late, {dead} given up"
+        if dead:
+            fix = f"`countersign webhook deliveries --dead {hook.name}` tells why; mend it and `countersign webhook retry --all`"
+            looks.append(note(what, told, fix))
+        elif late:
+            looks.append(note(what, told, f"`countersign webhook test {hook.name}` tells what the receiver answers"))
+        else:
+            looks.append(ok(what, told))
+    return looks
 
 
 # The service

@@ -33,6 +33,7 @@ from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.interceptors import CodedErrors
 from countersign.worker.sweep import keep_sweeping, resume_own
+from countersign.worker.telling import keep_telling
 from workflows.run import Run
 
 log = structlog.get_logger(__name__)
@@ -177,6 +178,7 @@ async def serve(settings: Settings) -> None:
     store = await Store.open(settings.database_url)
     artifacts = Artifacts(store, keyring, settings.data / "artifacts")
     here = Here(host=host_id(settings.data), boot_id=boot_id(), state_url=settings.state_url)
+    telling = asyncio.create_task(keep_telling(store, keyring, settings, stop))  # needs no Temporal, and says so when runs have none
     try:
         client = await connected(settings, identity=f"worker@{here.host}", stop=stop)
         if client is None:
@@ -203,5 +205,7 @@ async def serve(settings: Settings) -> None:
             await stop.wait()
         await sweeping
     finally:
+        stop.set()
+        await telling
         await store.close()
     await asyncio.sleep(0.1)  # a Temporal client that is torn down with its loop crashes the interpreter (sdk-python issue 300)

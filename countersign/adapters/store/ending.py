@@ -27,6 +27,8 @@ async def end_waiting(
     lost = await plans.open_attempt(tx, run.org, run.stack_id)
     if lost is not None and lost.run_id == run.id:
         why = NOT_ACCOUNTED.format(why=f"{str(to).capitalize()}: {reason}" if reason else str(to).capitalize())
-        run = await runs.move(tx, run, RunState.NEEDS_OPERATOR, at=at, body=body, reason=why, code=code)
-        return await runs.move(tx, run, RunState.RECONCILING, at=at) if to in (RunState.CANCELED, RunState.STALE) else run
+        goes_on = to in (RunState.CANCELED, RunState.STALE)
+        record = runs.pass_through if goes_on else runs.move
+        run = await record(tx, run, RunState.NEEDS_OPERATOR, at=at, body=body, reason=why, code=code)
+        return await runs.move(tx, run, RunState.RECONCILING, at=at) if goes_on else run
     return await runs.move(tx, run, to, at=at, body=body, reason=reason or None, code=code)

@@ -13,9 +13,11 @@ from typing import Any
 from sqlalchemy import Row, case, desc, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store import outbox
 from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.schema import events, runs
 from countersign.core.errors import Conflict, NotFound
+from countersign.core.notice import Facts, moment_of
 from countersign.core.policy import Requirement
 from countersign.core.principal import Kind, Principal
 from countersign.core.run import ENDS, Mode, RunState, may_follow
@@ -165,13 +167,45 @@ async def note(tx: AsyncConnection, run: RunRow, *, at: datetime, kind: str, bod
 async def move(
     tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, body: Mapping[str, Any] | None = None, **columns: Any
 ) -> RunRow:
-    """Record that the run is in `to` now. Raises Conflict where the table forbids it or somebody else moved it meanwhile."""
+    """Record that the run is in `to` now, and that it is to be told.
+
+    Raises Conflict where the table forbids it or somebody else moved it meanwhile.
+    """
+    before, run = run, await pass_through(tx, run, to, at=at, body=body, **columns)
+    if run.state is not before.state and (what := moment_of(run.state)) is not None:
+        await outbox.put(tx, _facts(run, at), what, number=run.cursor)
+    return run
+
+
+async def pass_through(
+    tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, body: Mapping[str, Any] | None = None, **columns: Any
+) -> RunRow:
+    """The same for a state that the run leaves again in this transaction: nobody outside is told."""
     if not may_follow(run.state, to):
         raise Conflict(f"a run in {run.state} cannot become {to}", details={"state": run.state})
     if to in ENDS:
         columns.setdefault("ended_at", stamp(at))
         columns.setdefault("current", "")
     return await _write(tx, run, to, at=at, kind="state", body=body or {}, columns=columns)
+
+
+def _facts(run: RunRow, at: datetime) -> Facts:
+    return Facts(
+        org=run.org,
+        run_id=run.id,
+        run_type=run.type,
+        env=run.env,
+        stack=run.stack_path,
+        state=run.state,
+        requester=run.requester.id,
+        acts_for=run.requester.acts_for,
+        change_class=run.change_class,
+        plan_number=run.plan_number,
+        code=run.code,
+        requirement=run.requirement,
+        expires_at=stamp(run.expires_at) if run.expires_at else None,
+        at=stamp(at),
+    )
 
 
 async def _write(
