@@ -56,7 +56,7 @@ class EngineStep:
             "semantic_document": (planned.semantic_document, True),
             "log": (planned.log.encode(), True),
         }
-        if run.changes:
+        if run.changes or planned.adoptable:
             kinds |= {"plan_bundle": (planned.bundle, False), "plan_json": (planned.plan_json, False)}
         number = run.plan_number + 1
         written = await asyncio.gather(

@@ -3,18 +3,20 @@
 import json
 import secrets as random
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from activities.beating import heartbeating
 from activities.engine import EngineStep
 from countersign.adapters.artifacts import Written
 from countersign.adapters.store import audit, records, runs, state, turns
+from countersign.adapters.store.adopt import inputs_of, plan_to_adopt
 from countersign.adapters.store.check import record_plan, supersede
 from countersign.adapters.store.database import stamp
+from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
-from countersign.core.engine import PlanJob, Planned, Progress
-from countersign.core.errors import CountersignError
+from countersign.core.engine import Finding, PlanJob, Planned, Progress
+from countersign.core.errors import CountersignError, PlanStale
 from countersign.core.ids import derive
 from countersign.core.principal import SYSTEM
 from countersign.core.run import Mode, RunState
@@ -34,7 +36,7 @@ class Planning(EngineStep):
             try:
                 job = await self._plan_job(run)
                 try:
-                    planned = await self.engine.plan(job, _no_progress)
+                    planned = await self._planned(run, job)
                 finally:
                     await self._end_access(run, job)
                 written = await self.seal_plan(run, planned)
@@ -43,6 +45,18 @@ class Planning(EngineStep):
                     raise
                 return await self._plan_failed(run, failed)
             return await self._record_plan(run, planned, written)
+
+    async def _planned(self, run: RunRow, job: PlanJob) -> Planned:
+        """The plan a run was asked to adopt, as its first one; else a new one."""
+        digest = run.request.get("plan_digest")
+        if digest is None or run.plan_number:
+            return await self.engine.plan(job, _no_progress)
+        async with self.store.read() as conn:
+            plan = (await plan_to_adopt(conn, org=run.org, stack=job.stack, plan_digest=digest, now=self.store.now())).plan
+            parts = {ref.kind: await self.artifacts.read(conn, org=run.org, artifact_id=ref.id) for ref in plan.summary.artifacts}
+        if (why := await self.engine.moved(job, plan.inputs, _no_progress)) is not None:
+            raise PlanStale(f"the plan {digest} cannot be adopted: {why}; ask again without plan_digest, which plans anew")
+        return adopted(plan, parts)
 
     async def _end_access(self, run: RunRow, job: PlanJob) -> None:
         """What configuration read in its environment opens nothing any more."""
@@ -65,11 +79,11 @@ class Planning(EngineStep):
             return run if run.state is RunState.PLANNING else await runs.move(tx, run, RunState.PLANNING, at=now)
 
     async def _plan_job(self, run: RunRow) -> PlanJob:
-        request = run.request
         number = run.plan_number + 1
         # A new id for every try: an older one that still runs cannot be taken for it.
         attempt_id = derive("att", run.org, run.id, str(number), random.token_hex(8))
         async with self.store.begin() as tx:
+            request = await inputs_of(tx, run)
             stack = (await records.get_stack(tx, run.org, run.stack_id)).config
             head = await state.head(tx, run.org, run.stack_id)
             password = await state.grant(
@@ -130,6 +144,28 @@ class Planning(EngineStep):
         for run_id in woken:
             await self.wake_up(run_id)
         return standing
+
+
+def adopted(plan: PlanRow, parts: Mapping[str, bytes]) -> Planned:
+    """A plan that was recorded, as if it had been made now. Nobody looked at the world since, and whoever agrees is told so."""
+    assert plan.document is not None  # plan_to_adopt saw to it
+    remark = f"Made at {plan.created_at:%Y-%m-%d %H:%M} UTC by {plan.run_id} and adopted: what changed outside since then is not in it."
+    return Planned(
+        plan=plan.summary.model_copy(update={"artifacts": (), "risks": (remark, *plan.summary.risks)}),
+        plan_sha256=plan.document.plan_sha256,
+        bundle=parts["plan_bundle"],
+        plan_json=parts["plan_json"],
+        view=parts["plan_view"],
+        semantic_document=parts["semantic_document"],
+        inputs=plan.inputs,
+        log=f"{remark}\n{parts['log'].decode()}",
+        warnings=(remark,),
+        findings=tuple(Finding(**finding) for finding in plan.findings),
+        account=plan.document.target.account,
+        lineage=plan.lineage,
+        serial=plan.serial,
+        expires_at=datetime.fromisoformat(plan.document.expires_at),
+    )
 
 
 async def _no_progress(progress: Progress) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import audit, plans, runs
 from countersign.adapters.store.database import Store, stamp
-from countersign.adapters.store.requests import request_run
+from countersign.adapters.store.requests import Admit, request_run
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.watch import Watch
 from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims, RejectInput, SignedDecision
@@ -91,6 +91,7 @@ class Gateway:
         key: str | None,
         message: str | None,
         mode: Mode | None = None,
+        admit: Admit | None = None,
     ) -> Started:
         """Write the run and start its workflow; a client that goes away meanwhile does not stop it. Raises Unavailable, and
         the run is on record then: the same call again starts it."""
@@ -106,6 +107,7 @@ class Gateway:
                 key=key,
                 message=message,
                 mode=mode,
+                admit=admit,
             )
             async with self._store.read() as conn:
                 run = await runs.get_run(conn, caller.org, asked.run_id)

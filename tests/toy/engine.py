@@ -6,7 +6,7 @@ far as the test lets it, through files a test can see, so nothing here sleeps on
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,11 @@ class ToyEngine:
             log="planned\n",
             lineage=job.state.lineage,
             serial=job.state.serial,
+            adoptable=job.mode is Mode.SPECULATIVE and not (job.targets or job.destroy),
         )
+
+    async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:
+        return None if inputs == {"vars": sorted(job.vars)} else "the variables are others"
 
     def where(self, attempt_id: str) -> Path:
         return self.root / attempt_id

@@ -7,7 +7,7 @@ plan still covers, is recorded here as an approval of its own.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -35,11 +35,17 @@ async def record_plan(
     """Record the plan of a run in `planning`, and where the run goes with it."""
     if run.changes and planned.plan.changes_anything:
         return await _check(tx, run, planned, refs, policy, now)
-    return await _nothing_to_apply(tx, run, planned, refs, now)
+    return await _nothing_to_apply(tx, run, planned, refs, policy, now)
 
 
-async def _nothing_to_apply(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], now: datetime) -> RunRow:
-    await insert_plan(tx, run, planned, refs, now, document=None)
+async def _nothing_to_apply(
+    tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], policy: Policy, now: datetime
+) -> RunRow:
+    """The run ends here. A plan that may be adopted has a document of its own: what it was made of, and until when that holds."""
+    document = None
+    if planned.adoptable and not run.changes:
+        document = await document_of(tx, run, planned, policy=policy, expires_at=_longest(policy, now))
+    await insert_plan(tx, run, planned, refs, now, document=document)
     findings = [asdict(finding) for finding in planned.findings]
     body = {"counts": str(planned.plan.counts), "findings": findings, "warnings": list(planned.warnings)}
     return await runs.move(
@@ -49,10 +55,16 @@ async def _nothing_to_apply(tx: AsyncConnection, run: RunRow, planned: Planned, 
         at=now,
         body=body,
         plan_number=run.plan_number + 1,
+        plan_digest=document.digest if document else None,
         change_class=str(planned.plan.change_class),
         reason=None,
         code=None,
     )
+
+
+def _longest(policy: Policy, now: datetime) -> datetime:
+    """Until when a plan of now may be approved and applied."""
+    return now + timedelta(hours=min(policy.approval_hours, LONGEST_APPROVAL))
 
 
 async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], policy: Policy, now: datetime) -> RunRow:
@@ -69,7 +81,7 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
     )
     before = await plans.get_plan(tx, run.org, run.id)
     carried = await _carried(tx, run, before, planned, now)
-    expires_at = now + timedelta(hours=min(policy.approval_hours, LONGEST_APPROVAL))
+    expires_at = min(_longest(policy, now), planned.expires_at or datetime.max.replace(tzinfo=UTC))
     if carried and before and before.document:
         expires_at = datetime.fromisoformat(before.document.expires_at)
     document = await document_of(tx, run, planned, policy=policy, expires_at=expires_at)
@@ -121,7 +133,7 @@ async def document_of(tx: AsyncConnection, run: RunRow, planned: Planned, *, pol
             lineage=planned.lineage,
             serial=planned.serial,
             account=planned.account,
-            credential=await _credential(tx, run.org, stack),
+            credential=await credential_of(tx, run.org, stack),
         ),
         engine_build=planned.plan.engine_build,
         policy_version=policy.version,
@@ -129,7 +141,7 @@ async def document_of(tx: AsyncConnection, run: RunRow, planned: Planned, *, pol
     )
 
 
-async def _credential(tx: AsyncConnection, org: str, stack: StackConfig) -> str | None:
+async def credential_of(tx: AsyncConnection, org: str, stack: StackConfig) -> str | None:
     """Record and version of what will be used at apply: another value of it is another target."""
     slug = stack.apply_credential or stack.plan_credential
     return f"{slug}@{await secrets.version(tx, org, slug)}" if slug else None

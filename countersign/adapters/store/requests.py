@@ -6,7 +6,7 @@ its open run.
 
 import json
 import secrets as random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from countersign.core.principal import Principal
 from countersign.core.run import Mode, RunState, RunType
 
 RECEIPTS_LIVE = timedelta(days=90)
+Admit = Callable[[AsyncConnection], Awaitable[object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,12 @@ async def request_run(
     key: str | None,
     message: str | None,
     mode: Mode | None = None,
+    admit: Admit | None = None,
 ) -> Requested:
-    """Write receipt and run, or find those written before. `mode` narrows the type's own (a dry run is speculative)."""
+    """Write receipt and run, or find those written before. `mode` narrows the type's own (a dry run is speculative).
+
+    `admit` refuses, by raising, what may not be asked for as things are now; what was asked for before is found whatever it says.
+    """
     # A dry run of the same arguments is another intent: it neither joins the real run nor replays it.
     asked = {**arguments, "dry_run": mode is not None and mode is not run_type.mode}
     request_digest = sha256(json.dumps([run_type.name, stack.stack_id, fingerprints(asked)]).encode())
@@ -88,6 +93,8 @@ async def request_run(
             )
             if (row := (await tx.execute(joinable.limit(1))).first()) is not None:
                 return Requested(run_id=row.id, joined=True)
+        if admit is not None:
+            await admit(tx)
         run_id = ids.run_id(org=org, principal=principal.id, tool=run_type.name, key=key or f"{request_digest} {random.token_hex(16)}")
         now = store.now()
         if key is not None:

@@ -7,7 +7,7 @@ from countersign.adapters.terraform.applying import Attempts
 from countersign.adapters.terraform.environment import absolute_only, write_cli_config
 from countersign.adapters.terraform.executable import Executable, resolve
 from countersign.adapters.terraform.looking import Unique
-from countersign.adapters.terraform.planning import make_plan
+from countersign.adapters.terraform.planning import make_plan, moved
 from countersign.adapters.terraform.reconciling import reconcile
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
@@ -89,6 +89,9 @@ class TerraformEngine:
         planned = await make_plan(job, beat, executable=executable, around=self._around, build=build)
         self._builds[executable.identity] = planned.plan.engine_build
         return planned
+
+    async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:
+        return await moved(job, inputs, beat, executable=self.executable(job.stack.engine), around=self._around)
 
     async def launch(self, job: ApplyJob) -> None:
         await self._attempts.launch(job, self.executable(job.stack.engine))

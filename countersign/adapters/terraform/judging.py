@@ -1,6 +1,7 @@
 """What is made of a plan document: the plan people see, its digests, and the bundle that apply works from."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from countersign.core.run import Mode
 from countersign.core.terraform import document as doc
 from countersign.core.terraform.events import Journal, in_words, redacted
 from countersign.core.terraform.plan import plan_of
-from countersign.core.terraform.semantic import Origin, semantic
+from countersign.core.terraform.semantic import Macs, Origin, semantic
 from countersign.core.terraform.semantic import variables as variable_macs
 from countersign.core.terraform.view import view_of
 
@@ -55,7 +56,7 @@ def judged(
         targets=job.targets if job.mode is Mode.SPECULATIVE else (),
     )
     semantic_document, digest = semantic(document, origin=origin, macs=macs)
-    remarks = warnings_of(tree, job)
+    remarks = (*_of_targets(job), *warnings_of(tree, job))
     plan = plan_of(document, engine=name, semantic_digest=digest, redactor=redactor)
     plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks)}))
     saved = plan_file.read_bytes()
@@ -85,6 +86,7 @@ def judged(
             "variables": variable_macs(document, macs),
             "variables_set": sorted(values),
             "engine_build": plan.engine_build,
+            "variables_given": given(values, macs),
             "files_made": made,
         },
         log=session.log(),
@@ -93,9 +95,21 @@ def judged(
         lineage=job.state.lineage,
         serial=job.state.serial,
     )
+        adoptable=job.mode is Mode.SPECULATIVE and not (job.targets or job.destroy),
 
 
 def bounded(plan: Plan) -> Plan:
+def given(values: Mapping[str, object], macs: Macs) -> dict[str, str]:
+    """Variable → fingerprint of what was given for it: for comparing what a plan was made of without planning again."""
+    return {name: macs.of(json.dumps(value, sort_keys=True), "given", name) for name, value in sorted(values.items())}
+
+
+def _of_targets(job: PlanJob) -> tuple[str, ...]:
+    if not job.targets or job.mode is not Mode.SPECULATIVE:
+        return ()
+    return (f"Only {', '.join(job.targets[:5])} and what that needs was planned (targets): this plan can never be adopted or applied.",)
+
+
     """`plan` in at most SUMMARY_MAX bytes: what says least goes first, and nothing but the view and the JSON has everything."""
     for attributes, changes, outputs in ((20, 50, 100), (5, 50, 50), (0, 50, 20), (0, 20, 5), (0, 5, 0)):
         plan = plan.model_copy(

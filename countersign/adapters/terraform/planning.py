@@ -15,7 +15,7 @@ from countersign.adapters.process import end_marked
 from countersign.adapters.terraform import bundle
 from countersign.adapters.terraform.environment import credential_environment, secrets_of_credential
 from countersign.adapters.terraform.executable import Executable
-from countersign.adapters.terraform.judging import judged
+from countersign.adapters.terraform.judging import given, judged
 from countersign.adapters.terraform.preparing import Checked, checked, initialised
 from countersign.adapters.terraform.session import Session, Surroundings, document_in
 from countersign.adapters.terraform.validating import validated
@@ -69,6 +69,21 @@ async def planned(session: Session) -> Planned:
     own = frozenset({job.state.password, *credential.values()})
     made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values, own=own)
     return await session.while_beating(made)
+
+
+async def moved(job: PlanJob, inputs: Mapping[str, object], beat: Beat, *, executable: Executable, around: Surroundings) -> str | None:
+    """Why a plan made of `inputs` would be another one today, or None. The source is copied and judged as for a plan; nothing runs."""
+    async with at_work(job, beat, executable=executable, around=around) as session:
+        source_ = await checked(session)
+        _, values = await _variables(session, source_, {})
+        now = {"tree": source_.tree.digest, "lock": source_.tree.lock, "variables_given": given(values, around.macs)}
+    if job.stack.engine != str(inputs.get("engine_build")).partition(" ")[0]:
+        return "it was made by another engine"
+    if (inputs.get("tree"), inputs.get("lock")) != (now["tree"], now["lock"]):
+        return "the configuration is another one now"
+    if inputs.get("variables_given") != now["variables_given"]:
+        return "its variables, or secrets among them, have other values now"
+    return None
 
 
 async def state_answers(address: str) -> None:

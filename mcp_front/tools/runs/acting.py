@@ -115,6 +115,7 @@ async def _again(call: Call, run: RunRow, request: Mapping[str, Any], *, warning
     async with call.front.store.read() as conn:
         stack = await records.get_stack(conn, call.org, run.stack_id)
     dry = call.given.dry_run and run.changes
+    request = {name: value for name, value in request.items() if name != "plan_digest"}  # a new plan: what was adopted is of then
     begun = await call.front.gateway.start(
         call.caller,
         RunType(name=run.type, engine=run.engine, mode=run.mode),

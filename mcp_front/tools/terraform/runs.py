@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store.adopt import Adoptable, plan_to_adopt
 from countersign.adapters.store.records import StackRow
+from countersign.adapters.store.requests import Admit
 from countersign.core.errors import FailedPrecondition, PlanStale
 from countersign.core.run import RUN_TYPES, Mode
 from mcp_front import lookup
@@ -31,12 +34,26 @@ async def _stack(call: Call, env: str, workspace: str, commit: str | None) -> St
 
 
 async def _start(
-    call: Call, name: str, stack: StackRow, asked: Mapping[str, Any], *, mode: Mode | None = None, warnings: Sequence[str] = ()
+    call: Call,
+    name: str,
+    stack: StackRow,
+    asked: Mapping[str, Any],
+    *,
+    mode: Mode | None = None,
+    warnings: Sequence[str] = (),
+    admit: Admit | None = None,
 ) -> Answer:
     """Start the run of the type `name`, or join it. What was left out is left out of the request, so that it may be joined."""
     arguments = {"env": stack.env, "workspace": stack.slug, **{k: v for k, v in asked.items() if v not in (None, False, [], {})}}
     begun = await call.front.gateway.start(
-        call.caller, RUN_TYPES[name], stack.config, arguments, key=call.given.idempotency_key, message=call.given.message, mode=mode
+        call.caller,
+        RUN_TYPES[name],
+        stack.config,
+        arguments,
+        key=call.given.idempotency_key,
+        message=call.given.message,
+        mode=mode,
+        admit=admit,
     )
     notes = (*warnings, *await unset_secrets(call, asked.get("vars")))
     return await started(call, begun.run, replayed=begun.replayed, warnings=notes)
@@ -60,11 +77,12 @@ async def terraform_plan(
     commit: Commit = None,
     destroy: bool = False,
 ) -> Answer:
-    """Plan a workspace to look at what would change; this plan is never applied. Takes no lock and changes nothing. The same request
-    joins the run that is open already."""
+    """Plan a workspace to look at what would change. Takes no lock and changes nothing. The same request
+    joins the run that is open already. Unless it has targets or destroys, apply_terraform can adopt it by its plan_digest."""
     stack = await _stack(call, env, workspace, commit)
     asked = {"vars": checked_vars(vars or {}), "targets": list(targets), "commit": commit, "destroy": destroy}
-    return await _start(call, "terraform_plan", stack, asked)
+    warnings = ["a plan with targets is only to look at: nothing can adopt it"] if targets else []
+    return await _start(call, "terraform_plan", stack, asked, warnings=warnings)
 
 
 @TERRAFORM.tool("apply_terraform", Access.WRITE, title="Apply", run=True)
@@ -74,21 +92,33 @@ async def apply_terraform(
     workspace: Workspace = "main",
     vars: Vars = None,
     commit: Commit = None,
-    plan_digest: Annotated[Digest | None, Field(description="of a plan to adopt; later")] = None,
+    plan_digest: Annotated[Digest | None, Field(description="of a terraform_plan to adopt")] = None,
     auto_approve: bool = False,
 ) -> Answer:
     """Apply a workspace: plan it, weigh the plan by policy, wait for whoever has to agree, and apply exactly that plan. What it needs
-    stands in the run; `auto_approve` counts only for changes policy lists, never for what destroys."""
+    stands in the run. `plan_digest` adopts an earlier terraform_plan that still holds; `auto_approve` counts only for changes policy
+    lists, never for what destroys."""
     stack = await _stack(call, env, workspace, commit)
-    if plan_digest is not None:
-        raise PlanStale(
-            "no plan can be adopted under this digest; call apply_terraform without plan_digest: it plans anew and asks for that plan",
-            field="plan_digest",
-            next=["apply_terraform"],
-        )
     asked = {"vars": checked_vars(vars or {}), "commit": commit, "auto_approve": auto_approve}
     warnings = [_auto_approved(call)] if auto_approve else []
-    return await _start(call, "apply_terraform", stack, asked, mode=Mode.SPECULATIVE if call.given.dry_run else None, warnings=warnings)
+    mode = Mode.SPECULATIVE if call.given.dry_run else None
+    if plan_digest is None:
+        return await _start(call, "apply_terraform", stack, asked, mode=mode, warnings=warnings)
+
+    async def adoptable(conn: AsyncConnection) -> None:
+        now = call.front.store.now()
+        found = await plan_to_adopt(conn, org=call.org, stack=stack.config, plan_digest=plan_digest, now=now)
+        _refuse_other_inputs(asked, found)
+
+    asked["plan_digest"] = plan_digest
+    return await _start(call, "apply_terraform", stack, asked, mode=mode, warnings=warnings, admit=adoptable)
+
+
+def _refuse_other_inputs(asked: Mapping[str, Any], adopted: Adoptable) -> None:
+    """What is given beside the digest of a plan has to be what that plan was made with. Raises PlanStale."""
+    for name, used in (("vars", adopted.vars), ("commit", adopted.commit)):
+        if asked[name] and asked[name] != used:
+            raise PlanStale(f"that plan was made with other {name}; leave {name} out to adopt it", field=name, next=["apply_terraform"])
 
 
 def _auto_approved(call: Call) -> str:
