@@ -53,6 +53,7 @@ class Noted(Payload):
     run_id: str
     expected: int
     temporary: str  # folder for sockets, outside of the attempt's
+    stack: str = ""  # its path: for whoever has lost the rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class Attempts:
         meta.refuse_other_than(executable.name)
         _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
         temporary = short_folder()
-        noted = Noted(attempt_id=job.attempt_id, run_id=job.run_id, expected=job.expected, temporary=str(temporary))
+        noted = Noted(attempt_id=job.attempt_id, run_id=job.run_id, expected=job.expected, temporary=str(temporary), stack=job.stack.path)
         _private(folder / "attempt.json", noted.model_dump_json())
         environment = child_environment(
             attempt=job.attempt_id,
@@ -187,7 +188,7 @@ class Attempts:
             whole=witness.whole and detached.output_kept and not detached.is_alive(),
             stop_asked=detached.interrupted_at is not None,
             killed=detached.killed,
-            state_left_over=(folder / "bundle" / bundle.TREE / LEFT_OVER).exists(),
+            state_left_over=(bundle.working_folder(folder / "bundle") / LEFT_OVER).exists(),
         )
         redactor = _redactor(folder)
         state, code, message = judged(journal, ended, errors)
@@ -212,7 +213,7 @@ class Attempts:
         """End whatever is left of an attempt that is fenced, and tell what it left. May be called again."""
         folder = self.where(attempt_id)
         try:
-            left_over = folder / "bundle" / bundle.TREE / LEFT_OVER
+            left_over = bundle.working_folder(folder / "bundle") / LEFT_OVER
             return await remains.end(folder, self.detached(attempt_id), same_boot=same_boot, left_over=left_over)
         except OSError as broken:
             raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None

@@ -8,6 +8,7 @@ clear (the saved plan does): it is sealed by the caller and unpacked into an att
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ class Meta(Payload):
     plan_sha256: str
     warm_key: str = Field(pattern=r"^[0-9a-f]{64}$")  # where a machine that planned this keeps the provider packages
     commit: str | None = None
+    below: str = ""  # path of the working folder below the root of its source
     source: tuple[str, ...] = ()  # files that were there before anything ran; none in a bundle of an earlier version
 
     def refuse_other_than(self, engine: str) -> None:
@@ -43,14 +45,21 @@ def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], tree: Path) -> byte
         _add(tar, META, meta.model_dump_json().encode())
         _add(tar, SECRETS, json.dumps(sorted(secrets)).encode())
         _add(tar, PLAN, plan)
-        for path in files_below(tree):
-            relative = path.relative_to(tree).as_posix()
-            _add(tar, f"{TREE}/{relative}", path.read_bytes(), mode=0o700 if path.stat().st_mode & 0o100 else 0o600)
+        for path in files_below(tree, meta.below):
+            name = path.relative_to(_root(tree, meta.below)).as_posix()
+            _add(tar, f"{TREE}/{name}", path.read_bytes(), mode=0o700 if path.stat().st_mode & 0o100 else 0o600)
     return out.getvalue()
 
 
-def files_below(tree: Path) -> list[Path]:
-    """Regular files of a planned folder in a fixed order; provider packages, links and the history of fetched modules left out."""
+def _root(tree: Path, below: str) -> Path:
+    return tree.parents[below.count("/")] if below else tree
+
+
+def files_below(tree: Path, below: str = "") -> list[Path]:
+    """Regular files of a planned folder, and of what lies beside it where it is `below` the root of its source, in a fixed order.
+
+    Provider packages, links and the history of fetched modules are left out.
+    """
     providers, modules = tree / ".terraform" / "providers", tree / ".terraform" / "modules"
 
     def counts(path: Path) -> bool:
@@ -58,18 +67,23 @@ def files_below(tree: Path) -> list[Path]:
             return False
         return not (path.is_relative_to(modules) and ".git" in path.relative_to(modules).parts)
 
-    return sorted(filter(counts, tree.rglob("*")))
+    return sorted(filter(counts, _root(tree, below).rglob("*")))
 
 
-def made_files(tree: Path, planned: Iterable[str]) -> dict[str, str]:
+def made_files(tree: Path, planned: Iterable[str], below: str = "") -> dict[str, str]:
     """Files the plan made beside the source: path → sha256."""
     known = set(planned)
     found = {}
-    for path in files_below(tree):
-        relative = path.relative_to(tree).as_posix()
+    for path in files_below(tree, below):
+        relative = _name(path, tree)
         if relative not in known and relative != ".terraform/terraform.tfstate":
             found[relative] = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def _name(path: Path, tree: Path) -> str:
+    """As a `Tree` names its files: seen from the working folder."""
+    return Path(os.path.relpath(path, tree)).as_posix()
 
 
 def fetched_modules(made: Mapping[str, str]) -> dict[str, str]:
@@ -97,18 +111,27 @@ def unpack(data: bytes, folder: Path) -> tuple[Meta, list[str], Path]:
         raise FailedPrecondition("the plan's bundle cannot be read; plan again") from None
     if "sha256:" + hashlib.sha256((folder / PLAN).read_bytes()).hexdigest() != meta.plan_sha256:
         raise FailedPrecondition("the saved plan in the bundle is not the one that was planned; plan again")
-    work = folder / TREE
-    work.mkdir(mode=0o700, exist_ok=True)
+    work = folder / TREE / meta.below
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
     return meta, [str(s) for s in secrets], work
+
+
+def working_folder(unpacked: Path) -> Path:
+    """Where the engine works in a bundle that was unpacked into this folder."""
+    try:
+        return unpacked / TREE / Meta.model_validate_json((unpacked / META).read_bytes()).below
+    except (OSError, ValidationError):
+        return unpacked / TREE
 
 
 def source_of(meta: Meta, work: Path) -> Tree:
     """The source as it was planned, from the work directory of an unpacked bundle."""
     ours = work / ".terraform"
-    every = [p for p in files_below(work) if not p.is_relative_to(ours) and p.name != OVERRIDE]
+    every = [p for p in files_below(work, meta.below) if not p.is_relative_to(ours) and p.name != OVERRIDE]
     paths = [work / name for name in meta.source] if meta.source else every
-    files = {path.relative_to(work).as_posix(): path for path in paths}
+    files = {_name(path, work): path for path in paths}
     return Tree(
+        below=meta.below,
         files={name: path.read_bytes() for name, path in files.items()},
         executable=frozenset(name for name, path in files.items() if path.stat().st_mode & 0o100),
     )

@@ -28,10 +28,14 @@ _NOT_PLANNED = re.compile(r".*\.(?:tftest|tofutest|tfmock|tofumock|tfquery|tofuq
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """The files of one source: path below its root → content. `digest` covers paths, contents and the executable bit."""
+    """The files of one source: path seen from the working folder → content. `digest` covers paths, contents and the executable bit.
+
+    Where the working folder lies `below` the root of a repository, files beside it begin with `../`.
+    """
 
     files: Mapping[str, bytes]
     executable: frozenset[str]
+    below: str = ""
 
     @property
     def digest(self) -> str:

@@ -44,7 +44,7 @@ def judged(
     secrets = session.redactor.secrets | doc.secrets_of(document)
     session.redactor = redactor = Redactor(secrets)
     place = session.place
-    made = bundle.made_files(place.tree, {*tree.files, OVERRIDE})
+    made = bundle.made_files(place.tree, {*tree.files, OVERRIDE}, tree.below)
     fetched = bundle.fetched_modules(made)
     origin = Origin(
         stack_id=job.stack.stack_id,
@@ -67,6 +67,7 @@ def judged(
         plan_sha256=plan_sha256,
         warm_key=key,
         commit=job.commit,
+        below=tree.below,
         source=tuple(sorted(tree.files)),
     )
     warnings = [redacted(f, redactor) for f in events.findings if f.severity == "warning"][:FINDINGS]

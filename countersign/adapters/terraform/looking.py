@@ -80,9 +80,10 @@ class Trials:
 
     async def _folder(self, addresses: Collection[str]) -> Path | None:
         """A copy of the stack's folder whose state is a file that does not have these addresses; None where that fails."""
-        folder = self.session.place.side / "trial"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self.session.place.tree, folder, symlinks=True)
+        tree, trial = self.session.place.base / "tree", self.session.place.side / "trial"
+        shutil.rmtree(trial, ignore_errors=True)
+        shutil.copytree(tree, trial, symlinks=True)
+        folder = trial / self.session.place.tree.relative_to(tree)
         (folder / OVERRIDE).write_text(_LOCAL)
         (folder / ".terraform" / "terraform.tfstate").unlink(missing_ok=True)
         if self.state is not None:

@@ -142,7 +142,8 @@ class Reconciliation:
         """The approved tree in the workspace, with its providers; from here on its secrets are hidden."""
         job, session = self.job, self.session
         await session.tell("unpacking what was approved")
-        meta, hidden, tree = await asyncio.to_thread(bundle.unpack, job.approved, session.place.tree.parent)
+        meta, hidden, tree = await asyncio.to_thread(bundle.unpack, job.approved, session.place.base)
+        session.place = replace(session.place, tree=tree)  # the record may name another folder today
         meta.refuse_other_than(session.executable.name)
         session.job = replace(session.job, commit=meta.commit)
         document = await asyncio.to_thread(doc.parse, job.approved_json)

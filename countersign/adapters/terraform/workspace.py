@@ -17,7 +17,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    tree: Path  # the working folder of the engine
+    base: Path
+    tree: Path  # the working folder of the engine; of a source in a repository, below what it shares with others
     side: Path  # plan file, variables, output of commands: outside of the tree
     home: Path
     temporary: Path  # short: plugins open sockets in it
@@ -25,12 +26,15 @@ class Workspace:
 
 
 @asynccontextmanager
-async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[None]]) -> AsyncIterator[Workspace]:
-    """The stack's folder, empty; `waiting` is called about once a second while another plan of the stack uses it."""
+async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[None]], *, below: str = "") -> AsyncIterator[Workspace]:
+    """The stack's folder, empty; `waiting` is called about once a second while another plan of the stack uses it.
+
+    `below` is the path of the working folder below the root of its source.
+    """
     fd = await _taken(root / f"{stack_id}.lock", waiting)
     base = root / stack_id
     try:
-        made = _emptied(base, fd)
+        made = _emptied(base, fd, below)
         try:
             yield made
         finally:
@@ -59,14 +63,14 @@ async def _taken(lock: Path, waiting: Callable[[], Awaitable[None]]) -> int:
         raise
 
 
-def _emptied(base: Path, fd: int) -> Workspace:
+def _emptied(base: Path, fd: int, below: str) -> Workspace:
     _remove(base)
     base.mkdir(mode=0o700)  # fails where something could not be removed: it would become part of the plan
     temporary = short_folder()
     (base / "temporary").write_text(str(temporary))
-    made = Workspace(tree=base / "tree", side=base / "side", home=base / "home", temporary=temporary, lock=fd)
+    made = Workspace(base=base, tree=base / "tree" / below, side=base / "side", home=base / "home", temporary=temporary, lock=fd)
     for folder in (made.tree, made.side, made.home):
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, parents=True)
     return made
 
 

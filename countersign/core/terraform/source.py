@@ -93,8 +93,11 @@ def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
     )
 
 
-def judge(files: Mapping[str, Declared], allow: AllowList) -> list[Finding]:
-    """What the operator does not allow; empty where all of it may run. `files` maps paths below the root to what they declare."""
+def judge(files: Mapping[str, Declared], allow: AllowList, *, above: int = 0) -> list[Finding]:
+    """What the operator does not allow; empty where all of it may run.
+
+    `files` maps paths seen from the working folder to what they declare; its source reaches `above` as many folders.
+    """
     found: list[Finding] = []
     by_folder: dict[str, dict[str, str]] = {}
     for path, file in files.items():
@@ -103,7 +106,7 @@ def judge(files: Mapping[str, Declared], allow: AllowList) -> list[Finding]:
         folder = posixpath.dirname(path)
         found += _providers(path, file, by_folder[folder], allow)
         for module in file.modules:
-            if why := _module_refused(module.name, folder, allow):
+            if why := _module_refused(module.name, folder, allow, above):
                 found.append(_refusal(path, module.line, f"module source {module.name!r} is not allowed", why))
         for source in file.data:
             if any(fnmatchcase(source.name, pattern) for pattern in allow.denied_data):
@@ -193,7 +196,17 @@ def _providers(path: str, file: Declared, sources: Mapping[str, str], allow: All
             )
 
 
-def _module_refused(source: str, folder: str, allow: AllowList) -> str | None:
+def module_folder(source: str, folder: str) -> str:
+    """Where a local module lies, seen from the working folder; `folder` holds the file that names it."""
+    return posixpath.normpath(posixpath.join(folder, source))
+
+
+def leads_out(path: str, above: int) -> bool:
+    """Whether a normal path leaves a source that reaches so many folders above the working folder."""
+    return path.split("/")[: above + 1].count("..") > above
+
+
+def _module_refused(source: str, folder: str, allow: AllowList, above: int) -> str | None:
     if "${" in source or not source:
         return "It must be a literal text, so that it can be checked before anything is loaded."
     if not any(fnmatchcase(source, pattern) for pattern in allow.modules) or source.startswith(("/", "~")):
@@ -201,10 +214,9 @@ def _module_refused(source: str, folder: str, allow: AllowList) -> str | None:
             f"Allowed are {', '.join(allow.modules)}. Use a module inside the stack's folder, or ask the operator to add to "
             "terraform.allowed_modules."
         )
-    if source.startswith(("./", "../")):
-        target = posixpath.normpath(posixpath.join(folder, source))
-        if target == ".." or target.startswith("../"):
-            return "It leads out of the stack's folder, and only that folder is planned. Put the module below it."
+    if source.startswith(("./", "../")) and leads_out(module_folder(source, folder), above):
+        where = "the repository" if above else "the stack's folder"
+        return f"It leads out of {where}, and only that folder is planned. Put the module below it."
     return None
 
 

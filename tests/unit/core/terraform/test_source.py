@@ -245,6 +245,18 @@ def test_a_refused_module_is_told_why(text: str, words: str) -> None:
     assert words in finding.detail
 
 
+def test_a_module_beside_the_stack_is_part_of_a_repository_and_one_outside_of_it_is_refused() -> None:
+    files = {
+        "main.tf": declared({"module": [{'"m"': block(source='"../../modules/net"')}]}),
+        "../../modules/net/main.tf": declared({"module": [{'"m"': block(source='"../../../other"')}]}),
+    }
+
+    (finding,) = judge(files, DEFAULT, above=2)
+
+    assert (finding.file, finding.summary) == ("../../modules/net/main.tf", "module source '../../../other' is not allowed")
+    assert "leads out of the repository" in finding.detail
+
+
 def test_a_module_without_a_source_is_refused() -> None:
     assert judged({"module": [{'"m"': BLOCK}]}) == ["module source '' is not allowed"]
 
