@@ -9,6 +9,7 @@ has git || missing+=(git)
 has setpriv || missing+=(util-linux)
 has ps || missing+=(procps)
 if [ "${2:-}" = browser ]; then has chromium || has chromium-browser || has google-chrome || missing+=(chromium); fi
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || has initdb || missing+=(postgresql)
 # Debian ships this part of Python's standard library apart.
 if [ "$(command -v "$python")" = /usr/bin/python3 ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3-venv); fi
 
@@ -17,6 +18,11 @@ if [ "$(id -u)" = 0 ] && has apt-get; then
   echo "installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
+  if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+    # Tests start servers of their own; the one Debian would make and start is nobody's.
+    apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
+    sed -ri 's/#?(create_main_cluster) .*$/\1 = false/' /etc/postgresql-common/createcluster.conf
+  fi
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else
   echo "These tests need packages that are not installed: ${missing[*]}" >&2

@@ -4,13 +4,14 @@ Only entry points read the environment: they call `load` and hand the result on.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -19,6 +20,8 @@ from countersign.core.errors import InvalidArgument
 from countersign.core.ids import SLUG
 from countersign.core.notice import ATTEMPTS, Moment
 from countersign.core.policy import Policy
+
+DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aiosqlite:///)\S+\Z")
 
 
 class Section(BaseModel):
@@ -125,7 +128,7 @@ class Settings(BaseSettings):
     temporal_address: str | None = None  # an own Temporal; None: the embedded one
     temporal_namespace: str = "default"
     temporal_ui_public_url: str | None = None  # the Temporal UI as people reach it, for links; None: the embedded one on this machine
-    database: str | None = None  # SQLAlchemy URL; None: SQLite in the data folder
+    database: str | None = Field(default=None, repr=False)  # postgresql://… (may hold a password); None: SQLite in the data folder
     stacks: Path | None = None  # folder of stacks; None: infra/stacks below the working folder of `up`
     organizations: tuple[OrganizationSettings, ...] = (OrganizationSettings(),)
     policy: Policy = Policy()
@@ -163,6 +166,13 @@ class Settings(BaseSettings):
         ):
             raise ValueError("write an address such as https://countersign.example.com, without path, query or user")
         return parts.geturl()
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, url: str | None) -> str | None:
+        if url is not None and not DATABASE.match(url):
+            raise ValueError("write postgresql://USER@HOST/DATABASE, or leave it out for SQLite in the data folder")
+        return url
 
     @classmethod
     def settings_customise_sources(
@@ -238,6 +248,20 @@ def data_folder(environ: Mapping[str, str]) -> Path:
         return Path(named).expanduser().absolute()
     base = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "countersign"
+
+
+def database_argument(url: str) -> str:
+    """A database as a command line names it. Raises InvalidArgument; a password there could be read by everybody on the machine."""
+    if not DATABASE.match(url):
+        raise InvalidArgument("--database takes postgresql://USER@HOST/DATABASE", field="database")
+    parts = urlsplit(url)
+    if parts.password or "password" in parse_qs(parts.query):
+        raise InvalidArgument(
+            "a password on the command line can be read by everybody on this machine; leave it out and set PGPASSWORD or PGPASSFILE, or "
+            "set all of the URL as COUNTERSIGN_DATABASE or as `database` in countersign.toml",
+            field="database",
+        )
+    return url
 
 
 def load(data: Path | None = None, **overrides: Any) -> Settings:

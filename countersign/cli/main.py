@@ -19,6 +19,15 @@ Data = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output instead of text.")]
 
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        help="postgresql://USER@HOST/DATABASE in place of SQLite, its password in PGPASSWORD or PGPASSFILE; else $COUNTERSIGN_DATABASE.",
+        show_default=False,
+    ),
+]
+
 app = typer.Typer(
     name="countersign",
     help="Agents and people change infrastructure through one gate: plan, countersign that exact plan, apply it durably, prove it "
@@ -48,7 +57,7 @@ def countersign(
 
 
 @app.command(rich_help_panel=SERVICE)
-def up(data: Data = None, as_json: AsJson = False) -> None:
+def up(data: Data = None, database: Database = None, as_json: AsJson = False) -> None:
     """Run the whole service on this machine: Temporal, state API, worker and front, each restarted when it ends.
 
     Ready when it says so; Ctrl-C or SIGTERM ends it. A running apply is not ended and goes on by design. With --json: one document a
@@ -57,7 +66,18 @@ def up(data: Data = None, as_json: AsJson = False) -> None:
     """
     from countersign.cli.up import up as serve
 
-    run(serve(settings_of(data, as_json=as_json), as_json=as_json), as_json=as_json)
+    run(serve(settings_of(data, as_json=as_json, database=database), as_json=as_json), as_json=as_json)
+
+
+@app.command(rich_help_panel=SERVICE)
+def migrate(data: Data = None, database: Database = None, as_json: AsJson = False) -> None:
+    """Bring the store's schema up to date and leave; again is no error. `up` and every part do the same when they start.
+
+    For databases on which those may not make tables, and for doing it before new parts are rolled out.
+    """
+    from countersign.cli.migrating import migrate as bring
+
+    run(bring(settings_of(data, as_json=as_json, database=database), as_json=as_json), as_json=as_json)
 
 
 @app.command(rich_help_panel=SERVICE)

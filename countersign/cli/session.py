@@ -59,10 +59,12 @@ def settings_of(data: Path | None, *, as_json: bool = False, **overrides: Any) -
 
     Exits with a message where they are wrong.
     """
-    from countersign.adapters.settings import load
+    from countersign.adapters.settings import database_argument, load
 
     try:
         settings = load(data.expanduser().absolute() if data else None)
+        if overrides.get("database") is not None:
+            database_argument(overrides["database"])
     except CountersignError as error:
         _fail(error, as_json=as_json)
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -104,7 +106,7 @@ def stacks_folder(settings: "Settings") -> Path:
 # none at all, and a stack's come from sealed secrets.
 _INHERITED = re.compile(
     r"^(?:PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|TZ|TMPDIR|LC_[A-Z]+|XDG_[A-Z_]+|SSL_CERT_(?:FILE|DIR)|PYTHON[A-Z]+|VIRTUAL_ENV"
-    r"|COVERAGE_PROCESS_START|TERM|NO_COLOR|COUNTERSIGN_[A-Z0-9_]+)$"
+    r"|COVERAGE_PROCESS_START|TERM|NO_COLOR|PG[A-Z]+|COUNTERSIGN_[A-Z0-9_]+)$"
 )
 _KEPT_BACK = frozenset({KEY_VARIABLE, "COUNTERSIGN_URL", "COUNTERSIGN_KEY_FILE"})
 
@@ -121,6 +123,8 @@ def child_environment(settings: "Settings") -> dict[str, str]:
         "COUNTERSIGN_TEMPORAL_UI_PORT": str(settings.temporal_ui_port),
         "COUNTERSIGN_STACKS": str(stacks_folder(settings)),
     }
+    if settings.database is not None:
+        env["COUNTERSIGN_DATABASE"] = settings.database
     if settings.embedded_temporal and settings.host != LOOPBACK:
         # The embedded Temporal has no authentication, so it stays on the loopback whatever the others listen on.
         env["COUNTERSIGN_TEMPORAL_ADDRESS"] = f"{LOOPBACK}:{settings.temporal_port}"

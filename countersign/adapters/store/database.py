@@ -1,7 +1,7 @@
 """Opening the store: SQLite beside the data folder, or Postgres; the same rows and the same transactions on both.
 
-A write transaction on SQLite begins IMMEDIATE, so that what it read is still true when it writes; every commit is fully
-synced, because an approval that power loss forgets would break what we promise.
+A write transaction on SQLite begins IMMEDIATE, and on Postgres takes its turn, so that what it read is still true when it
+writes; every commit is fully synced, because an approval that power loss forgets would break what we promise.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from countersign.adapters.store import inline_sqlite
@@ -43,10 +44,12 @@ def moment(text: str) -> datetime:
 class Store:
     """One open store. `begin` is a write transaction, `read` a consistent look; both give a connection."""
 
-    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, *, url: str, clock: Callable[[], datetime] = utc_now) -> None:
         self._writer = writer
+        self._state_writer = writer.execution_options(of_states=True) if is_postgres(url) else writer
         self._reader = reader
         self._clock = clock
+        self.url = url
 
     def now(self) -> datetime:
         return self._clock()
@@ -60,10 +63,25 @@ class Store:
         """The SQLite file, for a watcher of its own; None on other databases."""
         return Path(self._writer.url.database) if self.is_sqlite and self._writer.url.database else None
 
+    @property
+    def shown(self) -> str:
+        """The database, for people: without its password."""
+        if self.is_sqlite:
+            return str(self.path)
+        from countersign.adapters.store import postgres
+
+        return postgres.shown(self.url)
+
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """A write transaction: commits at the end, rolls back on any error. Raises Unavailable where the database cannot be had."""
         async with _connected(self._writer) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def begin_state(self) -> AsyncIterator[AsyncConnection]:
+        """A write transaction about heads of states and nothing of the ledger: it holds the rows it takes, and waits for nobody else."""
+        async with _connected(self._state_writer) as connection:
             yield connection
 
     @asynccontextmanager
@@ -80,21 +98,37 @@ class Store:
     async def open(cls, url: str, *, clock: Callable[[], datetime] = utc_now) -> "Store":
         """Open `url`, creating or migrating the schema. A schema newer than this program is refused and left alone."""
         if await asyncio.to_thread(_schema_version, url) != SCHEMA_HEAD:
-            await asyncio.to_thread(_migrated, url)
+            await asyncio.to_thread(migrate, url)
         parsed = make_url(url)
         if not parsed.drivername.startswith("sqlite") or not parsed.database:
-            engine = create_async_engine(url, pool_size=4, max_overflow=4)
-            return cls(engine, engine, clock=clock)
+            return cls(*_postgres_engines(url), url=url, clock=clock)
         opened = partial(inline_sqlite.connect, parsed.database, asyncio.Lock())
         writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened)
         reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened)
         for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
             _say_begin(engine, begin)
-        return cls(writer, reader, clock=clock)
+        return cls(writer, reader, url=url, clock=clock)
+
+
+def is_postgres(url: str) -> bool:
+    return url.startswith(("postgresql:", "postgresql+", "postgres:"))
+
+
+def _postgres_engines(url: str) -> tuple[AsyncEngine, AsyncEngine]:
+    from countersign.adapters.store import postgres  # its driver costs a start on SQLite more than the rest of the store
+
+    writer, reader = postgres.engines(url)
+    _say_begin(writer, postgres.WRITES, of_states=postgres.WRITES_STATE)
+    _say_begin(reader, postgres.READS)
+    return writer, reader
 
 
 @asynccontextmanager
 async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    if engine.dialect.name == "postgresql":
+        async with _on_postgres(engine) as connection:
+            yield connection
+        return
     try:
         async with engine.begin() as connection:
             yield connection
@@ -111,14 +145,34 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise
 
 
-def _say_begin(engine: AsyncEngine, begin: str) -> None:
+@asynccontextmanager
+async def _on_postgres(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    from countersign.adapters.store import postgres
+
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except PoolTimeout:
+        raise Unavailable("the store is busy; ask again in a moment") from None
+    except DBAPIError as broken:
+        if (known := postgres.trouble(broken)) is not None:
+            raise known from None
+        raise
+
+
+def _say_begin(engine: AsyncEngine, begin: str, *, of_states: str | None = None) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
+        about_states = of_states and connection.get_execution_options().get("of_states")
+        connection.exec_driver_sql(of_states if about_states else begin)
 
 
 def _schema_version(url: str) -> str | None:
     """The recorded version, read without loading alembic (0.3 s); None where there is none or it takes alembic to tell."""
+    if is_postgres(url):
+        from countersign.adapters.store import postgres
+
+        return postgres.version(url)
     parsed = make_url(url)
     if not parsed.drivername.startswith("sqlite") or not parsed.database or not Path(parsed.database).exists():
         return None
@@ -131,11 +185,18 @@ def _schema_version(url: str) -> str | None:
     return str(row[0]) if row else None
 
 
-def _migrated(url: str) -> None:
+def migrate(url: str) -> None:
     """Migrate, one process at a time: all parts of the service start at once on a fresh data folder."""
+    if is_postgres(url):
+        from countersign.adapters.store import postgres
+
+        with postgres.migrating(url) as version:
+            if version != SCHEMA_HEAD:
+                _upgrade(str(postgres.parsed(url).render_as_string(hide_password=False)))
+        return
     parsed = make_url(url)
     if not parsed.drivername.startswith("sqlite") or not parsed.database:
-        _migrate(url)
+        _upgrade(url)
         return
     folder = Path(parsed.database).parent
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -143,12 +204,12 @@ def _migrated(url: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         if _schema_version(url) != SCHEMA_HEAD:
-            _migrate(url)
+            _upgrade(url)
     finally:
         os.close(fd)
 
 
-def _migrate(url: str) -> None:
+def _upgrade(url: str) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError
@@ -161,6 +222,6 @@ def _migrate(url: str) -> None:
     except CommandError as unknown:
         if "Can't locate revision" in str(unknown):
             raise FailedPrecondition(
-                "this data folder was written by a newer Countersign; run that version, or point COUNTERSIGN_DATA at another folder"
+                "this store was written by a newer Countersign; run that version, or point COUNTERSIGN_DATA or _DATABASE at another"
             ) from None
         raise
