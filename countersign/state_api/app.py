@@ -29,7 +29,7 @@ from countersign.adapters.store.schema import states
 from countersign.core import fencing
 from countersign.core.digests import sha256
 from countersign.core.errors import CountersignError, InvalidArgument, PermanentError, Unavailable
-from countersign.core.fencing import LOCK_SIZE, Credential, Refusal, Wish
+from countersign.core.fencing import LOCK_SIZE, Credential, Head, Refusal, Wish
 from countersign.core.terraform.state import Header, header_of
 
 log = structlog.get_logger(__name__)
@@ -38,6 +38,7 @@ STATE_SIZE = 64 << 20  # bytes; 1000 small resources have half a MiB
 LARGE = 1 << 18  # bytes; what is smaller is digested faster than a thread takes it over
 ANSWER_WITHIN = 25.0  # seconds; the engines wait for ever, so we do not
 READY_WITHIN = 2.0
+KNOWN = 1000  # credentials whose password was compared already
 _WISHES = {"GET": Wish.READ, "HEAD": Wish.READ, "POST": Wish.WRITE, "LOCK": Wish.LOCK, "UNLOCK": Wish.UNLOCK}
 
 
@@ -50,6 +51,9 @@ class StateService:
     store: Store
     artifacts: Artifacts
     answer_within: float = ANSWER_WITHIN
+    _known: dict[str, Credential] = field(
+        default_factory=dict
+    )  # by digest of address, name and password; whether it counts is not known here
     _late: set[asyncio.Task[Any]] = field(default_factory=set)  # work whose answer was given up; kept until it ends
 
     def app(self) -> Starlette:
@@ -68,16 +72,24 @@ class StateService:
         if shown is None:
             return PlainTextResponse("show a credential", 401, headers={"WWW-Authenticate": 'Basic realm="countersign"'})
         org, stack_id, wish = request.path_params["org"], request.path_params["stack_id"], _WISHES[request.method]
-        async with self.store.read() as conn:
-            credential = await state.authenticate(conn, org=org, stack_id=stack_id, credential_id=shown[0], password=shown[1])
-            if credential is None:
-                _tell(log.warning, "state: a credential nobody gave out", org=org, stack=stack_id, method=request.method)
-                return PlainTextResponse("this credential is not one of this state", 403)
-            held = await state.head(conn, org, stack_id)
-            newest = await state.snapshot(conn, org, stack_id) if wish is Wish.READ else None
-        # Asked again in the transaction that acts; asked here so that whoever is fenced need not send its state first.
-        if (refusal := fencing.admission(credential, held, wish, now=self.store.now())) is not None:
-            return await self._refuse(credential, wish, refusal)
+        # Who it is needs no look when it was here before. What it may do is asked in the transaction that acts, whatever was known.
+        known = sha256("\0".join((org, stack_id, *shown)).encode())
+        credential = self._known.get(known) if wish in (Wish.LOCK, Wish.UNLOCK) else None
+        held, newest = Head(), None
+        if credential is None:
+            async with self.store.read() as conn:
+                credential = await state.authenticate(conn, org=org, stack_id=stack_id, credential_id=shown[0], password=shown[1])
+                if credential is None:
+                    _tell(log.warning, "state: a credential nobody gave out", org=org, stack=stack_id, method=request.method)
+                    return PlainTextResponse("this credential is not one of this state", 403)
+                held = await state.head(conn, org, stack_id)
+                newest = await state.snapshot(conn, org, stack_id) if wish is Wish.READ else None
+            # Asked here as well so that whoever is fenced need not send its state first.
+            if (refusal := fencing.admission(credential, held, wish, now=self.store.now())) is not None:
+                return await self._refuse(credential, wish, refusal)
+            self._known[known] = credential
+            while len(self._known) > KNOWN:
+                self._known.pop(next(iter(self._known)))
         try:
             match wish:
                 case Wish.READ:
@@ -87,7 +99,7 @@ class StateService:
                 case Wish.UNLOCK:
                     return await self._unlock(credential, request)
                 case Wish.WRITE:
-                    return await self._write(credential, request)
+                    return await self._write(credential, held, request)
         except TooLarge as large:
             return await self._refuse(credential, wish, Refusal(status=413, why=str(large)))
         except InvalidArgument as wrong:
@@ -113,13 +125,16 @@ class StateService:
             refusal = await state.unlock(tx, credential, lock_id, now=self.store.now())
         return _answer(credential, Wish.UNLOCK, refusal)
 
-    async def _write(self, credential: Credential, request: Request) -> Response:
+    async def _write(self, credential: Credential, held: Head, request: Request) -> Response:
         """Bytes first, then head, snapshot and artifact in one transaction; what loses the swap leaves bytes nobody names."""
         data, lock_id = await _body(request, STATE_SIZE), request.query_params.get("ID")
         md5 = request.headers.get("content-md5")
-        header, digest = _checked(data, md5) if len(data) < LARGE else await asyncio.to_thread(_checked, data, md5)
-        async with self.store.read() as conn:
-            held = await state.head(conn, credential.org, credential.stack_id)
+        if len(data) < LARGE:
+            header, digest = _checked(data, md5)
+        else:
+            header, digest = await asyncio.to_thread(_checked, data, md5)
+            async with self.store.read() as conn:  # it took its time to arrive
+                held = await state.head(conn, credential.org, credential.stack_id)
         refusal = fencing.writing(credential, held, lock_id, header, digest)
         if refusal is not None:
             return await self._refuse(credential, Wish.WRITE, refusal, named=lock_id)

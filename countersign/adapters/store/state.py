@@ -8,7 +8,7 @@ A refusal is returned, not raised: it is journalled in the same transaction, and
 import hmac
 import json
 import secrets as random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -258,11 +258,19 @@ async def _free_if_abandoned(tx: AsyncConnection, org: str, stack_id: str, held:
 
 async def _admitted(tx: AsyncConnection, credential: Credential, wish: Wish, now: datetime) -> tuple[Head, Refusal | None]:
     """The head, held, and whether the credential, as it is now, may do that at all."""
-    held = await _taken(tx, credential.org, credential.stack_id)
-    live = await credential_of(tx, credential.org, credential.id)
-    if live is None:
+    mine = credentials.c
+    live = select(states, mine.revoked_at, mine.expires_at).join_from(
+        states, credentials, (mine.org_id == states.c.org_id) & (mine.id == credential.id), isouter=True
+    )
+    row = (await tx.execute(live.where(_at(credential.org, credential.stack_id)).with_for_update(of=states))).first()
+    if row is None:
+        await _taken(tx, credential.org, credential.stack_id)
+        return await _admitted(tx, credential, wish, now)
+    held = _head(row)
+    if row.expires_at is None:
         return held, Refusal(status=403, why="the credential is gone")
-    return held, fencing.admission(live, held, wish, now=now)
+    credential = replace(credential, revoked=row.revoked_at is not None, expires_at=moment(row.expires_at))
+    return held, fencing.admission(credential, held, wish, now=now)
 
 
 async def _free(tx: AsyncConnection, credential: Credential, held: Head, action: str, now: datetime) -> None:
