@@ -102,7 +102,7 @@ class Store:
         parsed = make_url(url)
         if not parsed.drivername.startswith("sqlite") or not parsed.database:
             return cls(*_postgres_engines(url), url=url, clock=clock)
-        opened = partial(inline_sqlite.connect, parsed.database, asyncio.Lock())
+        opened = partial(inline_sqlite.connect, parsed.database, asyncio.Lock(), inline_sqlite.Disk())
         writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened)
         reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened)
         for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):

@@ -2,7 +2,8 @@
 
 The usual asyncio driver hands each statement to a thread four times (open, run, fetch, close), which costs more than the
 statement: a decision of twelve statements took 18 ms. Here statements run where they are called, in microseconds from the page
-cache; only what may wait, for the write lock or for the disk, goes to a thread: begin, commit, and opening.
+cache; only what may wait, for the write lock or for the disk, goes to a thread: opening, a begin that finds the lock taken, and
+commits on a disk that proved slow. A thread costs more than a sync of a quick disk, and on two busy cores a lot more.
 
 Writers of one process wait for one another here and not in SQLite: there each would hold a thread while it waits, and the one
 that could let them go on would find none for its commit.
@@ -10,6 +11,7 @@ that could let them go on would find none for its commit.
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,6 +19,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BUSY = 10.0  # seconds to wait for another process's write
+QUICK = 0.002  # seconds; commits that lately took longer, on average, leave the event loop alone and wait in a thread
+WEIGHT = 0.25  # of the newest commit in that average
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
@@ -24,9 +28,9 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 _THREADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite")
 
 
-async def connect(path: str, turn: asyncio.Lock) -> "InlineConnection":
-    """An open connection in autocommit: whoever uses it says BEGIN. `turn` is that of all writers of this process."""
-    return InlineConnection(await _in_thread(lambda: _opened(path)), turn)
+async def connect(path: str, turn: asyncio.Lock, disk: "Disk") -> "InlineConnection":
+    """An open connection in autocommit: whoever uses it says BEGIN. `turn` and `disk` are those of all writers of this process."""
+    return InlineConnection(await _in_thread(lambda: _opened(path)), turn, disk)
 
 
 def _opened(path: str) -> sqlite3.Connection:
@@ -46,14 +50,34 @@ async def _in_thread(work: Callable[[], T]) -> T:
         raise
 
 
+class Disk:
+    """How long commits take lately: one file's, for all connections of this process."""
+
+    def __init__(self) -> None:
+        self._average = QUICK  # nobody knows yet: the first ones wait in a thread
+
+    @property
+    def quick(self) -> bool:
+        return self._average < QUICK
+
+    def took(self, seconds: float) -> None:
+        self._average += WEIGHT * (seconds - self._average)
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        began = time.perf_counter()
+        connection.commit()
+        self.took(time.perf_counter() - began)
+
+
 class InlineConnection:
     """What SQLAlchemy's aiosqlite dialect asks of a connection."""
 
     isolation_level = None
 
-    def __init__(self, connection: sqlite3.Connection, turn: asyncio.Lock) -> None:
+    def __init__(self, connection: sqlite3.Connection, turn: asyncio.Lock, disk: Disk) -> None:
         self._connection: sqlite3.Connection | None = connection
         self._turn = turn
+        self._disk = disk
         self._writes = False  # this transaction holds the turn; its commit waits for the disk
 
     @property
@@ -72,7 +96,8 @@ class InlineConnection:
         except TimeoutError:
             raise sqlite3.OperationalError("database is locked") from None
         try:
-            await _in_thread(lambda: self._open.execute(statement))
+            if not self._begun_at_once(statement):
+                await _in_thread(lambda: self._open.execute(statement))
         except BaseException:
             # Cancelled, it may have begun all the same.
             if self._connection is not None and self._connection.in_transaction:
@@ -81,12 +106,29 @@ class InlineConnection:
             raise
         self._writes = True
 
+    def _begun_at_once(self, statement: str) -> bool:
+        """Begin where no other process writes; False where one does, and it takes waiting."""
+        self._open.execute("PRAGMA busy_timeout=0")
+        try:
+            self._open.execute(statement)
+        except sqlite3.OperationalError as busy:
+            if busy.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        finally:
+            self._open.execute(f"PRAGMA busy_timeout={int(1000 * BUSY)}")
+        return True
+
     async def commit(self) -> None:
         if not self._writes:
             self._open.commit()
             return
+        connection = self._open
         try:
-            await _in_thread(self._open.commit)
+            if self._disk.quick:
+                self._disk.commit(connection)
+            else:
+                await _in_thread(lambda: self._disk.commit(connection))
         finally:
             if self._connection is None or not self._connection.in_transaction:  # a commit that failed can be rolled back
                 self._done()

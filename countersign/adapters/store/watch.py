@@ -1,7 +1,8 @@
 """Waiting for the store to change: one watcher per process serves everybody who waits.
 
 Other processes write the rows the front waits for, so nothing in this process can tell. SQLite answers `PRAGMA data_version`
-in microseconds from shared memory, so it is asked every few milliseconds, and only while somebody waits.
+in microseconds from shared memory, so it is asked every few milliseconds, and only while somebody waits. Whoever waits is woken
+by what the ledger or a run says anew: most commits are locks, credentials and states of no interest here.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ class Watch:
         self._path = store.path
         self._connection: sqlite3.Connection | None = None
         self._version: int | None = None
+        self._newest: int | None = None  # events.n of the ledger's last row
         self._generation = 0
         self._waiting = 0
         self._turned = asyncio.Event()
@@ -28,12 +30,12 @@ class Watch:
 
     @property
     def seen(self) -> int:
-        """A number that grows with every change somebody committed."""
+        """A number that grows with every event somebody committed."""
         self._look()
         return self._generation
 
     async def changed(self, *, after: int, timeout: float) -> bool:
-        """Wait until something was committed after `seen` was `after`; False when `timeout` seconds passed without."""
+        """Wait until an event was committed after `seen` was `after`; False when `timeout` seconds passed without."""
         if self._path is None:
             await asyncio.sleep(min(ELSEWHERE, timeout))
             return timeout > ELSEWHERE
@@ -72,18 +74,23 @@ class Watch:
     def _look(self) -> None:
         if self._path is None:
             return
-        version: int | None = None
+        version = newest = None
         try:
             if self._connection is None:
                 # Never waits for a lock: a look that fails counts as a change, and the next one is milliseconds away.
                 self._connection = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=0, check_same_thread=False)
             version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+            if version == self._version:
+                return
+            newest = self._connection.execute("SELECT max(n) FROM events").fetchone()[0]
         except sqlite3.Error:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-        if version is None or version != self._version:
-            self._version = version
+            version = None
+        self._version = version
+        if version is None or newest != self._newest:
+            self._newest = newest
             self._generation += 1
             self._turned.set()
             self._turned = asyncio.Event()
