@@ -306,6 +306,17 @@ class Run:
     async def _do(self, step: Step[Any, Gives], request: Payload, *, host: str | None = None) -> Gives:
         """Run one step. A wish to cancel reaches a step in progress once; what it then answers counts."""
         # What cannot be cancelled (decide, move) is short; the others tell their own end.
+        again = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=15), maximum_attempts=step.attempts)
+        if step.in_place:
+            answer: Gives = await workflow.execute_local_activity(
+                step.name,
+                request,
+                result_type=step.gives,
+                start_to_close_timeout=step.attempt_timeout,
+                retry_policy=again,
+                summary=_aim(request),
+            )
+            return answer
         handle = workflow.start_activity(
             step.name,
             request,
@@ -315,9 +326,7 @@ class Run:
             schedule_to_start_timeout=step.schedule_to_start,
             heartbeat_timeout=step.heartbeat_timeout,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            retry_policy=RetryPolicy(
-                initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=15), maximum_attempts=step.attempts
-            ),
+            retry_policy=again,
             summary=_aim(request),
         )
         if step.heartbeat_timeout is not None:

@@ -39,6 +39,7 @@ class Step(Generic[Takes, Gives]):
     queue: str = RUNS_QUEUE
     on_host: bool = False  # runs on the queue of the machine that holds the attempt
     schedule_to_start: timedelta | None = None  # how long to wait for that machine
+    in_place: bool = False  # short and idempotent, on rows alone: done within the workflow's own task, which saves two of its hops
 
     def implemented_by(self, function: Callable[[Any, Takes], Awaitable[Gives]]) -> Callable[[Any, Takes], Awaitable[Gives]]:
         """Mark the method that does this step; the worker registers it under the step's name."""

@@ -100,7 +100,8 @@ class EndInput(Payload):
 _BEAT = timedelta(seconds=5)
 _SHORT = timedelta(seconds=30)
 
-DECIDE = Step(name="run.decide", takes=DecideInput, gives=Decided, attempt_timeout=_SHORT)
+# A person waits for it, and a repeated one finds its own verdict by its nonce.
+DECIDE = Step(name="run.decide", takes=DecideInput, gives=Decided, attempt_timeout=_SHORT, in_place=True)
 # Idempotent by the transition table: a run that moved already answers where it stands.
 MOVE = Step(name="run.move", takes=EndInput, gives=Standing, attempt_timeout=_SHORT)
 STAND = Step(name="run.stand", takes=RunRef, gives=Standing, attempt_timeout=_SHORT)
