@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from countersign.cli import exits, mcp_config, record_commands, run_commands
+from countersign.cli import exits, mcp_config, record_commands, run_commands, webhook_commands
 from countersign.cli.session import run, settings_of
 
 Data = Annotated[
@@ -143,6 +143,7 @@ def demo(
 
 run_commands.add_to(app)
 record_commands.add_to(app)
+webhook_commands.add_to(app)
 mcp_config.add_to(app)
 
 
