@@ -46,7 +46,7 @@ test-unit: venv-dev ## no process, socket or clock; the core has to be covered w
 test-replay: venv-dev ## recorded histories against the workflows of today
 	@$(PYTEST) tests/replay
 
-test-integration: venv-dev packages ## one real thing at a time: Temporal, Terraform, a database, the built wheel
+test-integration: venv-dev packages tools-opentofu ## one real thing at a time: Temporal, Terraform, a database, the built wheel
 	@$(PYTEST) tests/integration
 
 test-browser: venv-dev ## the Temporal UI as an operator uses it, in Chromium
@@ -83,8 +83,8 @@ check-texts: venv-dev
 bench: venv-dev packages ## measure what docs/targets.md promises, beside the raw tool (BENCH="--only reading --repeat 5")
 	@$(BIN)/python -m tests.bench $(BENCH)
 
-tools: ## build the pinned servers that tests need from source, once per machine
-	@tools/build.sh "$(CACHE)"
+tools: ## build the pinned engines and servers that tests need from source, once per machine
+	@$(PYTHON) tools/build.py "$(CACHE)"
 
 lock: ## renew requirements/*.txt from pyproject.toml (UPGRADE=--upgrade takes newer versions)
 	@tools/lock.sh $(UPGRADE)
@@ -100,3 +100,6 @@ venv-run venv-dev: venv-%:
 
 packages:
 	@tools/packages.sh $(PYTHON)
+
+tools-%: # one of them
+	@$(PYTHON) tools/build.py "$(CACHE)" $*

@@ -11,6 +11,7 @@ if ! command -v uv >/dev/null; then
 fi
 compile() { uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate "$@"; }
 compile --group build -o requirements/build.txt "$@"
+compile --group go -o requirements/go.txt "$@"
 compile --group build -c requirements/build.txt -o requirements/base.txt pyproject.toml "$@"
 compile --group build --extra embedded -c requirements/base.txt -o requirements/embedded.txt pyproject.toml "$@"
 compile --extra embedded --group dev -c requirements/base.txt -o requirements/dev.txt pyproject.toml "$@"
