@@ -11,6 +11,7 @@ from temporalio.client import Client
 from countersign.adapters.process import marked_processes
 from countersign.adapters.store import state
 from countersign.core.approval import CancelInput, Channel
+from countersign.core.engine import ApplyJob
 from countersign.core.run import RunState
 from tests.gates import close, held, open_for_good
 from tests.integration.lost_applies import Lost, item, lost
@@ -58,6 +59,24 @@ async def test_an_apply_that_is_killed_is_finished_under_its_approval_and_makes_
     assert given == [(ANA, Channel.FRONT, run.plan_digest), (ANA, Channel.CARRIED, applied.plan_digest)]
     first, second = await it.attempts(run)
     assert (first.outcome, second.outcome) == ("reconciling", "applied")
+    await it.is_settled()
+
+
+@requirement("reconcile:by-itself", "promise:crash-costs-nothing", "I3")
+async def test_a_plan_that_was_claimed_by_who_died_before_the_start_is_applied_under_its_approval(
+    it: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def died(job: ApplyJob) -> None:
+        monkeypatch.undo()
+
+    it.configure(it.world.chain(2, gates=[]))
+    monkeypatch.setattr(it.engine, "launch", died)
+    run = await it.applying()
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert (await it.states(run))[-8:] == BY_ITSELF
+    assert [a.outcome for a in await it.attempts(run)] == ["reconciling", "applied"]
     await it.is_settled()
 
 

@@ -569,7 +569,7 @@ async def test_an_attempt_that_was_never_launched_changed_nothing_and_never_will
 
     outcome = await bench.follow(job.attempt_id)
 
-    assert (outcome.state, outcome.code) == (RunState.ERRORED, "unavailable")
+    assert (outcome.state, outcome.code) == (RunState.INTERRUPTED, "internal"), "whoever claimed it is gone: that is accounted for"
     assert outcome.evidence == ("nothing was started under this attempt, and nothing can be any more",)
     with pytest.raises(FailedPrecondition, match="given up before it started"):
         await bench.engine.launch(job)
@@ -587,9 +587,9 @@ async def test_a_follower_waits_for_who_is_just_launching(bench: Bench) -> None:
         await until(lambda: bench.beats and bench.beats[-1].current == "", "the follower to look")
         assert not following.done()
 
-    outcome = await asyncio.wait_for(following, PATIENCE)  # whoever prepared it gave up
+    outcome = await asyncio.wait_for(following, PATIENCE)  # whoever prepared it gave up without a word
 
-    assert outcome.state is RunState.ERRORED
+    assert outcome.state is RunState.INTERRUPTED
 
 
 async def test_an_attempt_that_is_forgotten_leaves_nothing_and_one_that_runs_is_not(bench: Bench) -> None:

@@ -302,16 +302,16 @@ def _acknowledged(journal: Journal) -> bool:
 
 
 def _never_started(folder: Path) -> Outcome:
+    """Refused with a reason, it is over. Where whoever was about to start it died without a word, the claim is used and the
+    plan is not: that is accounted for like any lost apply, so that nobody has to agree again."""
+    evidence = ("nothing was started under this attempt, and nothing can be any more",)
     try:
         why = Refused.model_validate_json((folder / REFUSED).read_bytes())
     except (OSError, ValueError):
-        why = Refused(code="unavailable", message="Start a new run.")
-    return Outcome(
-        state=RunState.ERRORED,
-        code=why.code,
-        message=f"The apply never started; nothing was changed. {why.message}",
-        evidence=("nothing was started under this attempt, and nothing can be any more",),
-    )
+        message = "Whoever was about to start the apply is gone; nothing was started, and nothing was changed."
+        return Outcome(state=RunState.INTERRUPTED, code="internal", message=message, evidence=evidence)
+    message = f"The apply never started; nothing was changed. {why.message}"
+    return Outcome(state=RunState.ERRORED, code=why.code, message=message, evidence=evidence)
 
 
 def _evidence(ended: events.Ended, witness: Witness, left_over: int) -> tuple[str, ...]:
