@@ -1,15 +1,13 @@
-"""The front over HTTP: `/mcp` for clients with a key, health for machines, and a page for people who follow a link.
+"""The front over HTTP: `/mcp` for clients with a key, health for machines, and pages for people (`mcp_front/pages`).
 
-Every request of `/mcp` carries its key; a cookie, a header or an address is never an identity. The page knows nothing and
-decides nothing: it says where one decides.
+Every request of `/mcp` carries its key; a cookie, a header or an address is never an identity there. The pages take a session of
+a person in place of the key, and nothing else does.
 """
 
 import asyncio
 import contextlib
-import html
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy
@@ -18,12 +16,12 @@ from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from countersign.adapters.settings import Settings
 from countersign.core.errors import CountersignError, FailedPrecondition
-from countersign.core.ids import RUN_ID
+from mcp_front import pages
 from mcp_front.auth import SCOPE, KeyVerifier
 from mcp_front.call import Front
 from mcp_front.server import GovernedServer
@@ -32,12 +30,6 @@ log = logging.getLogger("countersign.front")
 PROBE = 2.0  # seconds for one part to say that it is there
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound to
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 def app(front: Front) -> Starlette:
@@ -59,7 +51,7 @@ def app(front: Front) -> Starlette:
     routes = [
         Route("/healthz", _alive),
         Route("/readyz", ready),
-        Route("/runs/{run_id}", _run_page),
+        *pages.routes(front, security(front.settings)),
         *(Mount(path, app=mounted) for path, (_, mounted) in servers.items()),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -156,20 +148,3 @@ async def _state_answers(settings: Settings) -> bool:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-async def _run_page(request: Request) -> Response:
-    """The same for every run, known or not: whoever has the link is nobody here."""
-    run_id: Any = request.path_params["run_id"]
-    if not RUN_ID.match(run_id):
-        return PlainTextResponse("no such page\n", status_code=404, headers=_PAGE_HEADERS)
-    run = html.escape(run_id)
-    return HTMLResponse(
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Countersign</title>"
-        f"<h1>A run may be waiting for you</h1><p><code>{run}</code></p>"
-        "<p>This page shows nothing and decides nothing. Read the plan and decide where it is known who you are:</p>"
-        f"<pre>countersign show {run}\ncountersign approve {run} --digest sha256:…\ncountersign reject {run} --reason …</pre>"
-        "<p>or in an MCP client with <code>run_plan</code>, <code>run_approve</code> and <code>run_reject</code>, with a key of your own."
-        "</p></html>",
-        headers=_PAGE_HEADERS,
-    )

@@ -48,9 +48,7 @@ async def plan_data(
 ) -> dict[str, Any]:
     """The whole answer about one plan, within the budget."""
     documents = await _documents(call, conn, run, plan)
-    view = await _json(call, conn, documents.get("plan_view"))
-    if view.get("v") != _VIEW:  # of an engine that writes another one, or of a validation
-        view = {"changes": [change.model_dump(mode="json") for change in plan.summary.changes], "outputs": []}
+    view = await _view(call, conn, documents.get("plan_view"), plan)
     data = _head(run, plan)
     data["artifacts"] = [{"artifact_id": d.id, "kind": d.kind, "size": d.size} for d in documents.values() if d.size]
     if plan.findings:
@@ -68,6 +66,23 @@ async def plan_data(
         "items": items,
     }
     return data
+
+
+async def view_of(call: Call, conn: AsyncConnection, run: RunRow, plan: PlanRow) -> dict[str, Any]:
+    """The changes of a plan with what is known of their attributes, unbounded but for the view's own bounds."""
+    return await _view(call, conn, (await _documents(call, conn, run, plan)).get("plan_view"), plan)
+
+
+async def _view(call: Call, conn: AsyncConnection, document: Document | None, plan: PlanRow) -> dict[str, Any]:
+    view = await _json(call, conn, document)
+    if view.get("v") == _VIEW:
+        return view
+    # Of an engine that writes another one, or of a validation.
+    return {
+        "changes": [change.model_dump(mode="json") for change in plan.summary.changes],
+        "outputs": [],
+        "total": plan.summary.counts.total,
+    }
 
 
 def _head(run: RunRow, plan: PlanRow) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Beside /mcp: health for machines, a page that knows nothing, and the names this front answers to."""
+"""Beside /mcp: health for machines, pages that tell nothing to who is not signed in, and the names this front answers to."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -66,34 +66,52 @@ async def get(path: str, *, method: str = "GET", key: str | None = None, **given
     return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:]).decode()
 
 
-async def test_the_page_of_a_run_says_where_to_decide_and_nothing_about_the_run() -> None:
-    status, headers, body = await get(f"/runs/{RUN}")
+async def test_the_page_of_a_run_is_the_same_for_everybody_who_is_not_signed_in_whatever_run_it_is() -> None:
+    other = "run_" + "1" * 26
+    for run in (RUN, other):
+        status, headers, body = await get(f"/runs/{run}")
+
+        assert (status, headers["location"], body) == (303, f"/signin?to=%2Fruns%2F{run}", "")
+        assert headers["cache-control"] == "no-store"
+
+
+async def test_pages_load_nothing_but_from_here_and_are_shown_nowhere_else() -> None:
+    status, headers, body = await get("/signin")
 
     assert status == 200
-    assert headers["content-security-policy"] == "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    assert headers["content-security-policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    )
     assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
     assert headers["cache-control"] == "no-store"
-    assert f"countersign approve {RUN}" in body
-    for active in ("<script", "<form", "<img", "<link", "style=", "href="):
-        assert active not in body
-
-
-async def test_the_page_is_the_same_for_every_run() -> None:
-    other = "run_" + "1" * 26
-
-    assert (await get(f"/runs/{RUN}"))[2] == (await get(f"/runs/{other}"))[2].replace(other, RUN)
+    for inline in ("<style", " style=", "<script>", " onclick=", "javascript:"):
+        assert inline not in body
 
 
 @pytest.mark.parametrize("path", ["/runs/run_<script>", "/runs/..", "/runs/run_short", "/runs/"])
-async def test_what_is_no_id_of_a_run_has_no_page(path: str) -> None:
-    status, _, body = await get(path)
+async def test_what_is_no_id_of_a_run_leads_nowhere(path: str) -> None:
+    status, headers, body = await get(path)
 
-    assert status in (404, 401, 307)
+    assert status in (401, 303, 307, 404)
     assert "<script>" not in body
+    assert headers.get("location", "/signin?to=%2Fruns") in ("/signin?to=%2Fruns", "http://127.0.0.1:8700/runs")
 
 
-async def test_the_page_decides_nothing() -> None:
-    assert (await get(f"/runs/{RUN}", method="POST"))[0] in (404, 405)
+async def test_a_form_that_does_not_come_from_a_page_of_ours_does_nothing() -> None:
+    status, _, body = await get(f"/runs/{RUN}/approve", method="POST")
+
+    assert status in (400, 403)
+    assert "approved" not in body
+
+
+@pytest.mark.parametrize("name", ["page.css", "page.js", "mark.svg"])
+async def test_what_a_page_loads_is_served_from_here(name: str) -> None:
+    status, headers, _ = await get(f"/static/{name}")
+
+    assert (status, headers["x-content-type-options"]) == (200, "nosniff")
+    assert (await get(f"/static/../{name}"))[0] in (401, 404)
 
 
 async def test_a_process_that_lives_says_so() -> None:
@@ -125,6 +143,13 @@ def test_on_the_loopback_only_names_of_this_machine_are_answered() -> None:
 def test_a_named_address_is_answered_beside_the_loopback() -> None:
     assert security(settings(host="10.0.0.5")).allowed_hosts[0] == "10.0.0.5:*"
     assert security(settings(host="fd00::1")).allowed_origins[0] == "http://[fd00::1]:*"
+
+
+def test_a_public_address_is_answered_as_well() -> None:
+    names = security(settings(public_url="https://countersign.example.com"))
+
+    assert "countersign.example.com" in names.allowed_hosts
+    assert "https://countersign.example.com" in names.allowed_origins
 
 
 def test_where_it_listens_on_every_address_only_the_key_counts() -> None:
