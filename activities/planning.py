@@ -16,12 +16,13 @@ from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.engine import Finding, PlanJob, Planned, Progress
-from countersign.core.errors import CountersignError, PlanStale
+from countersign.core.errors import CountersignError, EngineDied, PlanStale, ProviderError
 from countersign.core.ids import derive
 from countersign.core.principal import SYSTEM
 from countersign.core.run import Mode, RunState
 from countersign.core.steps import RunRef, Standing
 
+DEATHS = 3  # of an engine that only looks, before what kills it counts as its answer
 PLAN_CREDENTIAL_LIVES = timedelta(hours=2)
 _PLANNABLE = frozenset({RunState.PENDING, RunState.PLANNING, RunState.STALE})
 
@@ -34,17 +35,27 @@ class Planning(EngineStep):
             if run.state is not RunState.PLANNING:
                 return await self.stand(ref)
             try:
-                job = await self._plan_job(run)
-                try:
-                    planned = await self._planned(run, job)
-                finally:
-                    await self._end_access(run, job)
+                planned = await self._made(run)
                 written = await self.seal_plan(run, planned)
             except CountersignError as failed:
                 if failed.retryable:
                     raise
                 return await self._plan_failed(run, failed)
             return await self._record_plan(run, planned, written)
+
+    async def _made(self, run: RunRow) -> Planned:
+        """A plan whose engine is killed has changed nothing, so it is made again: with another id, and not for ever."""
+        died: EngineDied | None = None
+        for _ in range(DEATHS):
+            job = await self._plan_job(run)
+            try:
+                return await self._planned(run, job)
+            except EngineDied as once_more:
+                died = once_more
+            finally:
+                await self._end_access(run, job)
+        assert died is not None
+        raise ProviderError(f"the engine was ended {DEATHS} times; the last time: {died.message}", details=died.details)
 
     async def _planned(self, run: RunRow, job: PlanJob) -> Planned:
         """The plan a run was asked to adopt, as its first one; else a new one."""

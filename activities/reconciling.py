@@ -14,6 +14,7 @@ from temporalio import activity
 
 from activities.applying import Applying
 from activities.beating import heartbeating, until_done
+from activities.planning import DEATHS
 from countersign.adapters.artifacts import Written
 from countersign.adapters.store import plans, records, runs, state
 from countersign.adapters.store.plans import AttemptRow, PlanRow
@@ -22,9 +23,9 @@ from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.approval import Channel
 from countersign.core.engine import Outcome, Progress, Reconciled, ReconcileJob, Reconciler, Remains, Witness
-from countersign.core.errors import CountersignError, FailedPrecondition
+from countersign.core.errors import CountersignError, EngineDied, FailedPrecondition
 from countersign.core.ids import derive
-from countersign.core.reconcile import Next, Stop, foreign_lock, survivors
+from countersign.core.reconcile import Commands, Next, Stop, failed_plan, foreign_lock, survivors
 from countersign.core.run import RunState
 from countersign.core.steps import FollowInput, RunRef, Standing
 
@@ -72,10 +73,18 @@ class Reconciling(Applying):
         await self._end_earlier_work(run)
         remains = await self._remains(run, attempt, told)
         stops = [survivors(remains.survivors, attempt.host)] if remains.survivors else []
+        deaths = 0
         while True:
+            if deaths:
+                await self._end_earlier_work(run)  # the lock it died with is freed
             job = await self._job(run, attempt, remains, stops, wish)
             try:
                 found = await self.engine.reconcile(job, _no_progress)
+            except EngineDied as died:
+                deaths += 1
+                if deaths >= DEATHS:
+                    stops.append(failed_plan(Commands(run_id=run.id), died.message))
+                continue
             finally:
                 async with self.store.begin() as tx:
                     await state.revoke(tx, run.org, job.attempt_id)

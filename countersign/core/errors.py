@@ -4,7 +4,7 @@ Errors of CLIs, databases and SDKs stay inside `adapters`: they are re-raised as
 local log, never along: causes end up in workflow histories.
 
 * CountersignError
-  x TransientError    worth asking again unchanged: Locked, Unavailable, RateLimited, TimedOut, FreezeWindow
+  x TransientError    worth asking again unchanged: Locked, Unavailable, EngineDied, RateLimited, TimedOut, FreezeWindow
   x PermanentError    someone has to change something first: InvalidArgument, PlanStale, PolicyDenied, ...
 
 `code` is the closed set of the catalogue (§1); the wording of messages is not an interface.
@@ -52,6 +52,11 @@ class Internal(CountersignError):
 
 class Unavailable(TransientError):
     """A part of the service does not answer."""
+
+
+class EngineDied(TransientError):
+    """The engine, or a plugin of it, was ended from outside while it only looked. It is worth another try, and not for ever:
+    what kills it may be what it was asked for."""
 
 
 class Locked(TransientError):

@@ -18,7 +18,7 @@ from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
 from countersign.adapters.terraform.workspace import Workspace
 from countersign.core.engine import Beat, Finding, PlanJob, Progress
-from countersign.core.errors import CountersignError, Locked, PolicyDenied, ProviderError, Unavailable
+from countersign.core.errors import CountersignError, EngineDied, Locked, PolicyDenied, ProviderError, Unavailable
 from countersign.core.redaction import Redactor
 from countersign.core.terraform import source
 from countersign.core.terraform.events import Journal, finding_of, in_words, redacted
@@ -111,7 +111,7 @@ class Session:
         folder: Path | None = None,
         read: bool = True,
     ) -> Ended:
-        return await supervise(
+        ended = await supervise(
             argv,
             cwd=folder or self.place.tree,
             env=environment,
@@ -122,6 +122,10 @@ class Session:
             pass_fds=(self.place.lock,),
             read=read,
         )
+        if ended.code < 0:
+            why = f"{name} was ended by signal {-ended.code}; a machine that is short of memory does that"
+            raise self.failure(EngineDied, why, ())
+        return ended
 
     async def validate(self, environment: Mapping[str, str], folder: Path) -> list[Finding]:
         """What the engine finds wrong with the configuration in `folder`."""
@@ -177,6 +181,8 @@ class Session:
             return self.failure(
                 Unavailable, "the state service does not know this attempt any more; it is tried again with a new one", findings
             )
+        if PLUGIN_DIED in text:
+            return self.failure(EngineDied, f"{command} failed because a provider died: {in_words(findings)}", findings)
         if "dependency lock file" in text or "lockfile" in text:
             hint = f"run `{self.executable.name} init` in the folder and commit .terraform.lock.hcl"
             return self.failure(ProviderError, f"{command} failed: {in_words(findings)}; {hint}", findings)
@@ -187,6 +193,7 @@ class Session:
         return kind(self.redactor.line(message, 1500), details={"findings": shown, "log": self.log()[-4000:]})
 
 
+PLUGIN_DIED = "failed to respond to the plugin"
 _NO_AUTHORITY = ("remote state endpoint requires auth", "remote state endpoint invalid auth")
 _NO_ANSWER = (
     "connection refused",
