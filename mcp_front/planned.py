@@ -11,11 +11,13 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store.database import stamp
+from countersign.adapters.store.drift import last_applied
 from countersign.adapters.store.plans import PlanRow, get_plan
 from countersign.adapters.store.runs import RunRow
 from countersign.core.details import who_must_agree
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 from countersign.core.plan import SHOWN
+from countersign.core.run import Mode
 from countersign.core.terraform.semantic import difference
 from mcp_front.call import Call
 from mcp_front.documents import Document, content, documents_of
@@ -26,6 +28,7 @@ RISKS = 12
 OUTPUTS = 10
 FINDINGS = 20
 ATTRIBUTES = 12  # of one change
+NAMED = 20  # addresses with who applied them last
 VALUE = 120  # characters of one attribute, before and after together
 ACTIONS = ("create", "update", "replace", "delete", "read", "import", "move", "forget")
 _VIEW = "countersign.view/1"
@@ -65,6 +68,8 @@ async def plan_data(
         "truncated": len(items) < (len(matching) if action or address else total),
         "items": items,
     }
+    if run.mode is Mode.DRIFT and (who := await last_applied(conn, run.org, run.stack_id, {item["address"] for item in items})):
+        data["last_applied"] = {address: who[address] for address in sorted(who)[:NAMED]}
     return data
 
 
@@ -90,6 +95,7 @@ def _head(run: RunRow, plan: PlanRow) -> dict[str, Any]:
     data = {
         "plan_digest": plan.plan_digest,
         "number": plan.number,
+        "mode": str(run.mode) if run.mode is Mode.DRIFT else None,
         "engine": summary.engine_build or summary.engine,
         "counts": summary.counts.model_dump(exclude_defaults=True),
         "summary": str(summary.counts),

@@ -6,7 +6,7 @@ from typing import Any
 import anyio.to_thread
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import plans, runs, state
+from countersign.adapters.store import drift, plans, runs, state
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.state import Snapshot
@@ -78,6 +78,7 @@ async def whole(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str,
         "lock": await _lock(call, conn, head),
         "outputs": await _outputs(call, conn, stack),
         "engine_build": await _engine_build(call, conn, stack),
+        "drift": await _drift(call, conn, stack),
         "runs": await recent_runs(call, conn, stack, LAST_RUNS),
     }
     return {name: value for name, value in data.items() if value is not None}
@@ -119,6 +120,37 @@ async def _engine_build(call: Call, conn: AsyncConnection, stack: StackRow) -> s
         if run.plan_number and (plan := await plans.get_plan(conn, call.org, run.id)) is not None:
             return plan.summary.engine_build
     return None
+
+
+async def _drift(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str, Any] | None:
+    """What the newest check found, and who applied it last."""
+    checked = await drift.newest(conn, call.org, stack.id)
+    if checked is None:
+        return None
+    plan = checked.plan.summary
+    found = plan.changes[: drift.ADDRESSES]
+    data: dict[str, Any] = {
+        "run_id": checked.run.id,
+        "checked_at": stamp(checked.plan.created_at),
+        "found": plan.counts.total,
+        "summary": str(plan.counts) if plan.changes_anything else "none",
+    }
+    if checked.plan.serial != (head := await state.head(conn, call.org, stack.id)).serial:
+        data["outdated"] = f"looked at serial {checked.plan.serial}, and the state is at {head.serial} now"
+    if not found:
+        return data
+    applied = await drift.last_applied(conn, call.org, stack.id, {change.address for change in found})
+    data["items"] = [
+        {
+            "address": clean(change.address),
+            "action": change.action,
+            "class": str(change.change_class),
+            "attributes": clean(list(change.attributes[:5])),
+            **({"last_applied": applied[change.address]} if change.address in applied else {}),
+        }
+        for change in found
+    ]
+    return data | {"untrusted": True, "source": f"plan of {checked.run.id}"}
 
 
 # -- the state --------------------------------------------------------------------------------------------------------

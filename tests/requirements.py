@@ -162,6 +162,12 @@ _BEHAVIOUR = {
     "webhook:at-least-once": ("What was to be told is delivered at least once, always under the same id.", "issue 5"),
     "webhook:dead-letters": ("What could not be delivered is a dead letter that is shown and can be sent again.", "issue 5"),
     "webhook:delays-nothing": ("A dead or slow receiver delays no run, no worker and no other receiver.", "issue 5"),
+    "drift:found": (
+        "Drift is found by address, with who applied it last, and nothing is changed by looking.",
+        "catalogue, terraform",
+    ),
+    "drift:event": ("Drift that the check before had not found is an event, once.", "issue 4"),
+    "drift:scheduled": ("A stack with drift_every is looked at by a schedule that follows its record, unless a run is at work.", "issue 4"),
     "plan:made-again": ("A plan whose engine or provider is killed is made again, and not for ever.", "issue 6"),
     "apply:verdict": ("Exit code and journal together say how an apply ended; what they do not prove is interrupted.", "terraform §1.2"),
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),

@@ -139,6 +139,8 @@ def stack_register(
     ] = None,
     plan_credential: Annotated[str | None, typer.Option("--plan-credential", help="Slug of a sealed secret.", show_default=False)] = None,
     apply_credential: Annotated[str | None, typer.Option("--apply-credential", help="Slug of a sealed secret.", show_default=False)] = None,
+    reads: Annotated[list[str] | None, typer.Option("--reads", help="Stack whose outputs it gets. Repeat.", show_default=False)] = None,
+    drift_every: Annotated[str | None, typer.Option("--drift-every", help="90s, 2h, 7d; or off.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
     url: Url = None,
     key_file: KeyFile = None,
@@ -158,6 +160,8 @@ def stack_register(
         secret_vars=tuple(secret_var or ()),
         plan_credential=plan_credential,
         apply_credential=apply_credential,
+        reads=tuple(reads or ()),
+        drift_every=drift_every,
         dry_run=dry_run,
     )
     run(stacks.register(settings_of(data, as_json=as_json), asked, url=url, key_file=key_file, as_json=as_json), as_json=as_json)

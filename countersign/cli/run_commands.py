@@ -30,7 +30,7 @@ def _door(data: Path | None, url: str | None, key_file: Path | None, as_json: bo
 
 
 def add_to(app: typer.Typer) -> None:
-    for function in (plan, apply, destroy, approve, reject, cancel, resume, runs, show, watch, logs):
+    for function in (plan, apply, destroy, drift, approve, reject, cancel, resume, runs, show, watch, logs):
         app.command(rich_help_panel=PANEL, epilog=HELP)(function)
 
 
@@ -115,6 +115,26 @@ def destroy(
     from countersign.cli import runs as doing
 
     asked = doing.Start(tool="destroy_terraform", stack=stack, message=message, key=key, wait=wait, arguments={})
+    run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
+
+
+def drift(
+    stack: Stack,
+    message: Message = None,
+    key: Idempotency = None,
+    wait: Wait = True,
+    url: Url = None,
+    key_file: KeyFile = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what was changed outside of a stack since its last apply. Changes nothing and asks nobody.
+
+    How often that is done by itself: stack register --drift-every.
+    """
+    from countersign.cli import runs as doing
+
+    asked = doing.Start(tool="terraform_detect_drift", stack=stack, message=message, key=key, wait=wait, arguments={})
     run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
 
 

@@ -23,6 +23,8 @@ class Registration:
     secret_vars: tuple[str, ...]
     plan_credential: str | None
     apply_credential: str | None
+    reads: tuple[str, ...]
+    drift_every: str | None
     dry_run: bool
 
 
@@ -45,6 +47,8 @@ async def register(settings: Settings, asked: Registration, *, url: str | None, 
         "vars": variables(asked.vars, asked.secret_vars) or None,
         "plan_credential": asked.plan_credential,
         "apply_credential": asked.apply_credential,
+        "reads": list(asked.reads) or None,
+        "drift_every": asked.drift_every,
         "dry_run": asked.dry_run or None,
     }
     async with door.opened() as front:

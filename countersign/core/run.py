@@ -77,6 +77,7 @@ class Mode(StrEnum):
 
     VALIDATE = "validate"
     SPECULATIVE = "speculative"  # a plan to look at, never applied by this run
+    DRIFT = "drift"  # what changed outside since the last apply; never applied
     APPLY = "apply"
     DESTROY = "destroy"
 
@@ -99,6 +100,7 @@ RUN_TYPES: dict[str, RunType] = {
     for t in (
         RunType(name="terraform_validate", engine="terraform", mode=Mode.VALIDATE),
         RunType(name="terraform_plan", engine="terraform", mode=Mode.SPECULATIVE),
+        RunType(name="terraform_detect_drift", engine="terraform", mode=Mode.DRIFT),
         RunType(name="apply_terraform", engine="terraform", mode=Mode.APPLY),
         RunType(name="destroy_terraform", engine="terraform", mode=Mode.DESTROY),
     )

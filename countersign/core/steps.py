@@ -107,6 +107,22 @@ MOVE = Step(name="run.move", takes=EndInput, gives=Standing, attempt_timeout=_SH
 STAND = Step(name="run.stand", takes=RunRef, gives=Standing, attempt_timeout=_SHORT)
 
 
+class DriftInput(Payload):
+    """A stack whose time it is to be looked at."""
+
+    org: str
+    stack_id: str
+
+
+class DriftBegun(Payload):
+    run_id: str | None = None
+    skipped: str | None = None  # why there is none
+
+
+# Begins a run of its own, found again by the key it is asked with, so it may be tried again.
+BEGIN_DRIFT = Step(name="drift.begin", takes=DriftInput, gives=DriftBegun, attempt_timeout=_SHORT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineSteps:
     plan: Step[RunRef, Standing]

@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.applying import Applying
+from activities.drifting import DriftSteps
 from activities.engine import Here
 from activities.ledger import LedgerSteps, Wake
 from activities.planning import Planning
@@ -25,6 +26,7 @@ from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.process import boot_id
+from countersign.adapters.schedules import Schedules
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.engine import Engine
@@ -32,8 +34,10 @@ from countersign.core.errors import Unavailable
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.interceptors import CodedErrors
+from countersign.worker.schedules import keep_settling
 from countersign.worker.sweep import keep_sweeping, resume_own
 from countersign.worker.telling import keep_telling
+from workflows.drift import Drift
 from workflows.run import Run
 
 log = structlog.get_logger(__name__)
@@ -88,6 +92,7 @@ def build_workers(
     """A worker for runs and decisions, one per engine, and one for what only this machine can do."""
     policy = settings.effective_policy
     ledger = LedgerSteps(store=store, policy=policy, trust=settings.ui_trust, verify=keyring.verify, wake=wake)
+    drifting = DriftSteps(store=store, start=temporal.Runs(client).start)
     local: list[Callable[..., Any]] = []
     starting: dict[str, list[Callable[..., Any]]] = {}
     for engine in engines:
@@ -118,8 +123,8 @@ def build_workers(
         Worker(
             client,
             task_queue=RUNS_QUEUE,
-            workflows=[Run],
-            activities=marked_steps(ledger),
+            workflows=[Run, Drift],
+            activities=[*marked_steps(ledger), *marked_steps(drifting)],
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
             workflow_runner=SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)),
             **common,
@@ -196,6 +201,7 @@ async def serve(settings: Settings) -> None:
         )
         orgs = [o.slug for o in settings.organizations]
         sweeping = asyncio.create_task(keep_sweeping(store, workflows, orgs, stop))
+        settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop))
         async with contextlib.AsyncExitStack() as working:
             for worker in workers:
                 await working.enter_async_context(worker)
@@ -204,6 +210,7 @@ async def serve(settings: Settings) -> None:
             await resume_own(store, workflows, orgs, here.host)
             await stop.wait()
         await sweeping
+        await settling
     finally:
         stop.set()
         await telling

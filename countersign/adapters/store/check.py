@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, records, runs, secrets
+from countersign.adapters.store import audit, drift, plans, records, runs, secrets
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import DecisionRow, PlanRow
 from countersign.adapters.store.runs import RunRow
@@ -21,6 +21,7 @@ from countersign.core.approval import ApprovalDocument, Channel, Target
 from countersign.core.digests import digest_of, sha256
 from countersign.core.engine import Planned, StackConfig
 from countersign.core.ids import derive
+from countersign.core.notice import Moment
 from countersign.core.plan import ArtifactRef
 from countersign.core.policy import Need, Policy, required
 from countersign.core.principal import SYSTEM
@@ -46,9 +47,12 @@ async def _nothing_to_apply(
     if planned.adoptable and not run.changes:
         document = await document_of(tx, run, planned, policy=policy, expires_at=_longest(policy, now))
     await insert_plan(tx, run, planned, refs, now, document=document)
+    news = await drift.noted(tx, run, planned, at=now) if run.mode is Mode.DRIFT else False
     findings = [asdict(finding) for finding in planned.findings]
     body = {"counts": str(planned.plan.counts), "findings": findings, "warnings": list(planned.warnings)}
-    return await runs.move(
+    # Of a drift check is told outside what it found and nothing else: it comes every so often and waits for nobody.
+    move = runs.pass_through if run.mode is Mode.DRIFT else runs.move
+    run = await move(
         tx,
         run,
         RunState.PLANNED_AND_FINISHED,
@@ -60,6 +64,9 @@ async def _nothing_to_apply(
         reason=None,
         code=None,
     )
+    if news:
+        await runs.tell(tx, run, Moment.DRIFTED, at=now)
+    return run
 
 
 def _longest(policy: Policy, now: datetime) -> datetime:

@@ -9,7 +9,7 @@ import re
 import secrets as random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, func, select, update
@@ -19,6 +19,7 @@ from countersign.adapters.store import audit
 from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.schema import attempts, records, runs, states
 from countersign.core import ids
+from countersign.core.durations import duration
 from countersign.core.engine import StackConfig
 from countersign.core.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from countersign.core.principal import Principal
@@ -26,7 +27,7 @@ from countersign.core.principal import Principal
 KIND = "stack"
 ENGINES = ("terraform", "tofu")
 SOURCE_PATH = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,7}\Z")
-DURATION = re.compile(r"^[1-9][0-9]{0,5}[smhd]\Z")
+DRIFT_AT_MOST = timedelta(minutes=1)
 
 # Given for a field to leave it as it is; None clears it.
 KEEP: Any = object()
@@ -116,6 +117,12 @@ async def list_stacks(
     total = (await conn.execute(select(func.count()).select_from(query.subquery()))).scalar_one()
     rows = await conn.execute(query.order_by(records.c.path).offset(offset).limit(limit))
     return [_stack(row) for row in rows], int(total)
+
+
+async def stacks_with_drift(conn: AsyncConnection, org: str) -> list[StackRow]:
+    """Those that are to be looked at for drift, every so often."""
+    rows = await conn.execute(select(records).where(_live(org), records.c.body.contains('"drift_every": "')).order_by(records.c.path))
+    return [stack for stack in map(_stack, rows) if stack.body.get("drift_every")]
 
 
 async def register_stack(
@@ -284,8 +291,8 @@ def _check(slug: str, patch: Mapping[str, Any]) -> None:
             raise InvalidArgument("a source needs its path", field="source.path")
         if not SOURCE_PATH.match(str(source["path"])):
             raise InvalidArgument("a source's path is names joined by /, below the folder of stacks, without ..", field="source.path")
-    if patch.get("drift_every") is not None and not DURATION.match(str(patch["drift_every"])):
-        raise InvalidArgument("a duration reads 90s, 2h or 7d", field="drift_every")
+    if patch.get("drift_every") is not None and duration(str(patch["drift_every"]), field="drift_every") < DRIFT_AT_MOST:
+        raise InvalidArgument("drift is looked for once a minute at most: a check takes as long as a plan", field="drift_every")
     for name in ("plan_credential", "apply_credential"):
         value = patch.get(name)
         if value is not None and not ids.SLUG.match(str(value)):

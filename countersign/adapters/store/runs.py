@@ -17,7 +17,7 @@ from countersign.adapters.store import outbox
 from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.schema import events, runs
 from countersign.core.errors import Conflict, NotFound
-from countersign.core.notice import Facts, moment_of
+from countersign.core.notice import Facts, Moment, moment_of
 from countersign.core.policy import Requirement
 from countersign.core.principal import Kind, Principal
 from countersign.core.run import ENDS, Mode, RunState, may_follow
@@ -187,6 +187,11 @@ async def pass_through(
         columns.setdefault("ended_at", stamp(at))
         columns.setdefault("current", "")
     return await _write(tx, run, to, at=at, kind="state", body=body or {}, columns=columns)
+
+
+async def tell(tx: AsyncConnection, run: RunRow, what: Moment, *, at: datetime) -> None:
+    """Have something told outside that is no change of the run's state."""
+    await outbox.put(tx, _facts(run, at), what, number=run.cursor)
 
 
 def _facts(run: RunRow, at: datetime) -> Facts:

@@ -92,6 +92,7 @@ class Commands:
         targets: Sequence[str] = (),
         replaces: Sequence[str] = (),
         refresh: bool = True,
+        refresh_only: bool = False,
         lock: bool,
     ) -> list[str]:
         return self._argv(
@@ -103,6 +104,7 @@ class Commands:
             var_file=var_file,
             destroy=IsFlagged if destroy else None,
             refresh=None if refresh else False,
+            refresh_only=IsFlagged if refresh_only else None,
             lock=None if lock else False,
             lock_timeout=f"{self.lock_seconds}s" if lock else None,
             target=_addresses(targets),

@@ -15,6 +15,7 @@ from countersign.core.plan import Change, Plan
 from countersign.core.redaction import Redactor
 from countersign.core.run import Mode
 from countersign.core.terraform import document as doc
+from countersign.core.terraform import drift
 from countersign.core.terraform.events import Journal, in_words, redacted
 from countersign.core.terraform.plan import plan_of
 from countersign.core.terraform.semantic import Macs, Origin, semantic
@@ -40,7 +41,8 @@ def judged(
     `key` names the warm folder, `values` are the variables that were set, `own` the secrets of this attempt alone.
     """
     job, macs, name = session.job, session.around.macs, session.executable.name
-    document = doc.parse(plan_json)
+    drifting = job.mode is Mode.DRIFT
+    document = drift.as_changes(doc.parse(plan_json)) if drifting else doc.parse(plan_json)
     secrets = session.redactor.secrets | doc.secrets_of(document)
     session.redactor = redactor = Redactor(secrets)
     place = session.place
@@ -48,7 +50,7 @@ def judged(
     fetched = bundle.fetched_modules(made)
     origin = Origin(
         stack_id=job.stack.stack_id,
-        mode="destroy" if job.destroy or job.mode is Mode.DESTROY else "normal",
+        mode="refresh-only" if drifting else "destroy" if job.destroy or job.mode is Mode.DESTROY else "normal",
         engine=name,
         # A module that moved may run another script without changing a single value of the plan.
         source=digest_of([tree.digest, fetched]) if fetched else tree.digest,
@@ -58,6 +60,7 @@ def judged(
     semantic_document, digest = semantic(document, origin=origin, macs=macs)
     remarks = (*_of_targets(job), *warnings_of(tree, job))
     plan = plan_of(document, engine=name, semantic_digest=digest, redactor=redactor)
+    plan = drift.told(plan, document) if drifting else plan
     plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks)}))
     saved = plan_file.read_bytes()
     plan_sha256 = "sha256:" + hashlib.sha256(saved).hexdigest()

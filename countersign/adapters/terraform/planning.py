@@ -123,14 +123,15 @@ async def saved_plan(
 ) -> tuple[Journal, Path]:
     """The plan's file, and what was said while it was made. Raises ProviderError with findings, Locked or Unavailable."""
     job, out = session.job, session.place.side / bundle.PLAN
-    speculative = job.mode is Mode.SPECULATIVE
+    looking = job.mode in (Mode.SPECULATIVE, Mode.DRIFT)
     argv = session.commands.plan(
         out=out,
         var_file=var_file,
         destroy=destroys(job),
         targets=job.targets if speculative else (),
         replaces=replaces,
-        lock=not speculative,
+        refresh_only=job.mode is Mode.DRIFT,
+        lock=not looking,
     )
     await session.tell("planning")
     journal, ended = await session.events("plan", argv, environment)

@@ -149,6 +149,8 @@ async def run_plan(
         handle = await call.front.gateway.handle(conn, run)
     if compare_to is not None:
         text = "the two plans mean the same" if data["equal"] else f"{data['total']} difference(s)"
+    elif run.mode is Mode.DRIFT:
+        text = f"drift: {data['summary'] if data['changes']['total'] else 'none'}"
     elif run.mode is Mode.VALIDATE:
         text = f"{len(data.get('findings', ()))} finding(s)"
     else:

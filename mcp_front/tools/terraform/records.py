@@ -77,7 +77,7 @@ async def terraform_register_workspace(
     plan_credential: CredentialRef = None,
     apply_credential: CredentialRef = None,
     vars: Vars = None,
-    drift_every: Annotated[str | None, Field(max_length=10, description="90s, 2h, 7d")] = None,
+    drift_every: Annotated[str | None, Field(max_length=10, description="90s, 2h, 7d; off")] = None,
 ) -> Answer:
     """Register a workspace, or change it: what is left out stays as it is. Its state and its first plan come later, with a run."""
     path = lookup.environment(call, env)
@@ -106,7 +106,8 @@ async def terraform_register_workspace(
         by=call.caller.principal,
         expected_version=call.given.expected_version,
         dry_run=call.given.dry_run,
-        **{name: KEEP if value is None else value for name, value in given.items()},
+        **{name: KEEP if value is None else value for name, value in given.items() if name != "drift_every"},
+        drift_every=KEEP if drift_every is None else None if drift_every == "off" else drift_every,
     )
     what = "is registered" if done.created else "is changed" if done.changed else "stays as it is"
     data = {"workspace": workspaces.record(done.row), "created": done.created, "changed": {} if done.created else _changes(done.changed)}
@@ -135,8 +136,6 @@ def _not_yet(given: Mapping[str, Any]) -> list[str]:
         said.append("version is kept, and not acted on yet: the engine found on the worker's machine is used")
     if given["reads"]:
         said.append("reads is kept, and not acted on yet: plans do not get the outputs of those stacks")
-    if given["drift_every"]:
-        said.append("drift_every is kept, and not acted on yet: no drift checks are scheduled")
     if given["source"].get("git_ref"):
         said.append("git_ref has no meaning without repo: the folder is planned as it is then")
     return said

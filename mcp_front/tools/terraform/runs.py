@@ -121,6 +121,14 @@ def _refuse_other_inputs(asked: Mapping[str, Any], adopted: Adoptable) -> None:
             raise PlanStale(f"that plan was made with other {name}; leave {name} out to adopt it", field=name, next=["apply_terraform"])
 
 
+@TERRAFORM.tool("terraform_detect_drift", Access.WRITE, title="Detect drift", run=True, dry=False)
+async def terraform_detect_drift(call: Call, env: Env, workspace: Workspace = "main") -> Answer:
+    """Detect drift: whether reality differs from a workspace's state because something was changed outside since its last apply, by
+    address, and who applied that last. Refresh only: takes no lock and changes nothing, the state neither."""
+    stack = await _stack(call, env, workspace, None)
+    return await _start(call, "terraform_detect_drift", stack, {})
+
+
 def _auto_approved(call: Call) -> str:
     listed = ", ".join(call.front.policy.auto_approve)
     if not listed:

@@ -74,6 +74,18 @@ def test_plan_shows_what_would_change_and_asks_nobody(invoke: Invoke, fake: Fake
     ]
 
 
+def test_drift_is_looked_for_and_shown_as_what_happened(invoke: Invoke, fake: FakeFront) -> None:
+    fake.states = ["planning", "planned_and_finished"]
+    fake.shown_plan = {**plan(change("terraform_data.a", "update", attributes=["size: 1 → 2"])), "mode": "drift"}
+
+    result = invoke("drift", "dev/shop")
+
+    assert result.exit_code == 0
+    assert f"Drift found by {RUN_ID}" in result.stdout
+    assert "size: 1 → 2" in result.stdout
+    assert fake.asked("terraform_detect_drift") == [{"env": "dev", "workspace": "shop"}]
+
+
 def test_findings_of_a_broken_configuration_come_with_file_and_line(invoke: Invoke, fake: FakeFront) -> None:
     fake.states = ["planning", "errored"]
     fake.shown_plan = plan(findings=[{"severity": "error", "summary": "Invalid block", "file": "main.tf", "line": 3}])
@@ -357,6 +369,9 @@ def test_a_stack_is_registered_with_what_was_given_and_no_more(invoke: Invoke, f
     wanted: dict[str, Any] = {"env": "dev", "workspace": "shop", "source": {"path": "shop"}, "engine": "tofu"}
     assert fake.asked("terraform_register_workspace") == [{**wanted, "vars": {"p": {"secret": "slug"}}}]
     assert "countersign apply local/dev/shop" in result.stdout
+    invoke("stack", "register", "dev/shop", "--source", "shop", "--reads", "dev/net", "--drift-every", "2h")
+    more = {"env": "dev", "workspace": "shop", "source": {"path": "shop"}, "reads": ["dev/net"], "drift_every": "2h"}
+    assert fake.asked("terraform_register_workspace")[1] == more
 
 
 def test_settings_that_cannot_be_read_are_a_usage_error_for_people_and_programs(

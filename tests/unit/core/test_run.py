@@ -116,6 +116,7 @@ def test_the_type_of_a_run_is_the_tool_that_starts_it() -> None:
     assert {name: (t.engine, t.mode, t.changes) for name, t in RUN_TYPES.items() if t.engine != "toy"} == {
         "terraform_validate": ("terraform", Mode.VALIDATE, False),
         "terraform_plan": ("terraform", Mode.SPECULATIVE, False),
+        "terraform_detect_drift": ("terraform", Mode.DRIFT, False),
         "apply_terraform": ("terraform", Mode.APPLY, True),
         "destroy_terraform": ("terraform", Mode.DESTROY, True),
     }

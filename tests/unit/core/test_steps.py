@@ -8,6 +8,7 @@ from countersign.core import attributes
 from countersign.core.run import RunState
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import (
+    BEGIN_DRIFT,
     DECIDE,
     ENGINES,
     MOVE,
@@ -15,6 +16,8 @@ from countersign.core.steps import (
     ApplyInput,
     Decided,
     DecideInput,
+    DriftBegun,
+    DriftInput,
     EndInput,
     EndReason,
     FollowInput,
@@ -57,6 +60,7 @@ def test_planning_may_be_tried_again() -> None:
         (DECIDE, "run.decide", DecideInput, Decided),
         (MOVE, "run.move", EndInput, Standing),
         (STAND, "run.stand", RunRef, Standing),
+        (BEGIN_DRIFT, "drift.begin", DriftInput, DriftBegun),
     ],
 )
 def test_the_runs_own_steps_are_short_and_never_wait_behind_an_engine(

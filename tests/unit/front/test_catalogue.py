@@ -25,11 +25,10 @@ LATER = {
     "search_repo": "needs projects",
     "explain_denial": "needs the audit trail of the gateway server",
     "run_heartbeat": "leases come with the agents that hold them",
-    "terraform_detect_drift": "refresh-only plans come with drift schedules",
     "terraform_import": "comes with reconciling, which writes the same blocks",
     "terraform_force_unlock": "comes with reconciling, which proves an attempt dead",
 }
-CHANGES_NOTHING = {"terraform_validate", "terraform_plan"}  # so there is nothing to try out
+CHANGES_NOTHING = {"terraform_validate", "terraform_plan", "terraform_detect_drift"}  # so there is nothing to try out
 RECORDS = {"terraform_register_workspace", "terraform_forget_workspace"}
 TOKEN = 3  # bytes of JSON; measured on English and schemas, a token is rarely shorter
 
