@@ -157,6 +157,7 @@ _BEHAVIOUR = {
     "adopt:asks-for-itself": ("A run that adopts a plan asks for its own approval, and applies exactly that plan.", "catalogue, terraform"),
     "adopt:or-stale": ("A plan is adopted only while state, inputs and credentials are those it was made with.", "catalogue, terraform"),
     "adopt:whole-plans": ("A plan with targets, or of a destruction, is never adopted.", "catalogue, terraform"),
+    "agents:choose-right": ("What a tool says of itself leads people's own words to it, and no question to a change.", "issue 5"),
     "webhook:what-is-told": ("Outside it is told who waits for whom, and where to look, and nothing that a plan says.", "issue 5"),
     "webhook:signed": ("A receiver that read the Standard Webhooks specification can verify every delivery.", "issue 5"),
     "webhook:at-least-once": ("What was to be told is delivered at least once, always under the same id.", "issue 5"),

@@ -1,7 +1,6 @@
 """`core`: who one is, where one may act, and how to find and read what is not listed."""
 
 import json
-import re
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from mcp_front import lookup, policies
 from mcp_front.call import Call
 from mcp_front.domain import Access, Domain, ToolSpec
 from mcp_front.envelope import Answer, untrusted
+from mcp_front.ranking import Ranker
 from mcp_front.rights import allowed, listed, permissions
 
 CORE = Domain("core")
@@ -30,7 +30,8 @@ Ref = Annotated[str, Field(min_length=1, max_length=200)]
 
 @CORE.tool("whoami", _READ, title="Who am I")
 async def whoami(call: Call) -> Answer:
-    """Show the caller's identity: principal, whom it acts for, organization, role, effective permissions and limits. Never a token."""
+    """Show who the caller is: whose key this is, on whose behalf it acts, organization, role, effective permissions (what it is allowed
+    to apply, destroy or approve) and limits. Never a token."""
     caller, principal = call.caller, call.caller.principal
     data: dict[str, Any] = {
         "principal": principal.id,
@@ -64,7 +65,7 @@ def _organization(call: Call) -> dict[str, Any]:
 
 @CORE.tool("list_organizations", _READ, title="List organizations", paged=True)
 async def list_organizations(call: Call, text: str | None = None) -> Answer:
-    """List the organizations the caller may see."""
+    """List what organizations there are for the caller, or find one by text in its name."""
     found = [row for row in [_organization(call)] if not text or text.lower() in f"{row['slug']} {row['name']}".lower()]
     rows = found[call.offset : call.offset + call.given.limit]
     return Answer(
@@ -77,7 +78,7 @@ async def list_organizations(call: Call, text: str | None = None) -> Answer:
 
 @CORE.tool("get_organization", _READ, title="Get organization")
 async def get_organization(call: Call, ref: Ref) -> Answer:
-    """Get an organization's record by id or slug, with its environments and what policy asks for."""
+    """Get an organization's record by id or slug: its settings, environments, and the policy rules that say what needs approval."""
     if ref != call.org:
         raise NotFound(f"no organization {ref[:80]}", field="ref", next=["list_organizations"])
     policy = call.front.policy
@@ -108,7 +109,7 @@ async def _environment(call: Call, conn: Any, path: str) -> dict[str, Any]:
 
 @CORE.tool("list_environments", _READ, title="List environments", paged=True)
 async def list_environments(call: Call, org: str | None = None) -> Answer:
-    """List environments by rank, with protection, workspaces and open runs."""
+    """List the environments by rank, which of them are protected, their workspaces and open runs."""
     if org is not None and org != call.org:
         raise NotFound(f"no organization {org[:80]}", field="org", next=["list_organizations"])
     paths = list(lookup.environments(call))
@@ -125,7 +126,8 @@ async def list_environments(call: Call, org: str | None = None) -> Answer:
 
 @CORE.tool("get_environment", _READ, title="Get environment")
 async def get_environment(call: Call, ref: Ref) -> Answer:
-    """Get an environment by `org/slug`: protection, who must agree to which change, its workspaces and open runs."""
+    """Get an environment by `org/slug`: whether it is protected, who may approve or must agree to which change there, what workspaces
+    are deployed in it, and open runs."""
     path = lookup.environment(call, ref, field="ref")
     async with call.front.store.read() as conn:
         data = await _environment(call, conn, path)
@@ -141,14 +143,13 @@ async def get_environment(call: Call, ref: Ref) -> Answer:
 
 @CORE.tool("search_tools", _READ, title="Search tools", paged=True)
 async def search_tools(call: Call, text: Annotated[str, Field(min_length=1, max_length=200)], server: str | None = None) -> Answer:
-    """Search the tools the caller may use, listed or not, and show their arguments. Any tool found can be called by its name."""
+    """Search for tools by what they are for: which tool exists for the caller, listed or not, with its arguments. Any tool found can be
+    called by its name."""
     toolset = call.front.toolset
     if server is not None and server not in toolset.servers:
         raise InvalidArgument(f"no server {server[:40]!r}{lookup.nearest(server, toolset.servers)}", field="server")
-    words = set(re.findall(r"[a-z0-9]+", text.lower()))
     mine = [spec for spec in toolset.tools.values() if allowed(call.caller, spec) and server in (None, spec.server)]
-    scored = sorted((-_score(spec, words), spec.name, spec) for spec in mine)
-    found = [spec for score, _, spec in scored if score < 0]
+    found = [spec for spec, _ in Ranker(mine).ranked(text)]
     page = found[call.offset : call.offset + call.given.limit]
     rows = [_tool(call, spec, in_full=place < IN_FULL) for place, spec in enumerate(page)]
     return Answer(
@@ -170,27 +171,6 @@ def _tool(call: Call, spec: ToolSpec, *, in_full: bool) -> dict[str, Any]:
     }
 
 
-_SAME = {
-    "approve": "countersign",
-    "destroy": "delete teardown remove",
-    "apply": "deploy change",
-    "logs": "output log",
-    "plan": "preview diff",
-}
-
-
-def _score(spec: ToolSpec, words: set[str]) -> float:
-    """Words of the name weigh most, then of title and description; a beginning of a word counts half."""
-    name = set(spec.name.split("_")) | {w for part in spec.name.split("_") for w in _SAME.get(part, "").split()}
-    body = set(re.findall(r"[a-z0-9]+", f"{spec.title} {spec.description} {' '.join(spec.input_schema['properties'])}".lower()))
-    score = 0.0
-    for word in words:
-        stem = word.rstrip("s")
-        score += 4 * (word in name or stem in name) + 1 * (word in body or stem in body)
-        score += 0.5 * (len(word) > 2 and any(other.startswith(word) for other in name | body))
-    return score
-
-
 @CORE.tool("read_artifact", _READ, title="Read artifact")
 async def read_artifact(
     call: Call,
@@ -198,7 +178,8 @@ async def read_artifact(
     from_: Annotated[int, Field(alias="from", ge=0)] = 0,
     lines: Annotated[int, Field(ge=1, le=1000)] = 200,
 ) -> Answer:
-    """Read a range of lines of an artifact of a run: a log, a plan view, an export. Redacted and untrusted; lapsed ones are gone."""
+    """Read a range of lines of an artifact of a run by its id: a whole log, plan view or export. Redacted and untrusted; lapsed ones
+    are gone."""
     front = call.front
     async with front.store.read() as conn:
         row = await _readable(call, conn, artifact_id)

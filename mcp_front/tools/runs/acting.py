@@ -22,8 +22,8 @@ SOON = 1.0  # seconds a wish has to show in the run's row before it is answered
 
 @RUNS.tool("run_start", Access.WRITE, title="Start run", run=True)
 async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
-    """Start a run of a registered type. `type` is the name of the tool that starts such runs, `input` that tool's own arguments; its
-    right is needed as well. Answers with the run at once."""
+    """Start a run by the name of its registered type. `type` is the name of the tool that starts such runs, `input` that tool's own
+    arguments; its right is needed as well. Answers with the run at once."""
     if type not in RUN_TYPES or type not in call.front.toolset.tools:
         raise InvalidArgument(f"no run type {type[:60]!r}{lookup.nearest(type, RUN_TYPES)}", field="type")
     spec = call.tool_named(type)
@@ -39,8 +39,8 @@ async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
 
 @RUNS.tool("run_cancel", Access.WRITE, title="Cancel run", carried=True)
 async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Field(max_length=500)] = None, force: bool = False) -> Answer:
-    """Cancel a run. Before apply nothing is changed; an apply is interrupted once, saves its state and tells its partial result.
-    One that does not stop is ended by force when its grace period is over."""
+    """Cancel a run: stop or abort it. Before apply nothing is changed; a running apply is interrupted once, saves its state and tells
+    its partial result. One that does not stop is ended by force when its grace period is over."""
     arguments = {"run_id": run_id, "reason": reason, "force": force}
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
@@ -69,8 +69,8 @@ async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Fi
 
 @RUNS.tool("run_resume", Access.WRITE, title="Resume run", run=True)
 async def run_resume(call: Call, run_id: RunId) -> Answer:
-    """Resume an interrupted run, or one that needs an operator: it looks at the evidence first. A partly applied run is finished by a
-    new, linked run with its own plan."""
+    """Resume a run that was interrupted or needs an operator: it continues by looking at the evidence first. A partially applied run is
+    finished by a new, linked run with its own plan."""
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
     call.tool_named(run.type)  # who resumes a run has it started
@@ -90,7 +90,8 @@ async def run_resume(call: Call, run_id: RunId) -> Answer:
 
 @RUNS.tool("run_rerun", Access.WRITE, title="Run again", run=True)
 async def run_rerun(call: Call, run_id: RunId, refresh_inputs: bool = False) -> Answer:
-    """Start a new run from the inputs of an ended one, or with `refresh_inputs` from today's: a new plan, a new approval."""
+    """Run an ended or failed run again, with the same inputs or, by `refresh_inputs`, with today's: a new run, a new plan, a new
+    approval."""
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
     call.tool_named(run.type)

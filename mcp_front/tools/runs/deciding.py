@@ -70,8 +70,9 @@ async def run_approve(
     comment: Annotated[str | None, Field(max_length=2000)] = None,
     confirm_name: Annotated[str | None, Field(max_length=255)] = None,
 ) -> Answer:
-    """Approve the plan of a run, named by its digest, so that exactly this plan is applied. Where it destroys, `confirm_name` is the
-    name typed out. The person is asked where the client can ask. Recorded in the caller's name."""
+    """Approve the plan of a run: agree to and confirm exactly this plan, named by its digest, so that it goes ahead and is applied.
+    Where it destroys, `confirm_name` is the name typed out. The person is asked where the client can ask. Recorded in the caller's
+    name."""
     if not isinstance(said, AcceptedElicitation):
         raise asking.unanswered(said, run_id)
     async with call.front.store.read() as conn:
@@ -101,7 +102,8 @@ async def run_reject(
     said: Annotated[Outcome, Resolve(why)],
     reason: Annotated[str | None, Field(min_length=1, max_length=2000)] = None,
 ) -> Answer:
-    """Reject a run before anything changed. It ends; the reason is recorded and shown to whoever asked."""
+    """Reject the plan of a run: decline or refuse it before anything changed. The run ends; the reason is recorded and shown to whoever
+    asked."""
     if not isinstance(said, AcceptedElicitation):
         raise asking.unanswered(said, run_id)
     async with call.front.store.read() as conn:

@@ -23,7 +23,8 @@ Include = Literal["steps", "input", "outputs", "resources", "approvals", "timeli
 
 @RUNS.tool("run_get", Access.READ, title="Get run", carried=True)
 async def run_get(call: Call, run_id: RunId, include: Sequence[Include] = ()) -> Answer:
-    """Get a run: its state, what it waits for and from whom, why it failed, its place in the queue, and what to do next."""
+    """Get a run's status: its state, how far it is, what it waits for and from whom, who approved, rejected or canceled it and when
+    that expires, why it failed, its outputs and timeline, and what to do next."""
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
         handle = await call.front.gateway.handle(conn, run)
@@ -43,7 +44,8 @@ async def run_list(
     env: str | None = None,
     since: Annotated[str | None, Field(description="RFC 3339, or -2h")] = None,
 ) -> Answer:
-    """List runs, those that wait for a decision first, then the newest."""
+    """List runs, recent or of the past, those that wait for approval first: which are open, failed, were rejected or applied, who asked
+    for them and what they destroyed; by workspace, environment, requester, type, state, and since when."""
     if state is not None and state not in set(RunState) | {"open"}:
         raise InvalidArgument(f"no state {state[:40]!r}{lookup.nearest(state, [*RunState, 'open'])}", field="state")
     if type is not None and type not in RUN_TYPES:
@@ -91,7 +93,8 @@ async def run_wait(
     from_: Annotated[str | None, Field(alias="from", pattern=r"^[0-9]{1,15}$", description="cursor of the last answer")] = None,
     timeout_seconds: Annotated[float, Field(gt=0, le=25)] = 20,
 ) -> Answer:
-    """Wait until a run changes, needs a decision, or ends; answers what is new and a cursor. No change in time is a normal answer."""
+    """Wait for a run: follow it until something changes, it needs a decision, or it has finished. Answers what is new and a cursor; no
+    change in time is a normal answer."""
     front = call.front
     async with front.store.read() as conn:
         before = await lookup.run_for(call, conn, run_id)
@@ -134,8 +137,8 @@ async def run_plan(
     address: Annotated[str | None, Field(max_length=500, description="part of it, or a pattern with *")] = None,
     compare_to: Annotated[RunId | None, Field(description="shows only what differs from that run's plan")] = None,
 ) -> Answer:
-    """Show a run's plan: digest, counts, change class, risks, and the changes with why they replace, the worst first. Filter by action
-    or address; the whole plan is an artifact."""
+    """Show a run's plan: what it will change, replace or delete and why, how many resources, its digest, change class and risk notes,
+    the worst first. Filter by action or address, or compare to the plan of another run; the whole plan is an artifact."""
     if action is not None and action not in planned.ACTIONS:
         raise InvalidArgument(f"no action {action!r}{lookup.nearest(action, planned.ACTIONS)}", field="action")
     async with call.front.store.read() as conn:
@@ -167,8 +170,8 @@ async def run_logs(
     from_: Annotated[str | None, Field(alias="from", max_length=60, description="cursor of the last answer")] = None,
     lines: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Answer:
-    """Read a run's logs: the end of the step that failed, or of the last one; with the cursor, what came after. Redacted and
-    untrusted. While an apply goes on, `ledger` tells how far it is."""
+    """Read a run's logs: what Terraform printed, the last lines of the step that failed, or of the last one; with the cursor, what came
+    after. Redacted and untrusted. While an apply goes on, `ledger` tells how far it is."""
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
         data = await logs.log_data(call, conn, run, logs.Asked(step=step, level=level, cursor=from_, lines=lines))
@@ -179,8 +182,8 @@ async def run_logs(
 
 @RUNS.tool("run_evidence", Access.READ, title="Show evidence")
 async def run_evidence(call: Call, run_id: RunId) -> Answer:
-    """Show what proves how a run went: inputs and their digests, plans and approval documents, policy, decisions, attempts with their
-    evidence, outputs, logs and versions."""
+    """Show or export the evidence of a run, as proof for an audit: digests of inputs, plans and approval documents, policy verdicts,
+    decisions, attempts, outputs, logs and versions."""
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
         data = await evidence.bundle(call, conn, run)

@@ -37,7 +37,8 @@ class Source(BaseModel):
 async def terraform_list_workspaces(
     call: Call, env: Annotated[str | None, Field(max_length=130)] = None, text: Annotated[str | None, Field(max_length=100)] = None
 ) -> Answer:
-    """List Terraform and OpenTofu workspaces: source, engine, serial of the state, whether it is locked, and the last run."""
+    """List or find Terraform and OpenTofu workspaces (stacks) by name or environment: which are registered, their source, engine,
+    serial of the state, whether they are locked, and the last run."""
     path = lookup.environment(call, env) if env else None
     async with call.front.store.read() as conn:
         found, total = await records.list_stacks(conn, call.org, env=path, text=text, offset=call.offset, limit=call.given.limit)
@@ -52,7 +53,8 @@ async def terraform_list_workspaces(
 
 @TERRAFORM.tool("terraform_get_workspace", Access.READ, title="Get workspace")
 async def terraform_get_workspace(call: Call, env: Env, workspace: Workspace = "main") -> Answer:
-    """Get a workspace: its source and engine, the state's serial, who holds its lock and whether they live, outputs, last runs."""
+    """Get a workspace: from which source and commit it is made, its engine, outputs, the state's serial, whether it is locked and who
+    holds the lock, drift, when it was last applied, last runs."""
     async with call.front.store.read() as conn:
         stack = await lookup.workspace(call, conn, env, workspace)
         data = await workspaces.whole(call, conn, stack)
@@ -79,7 +81,8 @@ async def terraform_register_workspace(
     vars: Vars = None,
     drift_every: Annotated[str | None, Field(max_length=10, description="90s, 2h, 7d; off")] = None,
 ) -> Answer:
-    """Register a workspace, or change it: what is left out stays as it is. Its state and its first plan come later, with a run."""
+    """Register a new workspace, or change one: its source folder or repository, engine, variables, credentials, and drift checks every
+    so often. What is left out stays as it is; its state and its first plan come later, with a run."""
     path = lookup.environment(call, env)
     if source.repo is not None:
         raise FailedPrecondition(
@@ -178,7 +181,8 @@ async def typed(call: Call, env: str, workspace: str) -> Given | Elicit[TypedNam
 async def terraform_forget_workspace(
     call: Call, env: Env, said: Annotated[Outcome, Resolve(typed)], workspace: Workspace = "main"
 ) -> Answer:
-    """Forget a workspace: only the record, and only where its state holds nothing any more. `confirm_name` is its path, org/env/slug."""
+    """Forget (unregister) a workspace: remove its record only, and only where its state is empty already. `confirm_name` is its path,
+    org/env/slug."""
     if not isinstance(said, AcceptedElicitation):
         raise asking.unanswered(said)
     arguments = _forgetting(call, env, workspace)
@@ -208,7 +212,8 @@ async def terraform_get_state(
     address: Annotated[str | None, Field(max_length=500, description="a resource, or the beginning of addresses")] = None,
     serial: Annotated[int | None, Field(ge=0)] = None,
 ) -> Answer:
-    """Get the addresses in a workspace's state, or one resource with sensitive values hidden; earlier snapshots by `serial`."""
+    """Get what a workspace's state holds: the addresses of its resources, or one resource and its attributes with sensitive values
+    hidden; earlier snapshots by `serial`."""
     async with call.front.store.read() as conn:
         stack = await lookup.workspace(call, conn, env, workspace)
         data = await workspaces.state_data(call, conn, stack, address=address, serial=serial)

@@ -61,8 +61,8 @@ async def _start(
 
 @TERRAFORM.tool("terraform_validate", Access.WRITE, title="Validate configuration", run=True, dry=False)
 async def terraform_validate(call: Call, env: Env, workspace: Workspace = "main", commit: Commit = None) -> Answer:
-    """Validate a workspace's configuration: format, init, validate, and what the operator allows. Takes no lock and writes no state;
-    the run's plan lists the findings with file and line."""
+    """Validate a workspace's configuration: check its syntax, lint its format, init, and what the operator allows. Takes no lock and
+    writes no state; the run's plan lists the errors and other findings with file and line."""
     stack = await _stack(call, env, workspace, commit)
     return await _start(call, "terraform_validate", stack, {"commit": commit})
 
@@ -77,8 +77,9 @@ async def terraform_plan(
     commit: Commit = None,
     destroy: bool = False,
 ) -> Answer:
-    """Plan a workspace to look at what would change. Takes no lock and changes nothing. The same request
-    joins the run that is open already. Unless it has targets or destroys, apply_terraform can adopt it by its plan_digest."""
+    """Plan a workspace to look at what would change, or be destroyed, without applying it: a speculative plan, a dry run or preview.
+    Takes no lock and changes nothing. The same request joins the run that is open already. Unless it has targets or destroys,
+    apply_terraform can adopt it by its plan_digest."""
     stack = await _stack(call, env, workspace, commit)
     asked = {"vars": checked_vars(vars or {}), "targets": list(targets), "commit": commit, "destroy": destroy}
     warnings = ["a plan with targets is only to look at: nothing can adopt it"] if targets else []
@@ -95,9 +96,10 @@ async def apply_terraform(
     plan_digest: Annotated[Digest | None, Field(description="of a terraform_plan to adopt")] = None,
     auto_approve: bool = False,
 ) -> Answer:
-    """Apply a workspace: plan it, weigh the plan by policy, wait for whoever has to agree, and apply exactly that plan. What it needs
-    stands in the run. `plan_digest` adopts an earlier terraform_plan that still holds; `auto_approve` counts only for changes policy
-    lists, never for what destroys."""
+    """Apply a workspace: deploy, create or change its infrastructure up to the merged configuration or a commit and `vars`. It plans,
+    weighs the plan by policy, waits for whoever has to agree, and applies exactly that plan. What it needs stands in the run.
+    `plan_digest` adopts an earlier terraform_plan that still holds; `auto_approve` counts only for changes policy lists, never for
+    what destroys."""
     stack = await _stack(call, env, workspace, commit)
     asked = {"vars": checked_vars(vars or {}), "commit": commit, "auto_approve": auto_approve}
     warnings = [_auto_approved(call)] if auto_approve else []
@@ -138,8 +140,8 @@ def _auto_approved(call: Call) -> str:
 
 @TERRAFORM.tool("destroy_terraform", Access.DESTROY, title="Destroy", run=True)
 async def destroy_terraform(call: Call, env: Env, workspace: Workspace = "main", auto_approve: bool = False) -> Answer:
-    """Destroy everything a workspace's state holds. The run plans it and then waits for a person who types the workspace's path;
-    nothing skips that. The record stays."""
+    """Destroy a workspace's infrastructure: delete (tear down, remove) everything its state holds. The run plans it and then waits for
+    a person who types the workspace's path; nothing skips that. The record stays."""
     stack = await _stack(call, env, workspace, None)
     warnings = ["auto_approve never counts for destroying; a person has to type the name and approve the plan"] if auto_approve else []
     dry = call.given.dry_run
