@@ -89,8 +89,8 @@ def judged(
             "lock": tree.lock,
             "variables": variable_macs(document, macs),
             "variables_set": sorted(values),
-            "engine_build": plan.engine_build,
             "variables_given": given(values, macs),
+            "engine_build": plan.engine_build,
             "files_made": made,
         },
         log=session.log(),
@@ -98,11 +98,10 @@ def judged(
         findings=tuple(warnings),
         lineage=job.state.lineage,
         serial=job.state.serial,
-    )
         adoptable=job.mode is Mode.SPECULATIVE and not (job.targets or job.destroy),
+    )
 
 
-def bounded(plan: Plan) -> Plan:
 def given(values: Mapping[str, object], macs: Macs) -> dict[str, str]:
     """Variable → fingerprint of what was given for it: for comparing what a plan was made of without planning again."""
     return {name: macs.of(json.dumps(value, sort_keys=True), "given", name) for name, value in sorted(values.items())}
@@ -114,6 +113,7 @@ def _of_targets(job: PlanJob) -> tuple[str, ...]:
     return (f"Only {', '.join(job.targets[:5])} and what that needs was planned (targets): this plan can never be adopted or applied.",)
 
 
+def bounded(plan: Plan) -> Plan:
     """`plan` in at most SUMMARY_MAX bytes: what says least goes first, and nothing but the view and the JSON has everything."""
     for attributes, changes, outputs in ((20, 50, 100), (5, 50, 50), (0, 50, 20), (0, 20, 5), (0, 5, 0)):
         plan = plan.model_copy(
