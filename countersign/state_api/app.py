@@ -115,13 +115,13 @@ class StateService:
 
     async def _lock(self, credential: Credential, request: Request) -> Response:
         asked = fencing.lock_of(await _body(request, LOCK_SIZE))
-        async with self.store.begin() as tx:
+        async with self.store.begin_state() as tx:
             refusal = await state.lock(tx, credential, asked, now=self.store.now())
         return _answer(credential, Wish.LOCK, refusal)
 
     async def _unlock(self, credential: Credential, request: Request) -> Response:
         lock_id = fencing.lock_id_of(await _body(request, LOCK_SIZE))
-        async with self.store.begin() as tx:
+        async with self.store.begin_state() as tx:
             refusal = await state.unlock(tx, credential, lock_id, now=self.store.now())
         return _answer(credential, Wish.UNLOCK, refusal)
 
@@ -149,14 +149,14 @@ class StateService:
             data=data,
             readable=False,
         )
-        async with self.store.begin() as tx:
+        async with self.store.begin_state() as tx:
             refusal = await state.put(tx, credential, lock_id, header, written, now=self.store.now())
             if refusal is None:
                 await self.artifacts.record(tx, written)
         return _answer(credential, Wish.WRITE, refusal)
 
     async def _refuse(self, credential: Credential, wish: Wish, refusal: Refusal, *, named: str | None = None) -> Response:
-        async with self.store.begin() as tx:
+        async with self.store.begin_state() as tx:
             await state.journal_refusal(tx, credential, wish, refusal, now=self.store.now(), named=named)
         return _answer(credential, wish, refusal)
 

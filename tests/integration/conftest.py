@@ -1,4 +1,4 @@
-"""A Temporal for each module, and the service on it with the tiny engine."""
+"""A Temporal for each module, and the service on it with the tiny engine, on either database."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from tests.postgres import BOTH, cluster, database_of, postgres_url  # noqa: F401  fixtures of this level
 from tests.service import Service, service, temporal_server
 from tests.toy.engine import ToyEngine, install
 
@@ -16,8 +17,9 @@ async def client() -> AsyncIterator[Client]:
         yield running
 
 
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[Service]:
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, client: Client, tmp_path: Path) -> AsyncIterator[Service]:
     install()
-    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as running:
-        yield running
+    with database_of(request) as database:
+        async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted", database=database) as running:
+            yield running

@@ -158,8 +158,8 @@ async def serving(store: Store, artifacts: Artifacts, *, answer_within: float = 
 
 
 @contextlib.asynccontextmanager
-async def lab(data: Path, *, answer_within: float = ANSWER_WITHIN) -> AsyncIterator[Lab]:
-    store = await Store.open(f"sqlite+aiosqlite:///{data / 'countersign.db'}")
+async def lab(data: Path, *, database: str | None = None, answer_within: float = ANSWER_WITHIN) -> AsyncIterator[Lab]:
+    store = await Store.open(database or f"sqlite+aiosqlite:///{data / 'countersign.db'}")
     try:
         artifacts = Artifacts(store, Keyring.open(data, role="state"), data / "artifacts")
         async with serving(store, artifacts, answer_within=answer_within) as url, httpx2.AsyncClient(timeout=PATIENCE) as client:

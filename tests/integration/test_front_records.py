@@ -19,17 +19,19 @@ from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
 from mcp_front.auth import KeyVerifier
 from tests.integration.front import ANA, BO, CLAUDE, OTTO, Caller, FrontService, front_service
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
 SOURCE = {"path": "demo"}
 
 
-@pytest.fixture
-async def it(tmp_path: Path) -> AsyncIterator[FrontService]:
-    async with front_service(tmp_path) as running:
-        running.engine.want(("a", "create"))
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FrontService]:
+    with database_of(request) as database:
+        async with front_service(tmp_path, database=database) as running:
+            running.engine.want(("a", "create"))
+            yield running
 
 
 @pytest.fixture

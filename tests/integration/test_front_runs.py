@@ -12,6 +12,7 @@ import pytest
 from countersign.core.engine import Beat, PlanJob, Planned
 from countersign.core.run import RunState
 from tests.integration.front import ANA, BO, CI, CLAUDE, OTTO, PATIENCE, FrontService, front_service, moved_clock
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 from tests.toy.engine import ToyEngine
 
@@ -21,13 +22,14 @@ NOBODYS = "run_" + "0" * 26
 OTHER_DIGEST = "sha256:" + "0" * 64
 
 
-@pytest.fixture
-async def it(tmp_path: Path) -> AsyncIterator[FrontService]:
-    async with front_service(tmp_path) as running:
-        running.engine.want(("a", "create"))
-        await running.stack()
-        await running.stack("main", env="prod")
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FrontService]:
+    with database_of(request) as database:
+        async with front_service(tmp_path, database=database) as running:
+            running.engine.want(("a", "create"))
+            await running.stack()
+            await running.stack("main", env="prod")
+            yield running
 
 
 async def waiting(it: FrontService, by: Any = CLAUDE, *, env: str = "dev", tool: str = "apply_terraform") -> dict[str, Any]:
@@ -399,6 +401,43 @@ async def test_force_is_for_a_run_that_is_canceling_already(it: FrontService) ->
         error = await agent.refused("run_cancel", run_id=run["run_id"], force=True)
 
     assert (error["code"], error["field"]) == ("failed_precondition", "force")
+    assert error["message"] == "force is for a run that is canceling and does not end; cancel it without first"
+
+
+@requirement("cancel:force")
+async def test_force_is_refused_with_when_it_becomes_possible_and_is_on_record_afterwards(it: FrontService) -> None:
+    it.engine.hold_applies = True
+    run = await waiting(it)
+    async with it.as_(ANA, "approver") as person, it.as_(CLAUDE, "platform") as agent:
+        await person.call("run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
+        await it.launched()
+        async with it.front.store.begin() as tx:
+            await runs.move(tx, await it.run(run["run_id"]), RunState.CANCELING, at=it.front.store.now())
+        early = await agent.refused("run_cancel", run_id=run["run_id"], force=True)
+        with moved_clock(it.front.store, seconds=121):
+            done = await agent.call("run_cancel", run_id=run["run_id"], reason="it hangs", force=True)
+
+    assert (early["code"], early["field"], early["next"]) == ("failed_precondition", "force", ["run_wait", "run_logs"])
+    assert early["message"].startswith("it was asked to stop 0 s ago and may still do so by itself, which loses nothing; force is possible")
+    assert 100 < early["details"]["possible_in_seconds"] <= 120
+    assert done["run"]["state"] == "canceling"
+    forced = [(row["by"], row["action"]) for row in await it.audited() if row["action"] in ("run_cancel", "run.force")]
+    assert forced == [(CLAUDE.id, "run_cancel"), (CLAUDE.id, "run.force")]
+
+
+@requirement("guard:alarm")
+async def test_an_alarm_stands_over_every_answer_about_the_run(it: FrontService) -> None:
+    run = await waiting(it)
+    async with it.front.store.begin() as tx:
+        row = await it.run(run["run_id"])
+        await runs.alarm(tx, row, at=it.front.store.now(), attempt="att_1", message="a.b: its delete was begun", guard="alarm")
+    said = ["ALARM, the apply does what nobody approved: a.b: its delete was begun"]
+    async with it.as_(CLAUDE, "platform") as agent:
+        for tool in ("run_get", "run_wait", "run_logs"):
+            answer = await agent.call(tool, run_id=run["run_id"], **({"from": str(row.cursor)} if tool == "run_wait" else {}))
+            assert answer["warnings"] == said, tool
+            if tool == "run_wait":
+                assert [change["kind"] for change in answer["data"]["changes"]] == ["warning"]
 
 
 async def test_an_ended_run_is_run_again_as_a_new_linked_one_and_an_open_one_is_not(it: FrontService) -> None:

@@ -16,6 +16,7 @@ from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
 from tests.integration.front import ANA, CLAUDE, OTTO, PATIENCE, Caller, FrontService, front_service
 from tests.integration.test_front import connected, served
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 from tests.service import eventually
 
@@ -24,12 +25,13 @@ ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
 NOBODYS = "run_" + "0" * 26
 
 
-@pytest.fixture
-async def it(tmp_path: Path) -> AsyncIterator[FrontService]:
-    async with front_service(tmp_path) as running:
-        running.engine.want(("a", "create"))
-        await running.stack()
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FrontService]:
+    with database_of(request) as database:
+        async with front_service(tmp_path, database=database) as running:
+            running.engine.want(("a", "create"))
+            await running.stack()
+            yield running
 
 
 async def waiting(it: FrontService) -> dict[str, Any]:

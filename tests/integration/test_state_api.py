@@ -16,18 +16,21 @@ import pytest
 
 from countersign.adapters.artifacts import Written
 from countersign.adapters.store import state
+from countersign.adapters.store.schema import credentials
 from countersign.core.errors import Unavailable
 from countersign.state_api.app import STATE_SIZE
 from tests.integration.state_service import ORG, Attempt, Lab, document, lab, lock, serving
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
-    async with lab(tmp_path_factory.mktemp("state")) as made:
-        yield made
+@pytest.fixture(scope="module", params=BOTH)
+async def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+    with database_of(request) as database:
+        async with lab(tmp_path_factory.mktemp("state"), database=database) as made:
+            yield made
 
 
 @pytest.fixture
@@ -80,7 +83,10 @@ async def test_the_password_is_stored_as_a_hash_only(it: Lab) -> None:
     attempt = await it.attempt()
 
     assert len(bytes.fromhex(attempt.password)) == 32
-    assert attempt.password.encode() not in (it.data / "countersign.db").read_bytes() + (it.data / "countersign.db-wal").read_bytes()
+    async with it.store.read() as conn:
+        rows = [str(row) for row in await conn.execute(credentials.select())]
+    assert any(attempt.id in row for row in rows)
+    assert not any(attempt.password in row for row in rows)
 
 
 async def test_an_expired_credential_is_refused(it: Lab) -> None:

@@ -79,7 +79,7 @@ async def claim(
         if not place.held:
             await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
             return NotClaimed(state=run.state, code="locked", message=f"{place.position} before this one on the state")
-        head = await state.head(tx, org, run.stack_id)
+        head = await state.hold(tx, org, run.stack_id)
         target = plan.document.target
         if (head.lineage, head.serial) != (target.lineage, target.serial):
             return await _stale(tx, run, f"the state moved from serial {target.serial} to {head.serial} after this plan was made", now)

@@ -10,7 +10,7 @@ Nothing waits without end: for a lock, for a statement, or for a holder that sto
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import psycopg
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, Unavailable
 
-CHANNEL = "countersign"  # told at every commit that the ledger moved
+CHANNEL = "countersign"  # told at every commit to the ledger
 LEDGER = 0x636F756E  # keys of advisory locks: whoever writes the ledger,
 SCHEMA = LEDGER + 1  # and whoever migrates
 
@@ -31,6 +31,8 @@ STATEMENT_TAKES = 30
 IDLE_INSIDE = 15  # a holder that stops inside of a transaction, or is cut off, loses it
 READS_IDLE_INSIDE = 120  # a reader fetches an artifact of megabytes meanwhile, and keeps nobody waiting
 MIGRATES_WITHIN = 120
+LISTENS_FOR = 20
+LISTENS_AGAIN = 0.5
 # A peer that is gone without a word is noticed within half a minute.
 ALIVE: dict[str, Any] = {
     "connect_timeout": CONNECT_WITHIN,
@@ -190,18 +192,21 @@ def migrating(url: str) -> Iterator[str | None]:
         yield _version(connection)
 
 
-async def listening(url: str, *, every: float) -> AsyncIterator[bool]:
-    """True when the ledger moved, or may have; False while the database does not answer. Goes on for ever."""
+async def listening(url: str) -> AsyncGenerator[None]:
+    """Yields whenever there are new events, or there may be: after a connection was made, and while none can be. Goes on for ever."""
     while True:
         try:
-            connection = await psycopg.AsyncConnection.connect(**_connection_of(url))
-            async with connection:
+            async with await psycopg.AsyncConnection.connect(**_connection_of(url)) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
-                yield True  # what was told while nobody listened is looked for now
+                newest: object = None  # what was told while nobody listened is looked for now
                 while True:
-                    async for _ in connection.notifies(timeout=every):
-                        yield True
-                    await connection.execute("SELECT 1")
+                    row = await (await connection.execute("SELECT max(n) FROM events")).fetchone()
+                    if newest != row:
+                        newest = row
+                        yield
+                    # Without news a look now and then, because a connection may be lost without a word.
+                    async for _ in connection.notifies(timeout=LISTENS_FOR, stop_after=1):
+                        pass
         except psycopg.Error:
-            yield False
-            await asyncio.sleep(1)
+            yield
+        await asyncio.sleep(LISTENS_AGAIN)

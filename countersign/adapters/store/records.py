@@ -241,7 +241,9 @@ async def forget_stack(
                 f"{stack.path} has an open run, {busy[0]}; let it end or cancel it first", next=["run_get", "run_cancel"]
             )
         head = (
-            await tx.execute(select(states.c.seq, states.c.sha256).where(states.c.org_id == org, states.c.stack_id == stack.id))
+            await tx.execute(
+                select(states.c.seq, states.c.sha256).where(states.c.org_id == org, states.c.stack_id == stack.id).with_for_update()
+            )
         ).first()
         if head is not None and head.sha256 is not None and head.seq != seen_seq:
             raise FailedPrecondition(f"the state of {stack.path} is not empty; destroy what it holds first", next=["destroy_terraform"])

@@ -87,6 +87,11 @@ def _head(row: Row[Any]) -> Head:
     )
 
 
+async def hold(tx: AsyncConnection, org: str, stack_id: str) -> Head:
+    """The head, and nobody writes the state until the transaction ends."""
+    return await _taken(tx, org, stack_id)
+
+
 async def _taken(tx: AsyncConnection, org: str, stack_id: str) -> Head:
     """The head, its row held until the transaction ends; made where there is none."""
     mine = select(states).where(_at(org, stack_id)).with_for_update()

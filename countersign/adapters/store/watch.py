@@ -1,24 +1,24 @@
 """Waiting for the store to change: one watcher per process serves everybody who waits.
 
 Other processes write the rows the front waits for, so nothing in this process can tell. SQLite answers `PRAGMA data_version`
-in microseconds from shared memory, so it is asked every few milliseconds, and only while somebody waits. Whoever waits is woken
-by what the ledger or a run says anew: most commits are locks, credentials and states of no interest here.
+in microseconds from shared memory, so it is asked every few milliseconds, and only while somebody waits; Postgres tells by itself.
+Whoever waits is woken by what the ledger or a run says anew: most commits are locks, credentials and states of no interest here.
 """
 
 import asyncio
 import sqlite3
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from countersign.adapters.store.database import Store
 
 EVERY = 0.004  # seconds between two looks at SQLite
-ELSEWHERE = 0.25  # on other databases waiters simply look again this often, until LISTEN takes over
 
 
 class Watch:
     """`seen` before reading rows, then `changed(after=seen)`: no change in between is lost, though one may be told twice."""
 
     def __init__(self, store: Store) -> None:
+        self._url = store.url
         self._path = store.path
         self._connection: sqlite3.Connection | None = None
         self._version: int | None = None
@@ -36,15 +36,12 @@ class Watch:
 
     async def changed(self, *, after: int, timeout: float) -> bool:
         """Wait until an event was committed after `seen` was `after`; False when `timeout` seconds passed without."""
-        if self._path is None:
-            await asyncio.sleep(min(ELSEWHERE, timeout))
-            return timeout > ELSEWHERE
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout
         self._waiting += 1
         try:
             if self._poller is None or self._poller.done():
-                self._poller = asyncio.create_task(self._poll())
+                self._poller = asyncio.create_task(self._poll() if self._path is not None else self._listen())
             while self._generation <= after:
                 turned = self._turned
                 left = ends - loop.time()
@@ -71,6 +68,13 @@ class Watch:
             self._look()
             await asyncio.sleep(EVERY)
 
+    async def _listen(self) -> None:
+        from countersign.adapters.store import postgres
+
+        async with aclosing(postgres.listening(self._url)) as told:
+            async for _ in told:
+                self._turn()
+
     def _look(self) -> None:
         if self._path is None:
             return
@@ -91,6 +95,9 @@ class Watch:
         self._version = version
         if version is None or newest != self._newest:
             self._newest = newest
-            self._generation += 1
-            self._turned.set()
-            self._turned = asyncio.Event()
+            self._turn()
+
+    def _turn(self) -> None:
+        self._generation += 1
+        self._turned.set()
+        self._turned = asyncio.Event()
