@@ -102,6 +102,8 @@ class Planned:
     account: str | None = None
     lineage: str | None = None
     serial: int = 0
+    adoptable: bool = False  # a speculative plan of the whole stack: a run that applies may take it as its own
+    expires_at: datetime | None = None  # of a plan that was made before and adopted: it may not live longer than it would have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +135,6 @@ class Outcome:
     journal: bytes = b""  # redacted NDJSON
     evidence: tuple[str, ...] = ()  # lines a person reads: exit code, whole journal, lock free, …
 
-    adoptable: bool = False  # a speculative plan of the whole stack: a run that applies may take it as its own
-    expires_at: datetime | None = None  # of a plan that was made before and adopted: it may not live longer than it would have
 
 @dataclass(frozen=True, kw_only=True)
 class Remains:
@@ -195,6 +195,10 @@ class Engine(Protocol):
         """Make a saved plan. Raises ProviderError with findings where the configuration or the plan fails."""
         ...
 
+    async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:
+        """Why a plan made of `inputs` is no plan of what `job` names today, or None: asked before such a plan is adopted."""
+        ...
+
     async def launch(self, job: ApplyJob) -> None:
         """Start the detached process that changes the world, once per attempt id; returns when it runs."""
         ...
@@ -222,7 +226,3 @@ class Reconciler(Engine, Protocol):
     async def reconcile(self, job: ReconcileJob, beat: Beat) -> Reconciled:
         """Learn what lost attempts did, plan what is left, and prove that it is a part of what was approved. May be called again."""
         ...
-    async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:
-        """Why a plan made of `inputs` is no plan of what `job` names today, or None: asked before such a plan is adopted."""
-        ...
-

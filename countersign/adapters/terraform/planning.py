@@ -128,7 +128,7 @@ async def saved_plan(
         out=out,
         var_file=var_file,
         destroy=destroys(job),
-        targets=job.targets if speculative else (),
+        targets=job.targets if job.mode is Mode.SPECULATIVE else (),
         replaces=replaces,
         refresh_only=job.mode is Mode.DRIFT,
         lock=not looking,
