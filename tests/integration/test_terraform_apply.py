@@ -17,10 +17,10 @@ from countersign.core.errors import FailedPrecondition, InvalidArgument, Provide
 from countersign.core.plan import Counts
 from countersign.core.run import Mode, RunState
 from tests.integration.processes import PATIENCE, alive, leaves_no_process, new_attempt, python, until
-from tests.integration.terraform_bench import SECRETS, WITHOUT_TERRAFORM, Bench, bench, each
+from tests.integration.terraform_bench import SECRETS, WITHOUT_TERRAFORM, Bench, bench, each, terraform
 from tests.requirements import requirement
 
-__all__ = ["bench", "each", "leaves_no_process"]
+__all__ = ["bench", "each", "leaves_no_process", "terraform"]
 pytestmark = pytest.mark.anyio
 
 
@@ -125,23 +125,23 @@ async def test_a_bundle_that_is_not_whole_is_refused_and_the_follower_says_so(be
     assert bench.state.resources == []
 
 
-async def test_a_plan_of_another_engine_build_is_not_applied(bench: Bench) -> None:
-    planned = await bench.plan()
-    bench.use(search_path=WITHOUT_TERRAFORM)
+async def test_a_plan_of_another_engine_build_is_not_applied(terraform: Bench) -> None:
+    planned = await terraform.plan()
+    terraform.use(search_path=WITHOUT_TERRAFORM)
 
-    outcome = await bench.apply(planned)
+    outcome = await terraform.apply(planned)
 
     assert (outcome.state, outcome.code) == (RunState.ERRORED, "provider_error")
     assert "different version" in outcome.message or "1.11.4" in outcome.message
-    assert bench.state.resources == [] and bench.state.lock is None
+    assert terraform.state.resources == [] and terraform.state.lock is None
 
 
-async def test_a_plan_of_terraform_is_not_applied_by_tofu(bench: Bench) -> None:
-    planned = await bench.plan()
-    bench.use(tofu_executable=Path("/usr/local/bin/terraform"))
+async def test_a_plan_of_terraform_is_not_applied_by_tofu(terraform: Bench) -> None:
+    planned = await terraform.plan()
+    terraform.use(tofu_executable=Path("/usr/local/bin/terraform"))
 
     with pytest.raises(FailedPrecondition, match="the plan was made by terraform, and the stack now says tofu"):
-        await bench.launch(planned, config={"engine": "tofu"})
+        await terraform.launch(planned, config={"engine": "tofu"})
 
 
 async def test_another_machine_initialises_and_applies_what_was_planned_here(bench: Bench) -> None:

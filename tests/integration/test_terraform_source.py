@@ -12,10 +12,10 @@ from countersign.adapters.terraform.hcl import UNSETTLED, Unreadable, structure
 from countersign.core.errors import FailedPrecondition, InvalidArgument, NotFound, PolicyDenied, ProviderError
 from countersign.core.run import Mode, RunState
 from tests.integration.processes import PATIENCE, leaves_no_process, python
-from tests.integration.terraform_bench import SECRETS, SYSTEM, WITHOUT_TERRAFORM, Bench, Spy, bench, findings, texts
+from tests.integration.terraform_bench import SECRETS, SYSTEM, WITHOUT_TERRAFORM, Bench, Spy, bench, findings, terraform, texts
 from tests.requirements import requirement
 
-__all__ = ["bench", "leaves_no_process"]
+__all__ = ["bench", "leaves_no_process", "terraform"]
 pytestmark = pytest.mark.anyio
 
 
@@ -338,19 +338,19 @@ asyncio.run(main())
 """
 
 
-async def test_nothing_of_the_workers_own_environment_reaches_the_engine(bench: Bench) -> None:
-    worker = await python(WORKER, bench.folder, bench.state.address, env=SPOILED)
+async def test_nothing_of_the_workers_own_environment_reaches_the_engine(terraform: Bench) -> None:
+    worker = await python(WORKER, terraform.folder, terraform.state.address, env=SPOILED)
     assert await asyncio.wait_for(worker.wait(), PATIENCE) == 0
 
-    spy = Spy(bench.folder / "spy")
+    spy = Spy(terraform.folder / "spy", terraform.real)
     for command in ("init", "plan", "show", "apply"):
         seen = spy.environment(command)
         assert set(seen) == ALLOWED | OF_THE_STATE, command
         assert "canary" not in json.dumps(seen)
         assert (seen["PATH"], seen["LANG"], seen["TF_INPUT"]) == (SYSTEM, "C.UTF-8", "0")
-        assert Path(seen["HOME"]).is_relative_to(bench.folder)
+        assert Path(seen["HOME"]).is_relative_to(terraform.folder)
         assert len(seen["TMPDIR"]) < 50
-    assert "canary" not in json.dumps(bench.state.document)
+    assert "canary" not in json.dumps(terraform.state.document)
 
 
 async def test_a_credential_reaches_the_engine_and_validation_gets_none(bench: Bench) -> None:
@@ -411,19 +411,19 @@ async def test_the_configuration_cannot_bring_its_own_commands(bench: Bench) -> 
 # -- Which engine runs
 
 
-async def test_the_configured_executable_goes_first_then_the_path_then_the_library(bench: Bench) -> None:
-    assert bench.engine.executable().prefix == ("/usr/local/bin/terraform",)
-    assert bench.another(search_path=WITHOUT_TERRAFORM).executable().bundled
-    spy = bench.spied()
-    assert bench.engine.executable().prefix == (str(spy.executable),)
+async def test_the_configured_executable_goes_first_then_the_path_then_the_library(terraform: Bench) -> None:
+    assert terraform.engine.executable().prefix == ("/usr/local/bin/terraform",)
+    assert terraform.another(search_path=WITHOUT_TERRAFORM).executable().bundled
+    spy = terraform.spied()
+    assert terraform.engine.executable().prefix == (str(spy.executable),)
 
 
-async def test_an_engine_that_is_not_there_is_named_with_what_to_do(bench: Bench) -> None:
+async def test_an_engine_that_is_not_there_is_named_with_what_to_do(terraform: Bench) -> None:
     with pytest.raises(FailedPrecondition, match="no tofu executable was found; install tofu, or name it in the settings"):
-        await bench.plan(config={"engine": "tofu"})
-    bench.use(executable=bench.folder / "nowhere")
+        await terraform.plan(config={"engine": "tofu"})
+    terraform.use(executable=terraform.folder / "nowhere")
     with pytest.raises(FailedPrecondition, match=r"nowhere does not exist; correct terraform\.executable"):
-        await bench.plan()
+        await terraform.plan()
 
 
 # -- Providers
@@ -446,7 +446,7 @@ def mirror_with(bench: Bench, *names: str) -> Path:
     mirror = bench.folder / "mirror"
     mirror.mkdir(exist_ok=True)
     for name in names:
-        package = mirror / "registry.terraform.io" / "hashicorp" / name / "1.0.0" / PLATFORM
+        package = mirror / bench.registry / "hashicorp" / name / "1.0.0" / PLATFORM
         package.mkdir(parents=True)
         program = package / f"terraform-provider-{name}_v1.0.0"
         program.write_text(f"#!/bin/sh\necho '{name} ran' >>{bench.world}/ran\n")
@@ -460,7 +460,7 @@ async def locked(bench: Bench, stack: str) -> None:
     folder = bench.folder / "author"
     folder.mkdir()
     (folder / "main.tf").write_text((bench.stacks / stack / "main.tf").read_text())
-    argv = ["/usr/local/bin/terraform", "init", "-no-color"]
+    argv = [bench.real, "init", "-no-color"]
     env = {"PATH": SYSTEM, "HOME": str(folder), "TF_CLI_CONFIG_FILE": str(bench.folder / "work" / "engine.tfrc")}
     init = await asyncio.create_subprocess_exec(*argv, cwd=folder, env=env, stdout=asyncio.subprocess.DEVNULL)
     assert await init.wait() == 0
@@ -474,7 +474,7 @@ async def test_a_provider_that_the_mirror_lacks_is_named_and_no_registry_is_aske
     with pytest.raises(ProviderError) as missing:
         await bench.plan("needs")
 
-    assert "registry.terraform.io/hashicorp/thing" in missing.value.message
+    assert f"{bench.registry}/hashicorp/thing" in missing.value.message
     assert "mirror" in missing.value.message or "was not found in any of the search locations" in str(findings(missing.value))
 
 
@@ -482,7 +482,7 @@ async def test_a_provider_that_nobody_locked_is_not_used(bench: Bench) -> None:
     mirror_with(bench, "thing")
     bench.write("needs", main_tf=NEEDS_PROVIDER)
 
-    with pytest.raises(ProviderError, match=r"run `terraform init` in the folder and commit \.terraform\.lock\.hcl"):
+    with pytest.raises(ProviderError, match=rf"run `{bench.engine_name} init` in the folder and commit \.terraform\.lock\.hcl"):
         await bench.plan("needs")
 
     assert not (bench.world / "ran").exists()
@@ -534,7 +534,7 @@ async def test_a_provider_that_only_the_state_needs_is_judged_before_it_runs(ben
         }
     ).encode()  # fmt: skip
 
-    with pytest.raises(PolicyDenied, match=r"provider 'registry\.terraform\.io/hashicorp/thing' is not allowed"):
+    with pytest.raises(PolicyDenied, match=rf"provider '{bench.registry}/hashicorp/thing' is not allowed"):
         await bench.plan("needs")
 
     assert not (bench.world / "ran").exists()
