@@ -4,14 +4,17 @@ Nothing here reads a run's state: states are read from rows. A Temporal that doe
 asked stays on record.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from temporalio.api.common.v1 import Payload
+from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
 from temporalio.client import Client, WorkflowHistoryEventFilterType, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import (
     RawValue,
@@ -166,6 +169,32 @@ class Runs:
             await self._signal(run_id, "wake")
         except (NotFound, Unavailable):
             return
+
+    async def hand_back(self, run_id: str, *, gone: Callable[[str], bool]) -> int:
+        """Say of a run's steps that a worker which is gone had in its hands that they are lost, and let the run's next task wait
+        for nobody's cache; how many there were. `gone` is asked about a worker's identity.
+
+        Temporal finds out by itself, when heartbeats have been missing for some seconds.
+        """
+        handle = self._client.get_workflow_handle(run_id)
+        try:
+            described = await _answered(handle.describe(rpc_timeout=RPC))
+            execution = WorkflowExecution(workflow_id=run_id, run_id=described.run_id)
+            forget = ResetStickyTaskQueueRequest(namespace=self._client.namespace, execution=execution)
+            await _answered(self._client.workflow_service.reset_sticky_task_queue(forget, timeout=RPC))
+        except (NotFound, FailedPrecondition):
+            return 0
+        lost = [
+            step.activity_id
+            for step in described.raw_description.pending_activities
+            if step.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED and gone(step.last_worker_identity)
+        ]
+        why = ApplicationError("the worker that did this is gone", type="unavailable", next_retry_delay=timedelta(milliseconds=1))
+        for step_id in lost:
+            step = self._client.get_async_activity_handle(workflow_id=run_id, run_id=described.run_id, activity_id=step_id)
+            with contextlib.suppress(NotFound):  # it was told meanwhile
+                await _answered(step.fail(why, rpc_timeout=RPC))
+        return len(lost)
 
     async def status(self, run_id: str) -> str | None:
         """RUNNING, TERMINATED, … of the newest workflow run, or None where Temporal knows none."""

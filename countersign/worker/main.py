@@ -35,6 +35,7 @@ from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.interceptors import CodedErrors
 from countersign.worker.schedules import keep_settling
+from countersign.worker.succeeding import hand_back, identity
 from countersign.worker.sweep import keep_sweeping, resume_own
 from countersign.worker.telling import keep_telling
 from workflows.drift import Drift
@@ -185,7 +186,7 @@ async def serve(settings: Settings) -> None:
     here = Here(host=host_id(settings.data), boot_id=boot_id(), state_url=settings.state_url)
     telling = asyncio.create_task(keep_telling(store, keyring, settings, stop))  # needs no Temporal, and says so when runs have none
     try:
-        client = await connected(settings, identity=f"worker@{here.host}", stop=stop)
+        client = await connected(settings, identity=identity(here.host), stop=stop)
         if client is None:
             return
         workflows = temporal.Runs(client)
@@ -200,6 +201,7 @@ async def serve(settings: Settings) -> None:
             wake=workflows.wake,
         )
         orgs = [o.slug for o in settings.organizations]
+        await hand_back(store, workflows, orgs, here.host)
         sweeping = asyncio.create_task(keep_sweeping(store, workflows, orgs, stop))
         settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop))
         async with contextlib.AsyncExitStack() as working:
