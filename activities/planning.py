@@ -116,6 +116,7 @@ class Planning(EngineStep):
             destroy=run.mode is Mode.DESTROY or bool(request.get("destroy")),
             vars=request.get("vars") or {},
             targets=tuple(request.get("targets") or ()),
+            imports={request["address"]: request["external_id"]} if "external_id" in request else {},
             commit=request.get("commit"),
             state=self.access(stack, attempt_id, password, head.lineage, head.serial),
             reveal=self.reveal(run.org),

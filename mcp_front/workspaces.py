@@ -170,6 +170,12 @@ async def document_of(call: Call, conn: AsyncConnection, snapshot: Snapshot) -> 
     return await anyio.to_thread.run_sync(read, data)  # a large state takes a second
 
 
+async def manages(call: Call, conn: AsyncConnection, stack: StackRow, address: str) -> bool:
+    """Whether the newest state has an object under the address."""
+    snapshot = await state.snapshot(conn, call.org, stack.id)
+    return snapshot is not None and address in (await document_of(call, conn, snapshot)).addresses
+
+
 async def empty(call: Call, conn: AsyncConnection, stack: StackRow) -> int | None:
     """The seq of the snapshot that holds nothing any more, to be given to `forget_stack`; None where nothing may be concluded."""
     snapshot = await state.snapshot(conn, call.org, stack.id)

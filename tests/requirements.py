@@ -171,6 +171,8 @@ _BEHAVIOUR = {
     "drift:scheduled": ("A stack with drift_every is looked at by a schedule that follows its record, unless a run is at work.", "issue 4"),
     "worker:succeeds": ("A worker that takes the place of a dead one hands back at once what that had in its hands.", "issue 6"),
     "plan:made-again": ("A plan whose engine or provider is killed is made again, and not for ever.", "issue 6"),
+    "import:a-run": ("An import is planned, countersigned and applied as any other change, with what else is due.", "catalogue, terraform"),
+    "import:already": ("What is managed already, or cannot be imported, is refused in words.", "catalogue, terraform"),
     "apply:verdict": ("Exit code and journal together say how an apply ended; what they do not prove is interrupted.", "terraform §1.2"),
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),

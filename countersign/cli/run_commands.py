@@ -30,8 +30,8 @@ def _door(data: Path | None, url: str | None, key_file: Path | None, as_json: bo
 
 
 def add_to(app: typer.Typer) -> None:
-    for function in (plan, apply, destroy, drift, approve, reject, cancel, resume, runs, show, watch, logs):
-        app.command(rich_help_panel=PANEL, epilog=HELP)(function)
+    for function in (plan, apply, destroy, drift, import_, approve, reject, cancel, resume, runs, show, watch, logs):
+        app.command(function.__name__.rstrip("_"), rich_help_panel=PANEL, epilog=HELP)(function)
 
 
 def plan(
@@ -135,6 +135,26 @@ def drift(
     from countersign.cli import runs as doing
 
     asked = doing.Start(tool="terraform_detect_drift", stack=stack, message=message, key=key, wait=wait, arguments={})
+    run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
+
+
+def import_(
+    stack: Stack,
+    address: Annotated[str, typer.Argument(help="Of the resource in the configuration, such as type.name.")],
+    external_id: Annotated[str, typer.Argument(metavar="ID", help="Of the object that exists, as the type's import takes it.")],
+    message: Message = None,
+    key: Idempotency = None,
+    wait: Wait = True,
+    url: Url = None,
+    key_file: KeyFile = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan the import of an object that exists, have the plan countersigned, take the object into the state."""
+    from countersign.cli import runs as doing
+
+    arguments = {"address": address, "external_id": external_id}
+    asked = doing.Start(tool="terraform_import", stack=stack, message=message, key=key, wait=wait, arguments=arguments)
     run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
 
 

@@ -68,6 +68,7 @@ class PlanJob:
     destroy: bool = False  # plan the destruction of everything: always in Mode.DESTROY, on request in Mode.SPECULATIVE
     vars: Mapping[str, object]  # the request's, over those of the stack
     targets: tuple[str, ...]  # speculative only
+    imports: Mapping[str, str] = field(default_factory=dict)  # address → id of an object that exists, to be taken into the state
     commit: str | None
     state: StateAccess
     reveal: Reveal

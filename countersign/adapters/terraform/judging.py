@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from countersign.adapters.terraform import bundle
 from countersign.adapters.terraform.checkout import OVERRIDE, Tree
@@ -58,7 +59,7 @@ def judged(
         targets=job.targets if job.mode is Mode.SPECULATIVE else (),
     )
     semantic_document, digest = semantic(document, origin=origin, macs=macs)
-    remarks = (*_of_targets(job), *warnings_of(tree, job))
+    remarks = (*_of_targets(job), *_of_imports(job, document, redactor), *warnings_of(tree, job))
     plan = plan_of(document, engine=name, semantic_digest=digest, redactor=redactor)
     plan = drift.told(plan, document) if drifting else plan
     plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks)}))
@@ -98,7 +99,7 @@ def judged(
         findings=tuple(warnings),
         lineage=job.state.lineage,
         serial=job.state.serial,
-        adoptable=job.mode is Mode.SPECULATIVE and not (job.targets or job.destroy),
+        adoptable=job.mode is Mode.SPECULATIVE and not (job.targets or job.destroy or job.imports),
     )
 
 
@@ -111,6 +112,15 @@ def _of_targets(job: PlanJob) -> tuple[str, ...]:
     if not job.targets or job.mode is not Mode.SPECULATIVE:
         return ()
     return (f"Only {', '.join(job.targets[:5])} and what that needs was planned (targets): this plan can never be adopted or applied.",)
+
+
+def _of_imports(job: PlanJob, document: Mapping[str, Any], redactor: Redactor) -> tuple[str, ...]:
+    """An import is planned with the whole stack, for a part of it could not be approved."""
+    others = [c.address for c in doc.changes(document) if not c.bare_no_op and c.importing is None]
+    if not job.imports or not others:
+        return ()
+    named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    return (redactor.line(f"Beside the import this plan does what else is due: {named}.", 500),)
 
 
 def bounded(plan: Plan) -> Plan:

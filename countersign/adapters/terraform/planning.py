@@ -17,6 +17,7 @@ from countersign.adapters.terraform.environment import credential_environment, s
 from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import given, judged
 from countersign.adapters.terraform.preparing import Checked, checked, initialised
+from countersign.adapters.terraform.repository import folder_of
 from countersign.adapters.terraform.session import Session, Surroundings, document_in
 from countersign.adapters.terraform.validating import validated
 from countersign.adapters.terraform.workspace import workspace
@@ -26,6 +27,7 @@ from countersign.core.redaction import Redactor, strings_in
 from countersign.core.run import Mode
 from countersign.core.terraform import source, variables
 from countersign.core.terraform.events import Journal
+from countersign.core.terraform.imports import FILE, import_blocks
 
 CONNECTING = 5.0  # seconds
 PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator has to split the stack
@@ -63,6 +65,8 @@ async def planned(session: Session) -> Planned:
     var_file, values = await _variables(session, source_, credential)
     environment = session.environment(credential, backend=True)
     key = await initialised(session, source_, environment, backend="http")
+    # It stays in the tree, and so in the bundle: should the apply be lost, what is left is planned with the import again.
+    add_imports(session.place.tree, job.imports)
     events, plan_file = await saved_plan(session, environment, var_file)
     plan_json = await shown(session, environment, plan_file)
     await session.tell("reading the plan")
@@ -150,6 +154,14 @@ async def shown(session: Session, environment: Mapping[str, str], plan_file: Pat
     if size > PLAN_JSON_MAX:
         raise ProviderError(f"the plan has {size >> 20} MiB as JSON, more than {PLAN_JSON_MAX >> 20}; split the stack into smaller ones")
     return await asyncio.to_thread(document_in, ended.out)
+
+
+def add_imports(tree: Path, imports: Mapping[str, str]) -> None:
+    """Import blocks in the root module. A source may have a file of that name."""
+    file = tree / FILE
+    if imports:
+        own = file.read_bytes() if file.exists() else b""
+        file.write_bytes(own + b"\n" + import_blocks(imports).encode())
 
 
 def destroys(job: PlanJob) -> bool:

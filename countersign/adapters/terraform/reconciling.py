@@ -20,7 +20,7 @@ from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import judged
 from countersign.adapters.terraform.looking import Trials, Unique, rules_of
 from countersign.adapters.terraform.mending import State
-from countersign.adapters.terraform.planning import at_work, destroys, saved_plan, shown, state_answers, written_variables
+from countersign.adapters.terraform.planning import add_imports, at_work, destroys, saved_plan, shown, state_answers, written_variables
 from countersign.adapters.terraform.remains import began
 from countersign.adapters.terraform.session import Session, Surroundings
 from countersign.adapters.terraform.warm import check_backend
@@ -34,7 +34,7 @@ from countersign.core.run import Mode
 from countersign.core.terraform import document as doc
 from countersign.core.terraform.document import Number
 from countersign.core.terraform.events import Journal
-from countersign.core.terraform.imports import FILE, import_blocks
+from countersign.core.terraform.imports import FILE
 from countersign.core.terraform.operations import AttemptJournal, Deed, Ended, History, attempt_of, histories
 from countersign.core.terraform.salvage import Salvage, fold
 from countersign.core.terraform.subset import prove
@@ -256,8 +256,7 @@ def importing(tree: Path, imports: Mapping[str, str]) -> Iterator[None]:
     """A file with import blocks in the root module, for one plan: the plan carries what it says."""
     file = tree / FILE
     own = file.read_bytes() if file.exists() else None  # a source may have a file of that name
-    if imports:
-        file.write_bytes((own or b"") + b"\n" + import_blocks(imports).encode())
+    add_imports(tree, imports)
     try:
         yield
     finally:

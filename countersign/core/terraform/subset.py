@@ -155,6 +155,8 @@ class Rules:
             raise Refused("this version does not know what was approved")
         if now is None or now.bare_no_op:
             return self._done(key, old, now)
+        if old.actions == ("update",) and old.importing is not None and now.actions == ("no-op",) and now.importing is not None:
+            return self._only_imported(old, now)
         replaced_again = old.actions in REPLACES and self._ours(old) is not None
         if now.actions == old.actions and not replaced_again:
             return self._as_approved(old, now)
@@ -198,6 +200,13 @@ class Rules:
             raise Refused("it is another object than the one approved")
         _agreeing(old, now)
         return f"{action_of(old)} as approved, still to be done"
+
+    def _only_imported(self, old: ResourceChange, now: ResourceChange) -> str:
+        """Rule a, where an import brought an update: what it changes is as approved already, and the state knows nothing of it."""
+        if now.importing != old.importing or not _same_object(old, now):
+            raise Refused("it is another object than the one approved")
+        _agreeing(old, now)
+        return "update as approved is done; it is only taken into the state"
 
     def _adopted(self, old: ResourceChange, now: ResourceChange) -> str:
         """Rule b."""

@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.store.adopt import Adoptable, plan_to_adopt
 from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.requests import Admit
-from countersign.core.errors import FailedPrecondition, PlanStale
+from countersign.core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PlanStale
 from countersign.core.run import RUN_TYPES, Mode
-from mcp_front import lookup
+from countersign.core.terraform.imports import is_importable
+from mcp_front import lookup, workspaces
 from mcp_front.call import Call
 from mcp_front.domain import Access
 from mcp_front.envelope import Answer
@@ -129,6 +130,30 @@ async def terraform_detect_drift(call: Call, env: Env, workspace: Workspace = "m
     address, and who applied that last. Refresh only: takes no lock and changes nothing, the state neither."""
     stack = await _stack(call, env, workspace, None)
     return await _start(call, "terraform_detect_drift", stack, {})
+
+
+@TERRAFORM.tool("terraform_import", Access.WRITE, title="Import", run=True)
+async def terraform_import(
+    call: Call,
+    env: Env,
+    address: Address,
+    external_id: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f]+$")],
+    workspace: Workspace = "main",
+) -> Answer:
+    """Import an object that exists outside into a workspace's state, under an address its configuration declares. The run plans it like
+    any apply, with what else is due, and waits for whoever has to agree. `external_id` is what the type's import takes."""
+    stack = await _stack(call, env, workspace, None)
+    if not is_importable(address):
+        raise InvalidArgument(f'{address[:100]!r} is no address of one resource; write it as `type.name["key"]`', field="address")
+    async with call.front.store.read() as conn:
+        managed = await workspaces.manages(call, conn, stack, address)
+
+    async def importable(_: AsyncConnection) -> None:
+        if managed:
+            raise AlreadyExists(f"{stack.path} manages {address} already", field="address", next=["terraform_get_state"])
+
+    mode = Mode.SPECULATIVE if call.given.dry_run else None
+    return await _start(call, "terraform_import", stack, {"address": address, "external_id": external_id}, mode=mode, admit=importable)
 
 
 def _auto_approved(call: Call) -> str:

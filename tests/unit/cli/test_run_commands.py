@@ -86,6 +86,15 @@ def test_drift_is_looked_for_and_shown_as_what_happened(invoke: Invoke, fake: Fa
     assert fake.asked("terraform_detect_drift") == [{"env": "dev", "workspace": "shop"}]
 
 
+def test_an_import_is_planned_and_asks_like_an_apply(invoke: Invoke, fake: FakeFront) -> None:
+    fake.states = ["planning", "awaiting_approval"]
+
+    result = invoke("import", "dev/shop", "terraform_data.a", "id-7")
+
+    assert result.exit_code == 3
+    assert fake.asked("terraform_import") == [{"env": "dev", "workspace": "shop", "address": "terraform_data.a", "external_id": "id-7"}]
+
+
 def test_findings_of_a_broken_configuration_come_with_file_and_line(invoke: Invoke, fake: FakeFront) -> None:
     fake.states = ["planning", "errored"]
     fake.shown_plan = plan(findings=[{"severity": "error", "summary": "Invalid block", "file": "main.tf", "line": 3}])

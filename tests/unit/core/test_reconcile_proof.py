@@ -156,6 +156,19 @@ def test_what_this_run_made_is_taken_into_the_state(one: Json, now: Json, more: 
     assert (told.ok, told.left) == (True, 1)
 
 
+def test_of_an_import_that_updates_the_import_may_be_left_alone() -> None:
+    wanted = {**UPDATE, "change": {**UPDATE["change"], "importing": {"id": "old"}}}
+    left = {**UPDATED, "change": {**UPDATED["change"], "importing": {"id": "old"}}}
+    another = {**left, "change": {**left["change"], "importing": {"id": "other"}}}
+
+    told = proof(wanted, left)
+    assert (told.ok, told.lines, told.left) == (True, (f"{A}: update as approved is done; it is only taken into the state",), 1)
+    assert proof(wanted, another).refused == (f"{A}: it is another object than the one approved",)
+    assert proof(wanted, with_(left, "before", id="other")).refused == (f"{A}: it is another object than the one approved",)
+    assert proof(wanted, with_(left, size=9)).refused == (f"{A}: size not as approved",)
+    assert not proof(UPDATE, left).ok
+
+
 NOT_OURS = f"{A}: the object that would be imported is not the one this run made"
 
 

@@ -27,7 +27,14 @@ RUNS_R = {"run_get", "run_list", "run_wait", "run_plan", "run_logs", "run_eviden
 RUNS_W = {"run_start", "run_cancel", "run_resume", "run_rerun"}
 RUNS_A = {"run_approve", "run_reject"}
 TERRAFORM_R = {"terraform_list_workspaces", "terraform_get_workspace", "terraform_get_state"}
-TERRAFORM_W = {"terraform_register_workspace", "terraform_validate", "terraform_plan", "terraform_detect_drift", "apply_terraform"}
+TERRAFORM_W = {
+    "terraform_register_workspace",
+    "terraform_validate",
+    "terraform_plan",
+    "terraform_detect_drift",
+    "terraform_import",
+    "apply_terraform",
+}
 TERRAFORM_D = {"terraform_forget_workspace", "destroy_terraform"}
 
 # What exists for an agent of each role; "approver" is for people.
