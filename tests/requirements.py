@@ -79,6 +79,18 @@ _BAD_INPUT = {
     "bad:control-characters": "Control, bidi and invisible characters in names reach nobody who reads.",
     "bad:newer-data-folder": "A data folder of a newer version is refused and left as it is.",
     "bad:ports-taken": "Taken ports are named, with the setting that changes them.",
+    "bad:repository-address": "An address of another kind, an option or a password in its place is refused before anybody connects.",
+    "bad:git-ref": "A ref that is an option, a commit or anything but a branch or a tag is refused.",
+    "bad:repository-path": "A path that leads out of its repository is refused.",
+    "bad:gone-repository": "A repository, ref or folder that is not there is named, at once.",
+    "bad:foreign-commit": "A commit of another branch or of a fork is refused, whatever the mirror holds.",
+    "bad:moved-back-ref": "A ref that moved back is told to who approves, and a commit it lost is refused.",
+    "bad:link-leads-out": "A link to what is no file of its commit is refused.",
+    "bad:submodule": "Submodules and contents in LFS are left out and told; filters and attributes change nothing.",
+    "bad:huge-repository": "A source of too many files, or a fetch of too many bytes, is refused.",
+    "bad:unsound-object": "An object that would trick a checkout is not taken into the mirror.",
+    "bad:wrong-git-key": "A key that does not open a repository, or is none, is told at once and not repeated.",
+    "bad:killed-fetch": "A fetch that was killed, or a mirror that was damaged, costs another fetch and nothing else.",
 }
 
 _BEHAVIOUR = {
@@ -177,6 +189,14 @@ _BEHAVIOUR = {
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
+    "git:allow-list": ("Nothing is fetched that the operator does not list.", "issue 4"),
+    "git:planned-commit": ("A stack of a repository is planned at a commit of its ref, and plan and frozen inputs name both.", "issue 4"),
+    "git:pinned-commit": ("A commit that is named is planned where it is part of the ref, and that it is old is told.", "issue 4"),
+    "git:apply-without-git": ("What was planned from a repository is applied without it.", "issue 4"),
+    "git:credentials": ("A secret opens only the addresses it is for, and shows in no argument, environment, file or text.", "issue 4"),
+    "git:ssh": ("Over ssh a host is talked to only where the operator pinned its key.", "issue 4"),
+    "git:shared-mirror": ("Plans of one repository share one mirror, and fetch a commit once.", "issue 4"),
+    "git:monorepo": ("Of a large repository only what the stack uses is fetched.", "issue 4"),
 }
 
 REQUIREMENTS: Mapping[str, Requirement] = {

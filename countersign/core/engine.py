@@ -70,6 +70,7 @@ class PlanJob:
     targets: tuple[str, ...]  # speculative only
     imports: Mapping[str, str] = field(default_factory=dict)  # address → id of an object that exists, to be taken into the state
     commit: str | None
+    applied_commit: str | None = None  # of the newest apply of this stack from the same repository
     state: StateAccess
     reveal: Reveal
 

@@ -91,6 +91,7 @@ class ArtifactRef(Payload):
 class Plan(Payload):
     engine: str
     engine_build: str  # "terraform 1.11.4"
+    source: str = ""  # where the configuration came from, for people; nothing for a folder of this machine
     counts: Counts = Counts()
     change_class: ChangeClass = ChangeClass.NONE  # the worst of them
     classes: tuple[ChangeClass, ...] = ()  # every one there is, mildest first: policy may ask more for a milder one

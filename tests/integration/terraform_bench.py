@@ -112,20 +112,17 @@ class Bench:
         self.beats.append(progress)
 
     def stack(self, name: str, **config: Any) -> StackConfig:
-        given: dict[str, Any] = {"source_path": name, "engine": self.engine_name, **config}
-        return StackConfig(
-            org="local", stack_id="st_test", path=f"local/dev/{name}", env="local/dev", source_repo=None, git_ref=None, **given
-        )
+        given: dict[str, Any] = {"source_repo": None, "source_path": name, "git_ref": None, "engine": self.engine_name, **config}
+        return StackConfig(org="local", stack_id="st_test", path=f"local/dev/{name}", env="local/dev", **given)
 
     def plan_job(self, stack: str = "demo", mode: Mode = Mode.APPLY, *, config: dict[str, Any] | None = None, **job: Any) -> PlanJob:
-        given: dict[str, Any] = {"vars": {}, "targets": (), "state": self.state.access(), **job}
+        given: dict[str, Any] = {"vars": {}, "targets": (), "state": self.state.access(), "commit": None, **job}
         return PlanJob(
             run_id="run_test",
             plan_number=1,
             attempt_id=new_attempt(),
             stack=self.stack(stack, **(config or {})),
             mode=mode,
-            commit=None,
             reveal=reveal,
             **given,
         )

@@ -33,9 +33,10 @@ async def supervise(
     tick: float = 0.5,
     pass_fds: Sequence[int] = (),
     read: bool = True,
+    stdin: Path | None = None,
 ) -> Ended:
     """Run to the end; output goes to `folder/name.out` and `.err`. `on_lines` gets new lines at least every `tick` seconds, maybe none.
-    Without `read` it gets none: the output is one document.
+    Without `read` it gets none: the output is one document. `stdin` is a file to read from.
 
     Cancelled, or where `on_lines` raises: one SIGINT to the process alone, `grace` seconds, then SIGKILL to its group; then the
     cancellation or error is raised on. What the process leaves behind in its group is killed in any case; what left the group
@@ -44,13 +45,14 @@ async def supervise(
     ending_with_us = told_of_our_end(argv, "INT", env)
     out, errors = folder / f"{name}.out", folder / f"{name}.err"
     handles = [os.open(p, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600) for p in (out, errors)]
+    handles.append(os.open(stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     try:
         # PDEATHSIG belongs to the thread that forks, so this must be the event loop's own; no preexec_fn (it would fork Python).
         process = await asyncio.create_subprocess_exec(
             *ending_with_us,
             cwd=cwd,
             env=dict(env),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=handles[2],
             stdout=handles[0],
             stderr=handles[1],
             start_new_session=True,

@@ -30,6 +30,8 @@ class Meta(Payload):
     plan_sha256: str
     warm_key: str = Field(pattern=r"^[0-9a-f]{64}$")  # where a machine that planned this keeps the provider packages
     commit: str | None = None
+    repository: str | None = None
+    ref: str | None = None
     below: str = ""  # path of the working folder below the root of its source
     source: tuple[str, ...] = ()  # files that were there before anything ran; none in a bundle of an earlier version
 

@@ -6,7 +6,7 @@ happens to the folder meanwhile.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Tree:
     files: Mapping[str, bytes]
     executable: frozenset[str]
     below: str = ""
+    remarks: tuple[str, ...] = ()  # what an approver should know about it
 
     @property
     def digest(self) -> str:
@@ -66,17 +67,14 @@ def read_tree(root: Path, name: str) -> Tree:
             status = path.stat()
             size += status.st_size
             if len(files) >= FILES or size > SIZE:
-                raise FailedPrecondition(
-                    f"the source {name} has more than {FILES} files or {SIZE >> 20} MiB; keep only the configuration in it", field="source"
-                )
+                raise too_large(name)
             files[relative] = path.read_bytes()
             if status.st_mode & 0o100:
                 executable.add(relative)
     except OSError as broken:
         where = clean_line(str(broken.filename or name).removeprefix(f"{root}/"))
         raise FailedPrecondition(f"{where} cannot be read ({broken.strerror}); see to its permissions", field="source") from None
-    if not any(f.endswith((".tf", ".tf.json", ".tofu", ".tofu.json")) and "/" not in f for f in files):
-        raise NotFound(f"the source {name} holds no configuration (*.tf); name the folder of a root module", field="source")
+    refuse_empty(name, files)
     return Tree(files=files, executable=frozenset(executable))
 
 
@@ -99,18 +97,9 @@ def _folder(root: Path, name: str) -> Path:
 def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
     for entry in sorted(folder.iterdir()):
         relative = entry.relative_to(root).as_posix()
-        if entry.name in _IGNORED or _NOT_PLANNED.fullmatch(entry.name):
+        if left_out(entry.name):
             continue
-        if ".tfstate" in entry.name:
-            raise FailedPrecondition(
-                f"the source contains {clean_line(relative)}, and what is in that state would be made again: move it into the stack "
-                "with `terraform state push`, and the file out of the folder",
-                field="source",
-            )
-        if entry.name.startswith(OURS):
-            raise FailedPrecondition(
-                f"the source contains {clean_line(relative)}, a name Countersign uses itself; rename it", field="source"
-            )
+        check_name(relative)
         if entry.is_symlink():
             target = entry.resolve()
             if not target.is_relative_to(root) or not target.is_file():
@@ -120,10 +109,43 @@ def _walk(folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
         if entry.is_dir():
             yield from _walk(entry, root)
         elif entry.is_file():
-            try:
-                relative.encode()
-            except UnicodeEncodeError:
-                raise FailedPrecondition(f"{clean_line(relative)!r} is no name in UTF-8; rename that file", field="source") from None
             yield entry, relative
         else:
             raise FailedPrecondition(f"{clean_line(relative)} is neither file nor folder; remove it", field="source")
+
+
+# What folders and repositories have in common
+
+
+def left_out(name: str) -> bool:
+    """Whether a file or folder of that name is no part of a source."""
+    return name in _IGNORED or _NOT_PLANNED.fullmatch(name) is not None
+
+
+def check_name(relative: str) -> None:
+    """Raise FailedPrecondition for a file that must not be in a working folder."""
+    name = relative.rpartition("/")[2]
+    if ".tfstate" in name:
+        raise FailedPrecondition(
+            f"the source contains {clean_line(relative)}, and what is in that state would be made again: move it into the stack "
+            "with `terraform state push`, and the file out of the folder",
+            field="source",
+        )
+    if name.startswith(OURS):
+        raise FailedPrecondition(f"the source contains {clean_line(relative)}, a name Countersign uses itself; rename it", field="source")
+    try:
+        relative.encode()
+    except UnicodeEncodeError:
+        raise FailedPrecondition(f"{clean_line(relative)!r} is no name in UTF-8; rename that file", field="source") from None
+
+
+def too_large(name: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the source {name} has more than {FILES} files or {SIZE >> 20} MiB; keep only the configuration in it", field="source"
+    )
+
+
+def refuse_empty(name: str, files: Iterable[str]) -> None:
+    """Raise NotFound where a source has no root module."""
+    if not any(f.endswith((".tf", ".tf.json", ".tofu", ".tofu.json")) and "/" not in f for f in files):
+        raise NotFound(f"the source {name} holds no configuration (*.tf); name the folder of a root module", field="source")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from countersign.adapters.git import Mirrors, Remotes
 from countersign.adapters.terraform.applying import Attempts
 from countersign.adapters.terraform.environment import absolute_only, write_cli_config
 from countersign.adapters.terraform.executable import Executable, resolve
@@ -24,7 +25,7 @@ class TerraformEngine:
     the worker. `mac_key` keys the fingerprints in plans: one per deployment, `mac_kid` names it. `search_path` is a PATH;
     `environment` is passed to every child as it is. `grace_seconds` lie between the one SIGINT and SIGKILL of an apply;
     `lock_seconds` is how long a plan or apply waits for the lock of the state; `unique` says how objects of which types (globs)
-    are looked up after a lost apply.
+    are looked up after a lost apply; `remotes` is what stacks from repositories may come from, nothing without it.
     """
 
     name = "terraform"
@@ -49,6 +50,7 @@ class TerraformEngine:
         grace_seconds: float = 1800.0,
         lock_seconds: int = 30,
         unique: Mapping[str, Unique] | None = None,
+        remotes: Remotes | None = None,
     ) -> None:
         work_root, attempts_root = work_root.absolute(), attempts_root.absolute()  # children work elsewhere
         search_path = absolute_only(search_path)
@@ -70,6 +72,7 @@ class TerraformEngine:
             macs=Macs(key=mac_key, kid=mac_kid),
             reader=Reader(work_root / "declared"),
             pool=WarmPool(work_root / "warm"),
+            mirrors=Mirrors(folder=work_root / "git", remotes=remotes or Remotes()),
             lock_seconds=lock_seconds,
         )
         self._attempts = Attempts(root=attempts_root, around=self._around, grace=grace_seconds)

@@ -62,7 +62,7 @@ def judged(
     remarks = (*_of_targets(job), *_of_imports(job, document, redactor), *warnings_of(tree, job))
     plan = plan_of(document, engine=name, semantic_digest=digest, redactor=redactor)
     plan = drift.told(plan, document) if drifting else plan
-    plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks)}))
+    plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks), "source": _told_source(session)}))
     saved = plan_file.read_bytes()
     plan_sha256 = "sha256:" + hashlib.sha256(saved).hexdigest()
     meta = bundle.Meta(
@@ -71,6 +71,8 @@ def judged(
         plan_sha256=plan_sha256,
         warm_key=key,
         commit=job.commit,
+        repository=session.revision.address if session.revision else None,
+        ref=session.revision.ref if session.revision else None,
         below=tree.below,
         source=tuple(sorted(tree.files)),
     )
@@ -86,6 +88,7 @@ def judged(
         inputs={
             "v": "countersign.inputs/1",
             "commit": job.commit,
+            **_origin(session),
             "tree": tree.digest,
             "lock": tree.lock,
             "variables": variable_macs(document, macs),
@@ -146,7 +149,7 @@ def _short(change: Change, attributes: int) -> Change:
 
 def warnings_of(tree: Tree, job: PlanJob) -> tuple[str, ...]:
     """What an approver should know about the source and its credentials before reading the changes."""
-    said = []
+    said = [*tree.remarks]
     text = b"\n".join(data for path, data in tree.files.items() if is_configuration(path))
     if b"abspath(" in text or b"path.cwd" in text:
         said.append(
@@ -155,3 +158,14 @@ def warnings_of(tree: Tree, job: PlanJob) -> tuple[str, ...]:
     if job.stack.plan_credential is not None and job.stack.apply_credential in (None, job.stack.plan_credential):
         said.append("One credential serves for planning and applying: whoever can get a plan made can read what it may change.")
     return tuple(said)
+
+
+def _origin(session: Session) -> dict[str, str]:
+    """Where a commit was found, for the frozen inputs: nothing for a folder."""
+    at = session.revision
+    return {"repository": at.address, "ref": at.ref, "path": session.job.stack.source_path} if at else {}
+
+
+def _told_source(session: Session) -> str:
+    at = session.revision
+    return f"commit {at.commit[:12]} of {at.ref}, {at.address}, {session.job.stack.source_path}" if at else ""

@@ -47,7 +47,7 @@ async def at_work(job: PlanJob, beat: Beat, *, executable: Executable, around: S
         await beat(Progress(current="waiting for another plan of this stack"))
 
     try:
-        async with workspace(around.work_root, job.stack.stack_id, waiting) as place:
+        async with workspace(around.work_root, job.stack.stack_id, waiting, below=folder_of(job.stack)) as place:
             try:
                 yield Session(job, beat, executable=executable, around=around, place=place)
             finally:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from countersign.adapters.terraform.checkout import OVERRIDE, Tree, read_tree
+from countersign.adapters.terraform.repository import read_repository
 from countersign.adapters.terraform.session import Session
 from countersign.adapters.terraform.static_check import is_configuration
 from countersign.adapters.terraform.warm import check_backend
 from countersign.core.engine import Finding
-from countersign.core.errors import FailedPrecondition, ProviderError
+from countersign.core.errors import ProviderError
 from countersign.core.terraform import source
 from countersign.core.terraform.events import in_words
 from countersign.core.terraform.source import Declared
@@ -31,15 +32,14 @@ async def checked(session: Session) -> Checked:
     await session.tell("reading the source")
     stack, around, place = session.job.stack, session.around, session.place
     if stack.source_repo is not None:
-        raise FailedPrecondition(
-            "stacks from repositories come later; register it with a folder below the configured stacks", field="source.repo"
-        )
-    tree = await asyncio.to_thread(read_tree, around.stacks_root, stack.source_path)
+        tree = await read_repository(session)
+    else:
+        tree = await asyncio.to_thread(read_tree, around.stacks_root, stack.source_path)
     await asyncio.to_thread(tree.write, place.tree)
     files, unreadable = await session.while_beating(asyncio.to_thread(around.reader.read, tree.files))
     if unreadable:
         await _unreadable(session, unreadable)
-    session.refuse(source.judge(files, around.allow))
+    session.refuse(source.judge(files, around.allow, above=len(Path(tree.below).parts)))
     (place.tree / OVERRIDE).write_text(_BACKEND)
     return Checked(tree=tree, files=files)
 

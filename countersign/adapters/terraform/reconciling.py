@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from countersign.adapters.git import Revision
 from countersign.adapters.terraform import bundle
 from countersign.adapters.terraform.environment import credential_environment, secrets_of_credential
 from countersign.adapters.terraform.executable import Executable
@@ -146,6 +147,8 @@ class Reconciliation:
         session.place = replace(session.place, tree=tree)  # the record may name another folder today
         meta.refuse_other_than(session.executable.name)
         session.job = replace(session.job, commit=meta.commit)
+        if meta.repository and meta.ref and meta.commit:
+            session.revision = Revision(address=meta.repository, ref=meta.ref, commit=meta.commit, behind=0)
         document = await asyncio.to_thread(doc.parse, job.approved_json)
         credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
         session.redactor = Redactor({*hidden, *doc.secrets_of(document), job.state.password, *secrets_of_credential(credential)})

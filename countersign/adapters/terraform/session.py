@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from countersign.adapters.git import Mirrors, Revision
 from countersign.adapters.process import Ended, supervise
 from countersign.adapters.terraform.environment import child_environment
 from countersign.adapters.terraform.executable import Commands, Executable
@@ -44,6 +45,7 @@ class Surroundings:
     macs: Macs = field(repr=False)
     reader: Reader
     pool: WarmPool
+    mirrors: Mirrors
     lock_seconds: int = 30  # how long a command waits for the state's lock
 
     def commands(self, executable: Executable) -> Commands:
@@ -57,7 +59,8 @@ class Session:
         self.job, self.around, self.place, self.executable = job, around, place, executable
         self.commands = around.commands(executable)
         self.redactor = Redactor((job.state.password,))
-        self._beat = beat
+        self.revision: Revision | None = None  # of a source in a repository
+        self.beat = beat
         self._said: list[str] = []
         self._progress = Progress()
 
@@ -87,7 +90,7 @@ class Session:
                 journal.feed(line)
             if journal.planned or journal.refreshed:
                 self._progress = Progress(done=journal.planned, current=f"{journal.refreshed} read, {journal.planned} changes found")
-            await self._beat(self._progress)
+            await self.beat(self._progress)
 
         ended = await self._supervised(name, argv, environment, heard, folder=folder)
         self._said += journal.text
@@ -97,7 +100,7 @@ class Session:
         """Run what writes one document; it is in `ended.out`."""
 
         async def heard(_: list[bytes]) -> None:
-            await self._beat(self._progress)
+            await self.beat(self._progress)
 
         return await self._supervised(name, argv, environment, heard, folder=folder, read=False)
 
@@ -140,14 +143,14 @@ class Session:
 
     async def tell(self, current: str) -> None:
         self._progress = Progress(current=current)
-        await self._beat(self._progress)
+        await self.beat(self._progress)
 
     async def while_beating(self, work: Awaitable[T]) -> T:
         """A heartbeat every second while a thread works."""
         task = asyncio.ensure_future(work)
         while not task.done():
             await asyncio.wait({task}, timeout=1.0)
-            await self._beat(self._progress)
+            await self.beat(self._progress)
         return task.result()
 
     def note(self, said: str) -> None:

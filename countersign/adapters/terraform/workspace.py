@@ -4,8 +4,6 @@
 before and after: it holds secrets while a plan is made, and nothing in it may be run later than it was approved.
 """
 
-import asyncio
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from countersign.adapters.locks import taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[N
 
     `below` is the path of the working folder below the root of its source.
     """
-    fd = await _taken(root / f"{stack_id}.lock", waiting)
+    fd = await taken(root / f"{stack_id}.lock", waiting)
     base = root / stack_id
     try:
         made = _emptied(base, fd, below)
@@ -41,26 +41,6 @@ async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[N
             _remove(base)
     finally:
         os.close(fd)
-
-
-async def _taken(lock: Path, waiting: Callable[[], Awaitable[None]]) -> int:
-    """The descriptor of the folder's lock, once nobody else has it."""
-    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    looks = 0
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
-            except BlockingIOError:
-                if looks % 20 == 0:
-                    await waiting()
-                looks += 1
-                await asyncio.sleep(0.05)
-    except BaseException:
-        os.close(fd)
-        raise
 
 
 def _emptied(base: Path, fd: int, below: str) -> Workspace:
