@@ -24,9 +24,12 @@ from countersign.core.errors import CountersignError, FailedPrecondition
 from mcp_front import pages
 from mcp_front.auth import SCOPE, KeyVerifier
 from mcp_front.call import Front
+from mcp_front.door import Few, Shallow
+from mcp_front.rates import AtOnce
 from mcp_front.server import GovernedServer
 
 log = logging.getLogger("countersign.front")
+SESSION_IDLE = 900.0  # seconds after which a session nobody uses is forgotten; its client opens another
 PROBE = 2.0  # seconds for one part to say that it is there
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared with, not bound to
@@ -68,8 +71,18 @@ def _served(kind: type[GovernedServer], front: Front) -> tuple[GovernedServer, S
             issuer_url=AnyHttpUrl(settings.front_url), resource_server_url=None, required_scopes=[SCOPE], validate_token_resource=False
         ),
     )
-    mounted = server.streamable_http_app(transport_security=security(settings), host=settings.host)
+    mounted = server.streamable_http_app(
+        transport_security=security(settings),
+        host=settings.host,
+        max_request_body_size=settings.limits.body_bytes,
+        max_sessions=settings.limits.sessions,
+        session_idle_timeout=SESSION_IDLE,
+    )
     mounted.add_exception_handler(Exception, _broken)
+    # Behind the check of the key: around the SDK's limit of bodies, and between it and what reads them.
+    limited = server.session_manager.asgi_app
+    limited.app = Shallow(limited.app)
+    server.session_manager.asgi_app = Few(limited, AtOnce(settings.limits.requests_at_once))  # type: ignore[assignment]
     return server, mounted
 
 

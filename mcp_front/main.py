@@ -10,20 +10,24 @@ import errno
 import getpass
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 import uvicorn
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.objects import place_of
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.watch import Watch
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 from mcp_front.auth import local_agent
 from mcp_front.call import Front
+from mcp_front.door import Patience
 from mcp_front.gateway import Gateway, RunsPort
 from mcp_front.http import LOOPBACK, app
 from mcp_front.link import TemporalLink
@@ -33,6 +37,10 @@ from mcp_front.tools import toolset
 log = logging.getLogger("countersign.front")
 GRACE = 3  # seconds for calls in progress; whoever waits is answered within one
 STDIO_ROLE = "platform"
+# Longer than clients keep a connection they do not use (httpx: 5 seconds). Whoever closes first must not be we: a request that is on
+# its way then is lost, and a call of a tool is not sent twice.
+KEEP_ALIVE = 75  # seconds
+FILES = 256  # open beside connections: the store, logs, Temporal
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +55,7 @@ async def build_front(settings: Settings, *, runs: Callable[[], Awaitable[RunsPo
         yield Front(
             settings=settings,
             store=store,
-            artifacts=Artifacts(store, keyring, settings.data / "artifacts"),
+            artifacts=Artifacts(store, keyring, place_of(settings)),
             watch=watch,
             gateway=Gateway(settings=settings, store=store, watch=watch, runs=runs or link.runs, signer=keyring),
             toolset=toolset(),
@@ -75,10 +83,8 @@ async def serve(settings: Settings) -> None:
         if settings.host not in LOOPBACK:
             log.warning("the front listens on %s, not only on this machine; put TLS before it", settings.host)
         async with build_front(settings) as front:
-            config = uvicorn.Config(
-                app(front), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE, lifespan="on"
-            )
-            server = _Server(config)
+            _room_for(settings.limits.connections)
+            server = _Server(served(settings, app(front)))
             serving = asyncio.create_task(server.serve(sockets=[at]))
             stopping = asyncio.create_task(stop.wait())
             log.info("front ready at %s", settings.front_url)
@@ -89,6 +95,35 @@ async def serve(settings: Settings) -> None:
             await serving
 
 
+def _room_for(connections: int) -> None:
+    """As many open files as that takes, where the system lets us: the usual soft limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        top = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top, hard))
+        if top < wanted:
+            log.warning(
+                "only %d files may be open, too few for limits.connections = %d; raise the limit or lower the setting", top, connections
+            )
+
+
+def served(settings: Settings, application: Callable[..., Any]) -> uvicorn.Config:
+    """How the application is served: by our protocol, which knows an end to its patience, and to so many at once."""
+    return uvicorn.Config(
+        application,
+        http=Patience,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.limits.connections,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+        lifespan="on",
+    )
+
+
 def listening(settings: Settings) -> socket.socket:
     """The front's socket, listening already, so that whoever comes early waits a moment. Raises FailedPrecondition."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -96,6 +131,8 @@ def listening(settings: Settings) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A client whose machine is gone says nothing; what waits for it is found out in minutes, not hours.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         made.bind((settings.host, settings.front_port))
         made.listen(512)
         made.setblocking(False)

@@ -11,11 +11,13 @@ from mcp.server.mcpserver import Context, MCPServer, RequestStateSecurity
 from mcp.shared.exceptions import MCPError
 
 from countersign import __version__
+from countersign.core.errors import RateLimited
 from mcp_front import asking, completions, prompts, resources
 from mcp_front.auth import caller_now
 from mcp_front.call import Front
-from mcp_front.dispatch import Dispatch, Reply
+from mcp_front.dispatch import Dispatch, Reply, protocol_error
 from mcp_front.domain import ToolSpec
+from mcp_front.rates import WEIGHTS, Rates
 from mcp_front.rights import Caller, listed
 from mcp_front.run_tasks import RunTasks
 from mcp_front.subscriptions import RunEvents, Subscriptions
@@ -49,12 +51,14 @@ class GovernedServer(MCPServer[Any]):
     def __init__(self, front: Front, *, caller: Caller | None = None, servers: frozenset[str] | None = None, **options: Any) -> None:
         self._servers = servers
         self._dispatch = self._dispatching(front, caller)
+        # Over stdio there is one client, and it is the user's own.
+        self._rates = Rates(front.settings.limits.requests_per_minute) if caller is None else None
         super().__init__(
             "countersign",
             title="Countersign",
             version=__version__,
             instructions=INSTRUCTIONS,
-            middleware=[_narrowed],
+            middleware=[self._paced, _narrowed],
             subscriptions=False,  # ours is registered below: it asks who may hear what
             log_level="WARNING",
             request_state_security=self._sealing(front, caller),
@@ -81,6 +85,19 @@ class GovernedServer(MCPServer[Any]):
 
     def _defined(self, spec: ToolSpec) -> types.Tool:
         return types.Tool.model_validate(spec.wire)
+
+    async def _paced(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """No principal asks more than its rate; a notification is never refused, since nobody could be told."""
+        if self._rates is None or ctx.request_id is None:
+            return await call_next(ctx)
+        caller = self._dispatch.who()
+        wait = self._rates.wait(f"{caller.org}|{caller.principal.id}", WEIGHTS.get(ctx.method, 1.0))
+        if not wait:
+            return await call_next(ctx)
+        slower = RateLimited(f"too many requests of {caller.principal.id}; wait {wait:.1f} s", retry_after_seconds=round(wait, 1))
+        if ctx.method == "tools/call":  # where a model reads it
+            return self._dispatch.failed(caller, slower)
+        raise protocol_error(slower)
 
     async def _may_watch(self, uri: str) -> bool:
         return await resources.may_watch(self._dispatch, uri)

@@ -16,7 +16,6 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-import uvicorn
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from temporalio.common import SearchAttributeKey
@@ -44,7 +43,7 @@ ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def served(it: FrontService) -> AsyncIterator[str]:
     """The front of the test on a port of its own."""
     with contextlib.closing(listening(it.front.settings.model_copy(update={"front_port": 0}))) as at:
-        server = _Server(uvicorn.Config(app(it.front), log_config=None, access_log=False, timeout_graceful_shutdown=3, lifespan="on"))
+        server = _Server(main.served(it.front.settings, app(it.front)))
         serving = asyncio.create_task(server.serve(sockets=[at]))
         try:
             yield f"http://127.0.0.1:{at.getsockname()[1]}"

@@ -1,0 +1,376 @@
+"""The door under people who lean on it: slow, silent, gone, too deep, too large, too many; and everybody else served meanwhile."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+
+from countersign.adapters.settings import LimitSettings
+from countersign.core.principal import Kind, Principal
+from mcp_front import door
+from mcp_front.door import Patience
+from tests.integration.front import ANA, CLAUDE, FrontService, front_service
+from tests.integration.test_front import call, connected, served
+from tests.requirements import requirement
+from tests.service import eventually
+
+pytestmark = pytest.mark.anyio
+LIST = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/list",
+    "params": {"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}},
+}
+MODERN = {"MCP-Protocol-Version": "2026-07-28", "Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+
+
+@contextlib.asynccontextmanager
+async def front(tmp_path: Path, **limits: Any) -> AsyncIterator[tuple[FrontService, str]]:
+    async with front_service(tmp_path, limits=LimitSettings(**limits)) as it:
+        it.engine.want(("a", "create"))
+        await it.stack()
+        async with served(it) as url:
+            yield it, url
+
+
+@pytest.fixture
+async def it(tmp_path: Path) -> AsyncIterator[tuple[FrontService, str]]:
+    async with front(tmp_path) as both:
+        yield both
+
+
+class Raw:
+    """A connection by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def rest(self, within: float = 10.0) -> bytes:
+        """What is said until the front ends the connection."""
+        async with asyncio.timeout(within):
+            with contextlib.suppress(ConnectionError):
+                return await self.reader.read()
+        return b""
+
+
+@contextlib.asynccontextmanager
+async def raw(url: str, **options: Any) -> AsyncIterator[Raw]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]), **options)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
+
+
+def post(token: str, body: bytes, *, length: int | None = None, **more: str) -> bytes:
+    headers = {**MODERN, "Host": "127.0.0.1:1", "Authorization": f"Bearer {token}", "Mcp-Method": "tools/list", **more}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST /mcp HTTP/1.1\r\n{head}Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
+
+
+async def answers(url: str, token: str) -> int:
+    """How many tools somebody else sees, asked as usual."""
+    async with httpx2.AsyncClient(timeout=10) as http:
+        headers = {**MODERN, "Authorization": f"Bearer {token}", "Mcp-Method": "tools/list"}
+        response = await http.post(f"{url}/mcp", json=LIST, headers=headers)
+    assert response.status_code == 200, response.text
+    return len(response.json()["result"]["tools"])
+
+
+def connections() -> int:
+    """Connections the front still has."""
+    gc.collect()
+    return sum(isinstance(o, Patience) and o in o.connections for o in gc.get_objects() if type(o) is Patience)
+
+
+# -- slow clients ---------------------------------------------------------------------------------------------------------
+
+BEGINNINGS = {
+    "nothing at all": b"",
+    "half a head": b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
+    "half a body": post("cs_nobody", b'{"jsonrpc"', length=500),
+}
+
+
+@requirement("door:patience")
+@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
+async def test_who_does_not_go_on_is_left(it: tuple[FrontService, str], monkeypatch: pytest.MonkeyPatch, beginning: bytes) -> None:
+    service, url = it
+    monkeypatch.setattr(door, "HEAD_WITHIN", 0.3)
+    monkeypatch.setattr(door, "BODY_WITHIN", 0.3)
+    async with raw(url) as slow:
+        await slow.send(beginning)
+        said = await slow.rest()
+
+    # Without a key the answer is there before the body is; what follows is cut off.
+    assert b" 401 " in said if b"jsonrpc" in beginning else said.startswith(b"HTTP/1.1 408 ")
+    assert await answers(url, await service.key(ANA, "viewer")) > 5
+
+
+@requirement("door:patience")
+@pytest.mark.parametrize("phase", ["head", "body", "next head"])
+async def test_a_byte_now_and_then_is_not_going_on(it: tuple[FrontService, str], monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    service, url = it
+    monkeypatch.setattr(door, "HEAD_WITHIN", 0.4)
+    monkeypatch.setattr(door, "BODY_WITHIN", 0.4)
+    token = await service.key(ANA, "viewer")
+    beginning = {
+        "head": b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
+        "body": post(token, b'{"jsonrpc": "', length=5000),
+        "next head": post(token, json.dumps(LIST).encode()),
+    }[phase]
+    async with raw(url) as slow:
+        await slow.send(beginning)
+        if phase == "next head":
+            assert (await slow.reader.readline()).split()[1] == b"200"
+            await slow.send(b"POST /mcp HTTP/1.1\r\nX-Slow: ")
+
+        async def drip() -> None:
+            while True:
+                await slow.send(b"x")
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.create_task(drip())
+        said = await slow.rest(5)
+        dripping.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await dripping
+
+    assert b"HTTP/1.1 408 " in said
+
+
+@requirement("door:patience")
+async def test_who_does_not_read_is_cut_off_and_what_waits_for_them_is_dropped(
+    it: tuple[FrontService, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, url = it
+    monkeypatch.setattr(door, "READ_WITHIN", 0.3)
+    token = await service.key(CLAUDE, "platform")
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(small, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    try:
+        request = post(token, json.dumps(LIST).encode())
+
+        async def asking() -> None:
+            while True:  # one answer after the other, none of them read
+                await asyncio.get_running_loop().sock_sendall(small, request)
+                await asyncio.sleep(0)
+
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(60):
+                await asking()
+    finally:
+        small.close()
+
+    async def gone() -> bool:
+        return connections() == 0
+
+    await eventually(gone, "the connection to be dropped")
+    assert await answers(url, token) > 5
+
+
+async def test_a_request_that_comes_in_pieces_is_answered_as_a_whole_one(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    whole = post(await service.key(ANA, "viewer"), json.dumps(LIST).encode(), Connection="close")
+    async with raw(url) as patient:
+        for at in range(0, len(whole), 40):
+            await patient.send(whole[at : at + 40])
+            await asyncio.sleep(0)
+        said = await patient.rest()
+
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b'"whoami"' in said
+
+
+# -- disconnects ----------------------------------------------------------------------------------------------------------
+
+
+@requirement("door:disconnects")
+async def test_clients_that_go_in_any_phase_leave_nothing_behind(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    service.temporal.go_on.clear()  # planning waits: answers are under way for long
+    token = await service.key(CLAUDE, "platform")
+    waiting = call_of("apply_terraform", env="dev", wait_seconds=20)
+    phases = [
+        b"",
+        b"POST /mcp HT",
+        post(token, b"")[:-2],
+        post(token, b'{"jsonrpc"', length=500),
+        post(token, json.dumps(LIST).encode()),
+        post(token, waiting, **{"Mcp-Method": "tools/call", "Mcp-Name": "apply_terraform"}),
+        b"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + token.encode() + b"\r\nAccept: text/event-stream\r\n\r\n",
+    ]
+
+    async def go(beginning: bytes, abort: bool) -> None:
+        async with raw(url) as client:
+            await client.send(beginning)
+            await asyncio.sleep(0.05)
+            if abort:
+                client.writer.transport.abort()
+
+    await asyncio.gather(*(go(phase, abort) for phase in phases for abort in (False, True) for _ in range(5)))
+
+    async def gone() -> bool:
+        return connections() == 0
+
+    await eventually(gone, "the front to forget the connections")
+    assert await answers(url, token) > 5
+    service.temporal.go_on.set()
+    async with connected(url, token) as agent:
+        (run,) = (await call(agent, "run_list"))["data"]["runs"]  # asked ten times, and one run
+        waited = await call(agent, "run_wait", run_id=run["run_id"], until="decision", timeout_seconds=20)
+    assert waited["run"]["state"] == "awaiting_approval"  # who asked is gone, and it goes on
+
+
+def call_of(name: str, **arguments: Any) -> bytes:
+    return json.dumps({**LIST, "method": "tools/call", "params": {**LIST["params"], "name": name, "arguments": arguments}}).encode()  # type: ignore[dict-item]
+
+
+# -- too much -------------------------------------------------------------------------------------------------------------
+
+
+@requirement("door:bounds")
+async def test_a_body_too_large_is_refused_before_it_is_read_whether_it_says_so_or_not(tmp_path: Path) -> None:
+    async with front(tmp_path, body_bytes=2048) as (service, url):
+        token = await service.key(ANA, "viewer")
+        async with raw(url) as honest:
+            await honest.send(post(token, b"{", length=1 << 40))
+            assert (await honest.reader.readline()).split()[1] == b"413"
+        async with raw(url) as chunked:
+            head = post(token, b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+            await chunked.send(head + b"".join(b"400\r\n" + b"x" * 0x400 + b"\r\n" for _ in range(4)))
+            assert (await chunked.reader.readline()).split()[1] == b"413"
+        assert await answers(url, token) > 5
+
+
+@requirement("door:bounds")
+@pytest.mark.parametrize("deep", [65, 5000, 100_000])
+async def test_a_document_too_deep_is_refused_and_said_so(it: tuple[FrontService, str], deep: int) -> None:
+    service, url = it
+    token = await service.key(CLAUDE, "platform")
+    nested = call_of("terraform_plan", env="dev", vars={"v": 1}).replace(b'"v": 1', b'"v": ' + b"[" * deep + b"]" * deep)
+    headers = {**MODERN, "Authorization": f"Bearer {token}", "Mcp-Method": "tools/call", "Mcp-Name": "terraform_plan"}
+    async with httpx2.AsyncClient(timeout=10) as http:
+        refused = await http.post(f"{url}/mcp", content=nested, headers=headers)
+
+    assert refused.status_code == 400
+    assert "nest deeper than 64" in refused.json()["error"]["message"]
+    assert await answers(url, token) > 5
+
+
+async def test_what_is_deep_only_within_texts_is_not_deep(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    async with connected(url, await service.key(CLAUDE, "platform")) as agent:
+        answer = await call(agent, "search_tools", text="[" * 90 + "{" * 90 + ' \\" apply')
+
+    assert answer["data"]["tools"][0]["name"] == "apply_terraform"
+
+
+@requirement("door:bounds")
+async def test_one_principal_has_so_many_requests_at_once_and_another_is_served_meanwhile(tmp_path: Path) -> None:
+    async with front(tmp_path, requests_at_once=2) as (service, url):
+        service.temporal.go_on.clear()
+        token, other = await service.key(CLAUDE, "platform"), await service.key(ANA, "viewer")
+        headers = {**MODERN, "Authorization": f"Bearer {token}", "Mcp-Method": "tools/call", "Mcp-Name": "apply_terraform"}
+        async with httpx2.AsyncClient(timeout=30, headers=headers) as http:
+            waiting = call_of("apply_terraform", env="dev", wait_seconds=20)
+            held = [asyncio.create_task(http.post(f"{url}/mcp", content=waiting)) for _ in range(2)]
+
+            async def full() -> httpx2.Response | None:
+                said = await http.post(f"{url}/mcp", json=LIST, headers={"Mcp-Method": "tools/list", "Mcp-Name": ""})
+                return said if said.status_code == 429 else None
+
+            refused = await eventually(full, "the third request to be refused")
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["message"].startswith("rate_limited: ")
+            assert await answers(url, other) > 5
+            service.temporal.go_on.set()
+            assert [(await one).status_code for one in held] == [200, 200]
+        assert await answers(url, token) > 5
+
+
+@requirement("door:bounds")
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_who_asks_faster_than_their_rate_is_told_how_long_to_wait(tmp_path: Path, mode: str) -> None:
+    async with front(tmp_path, requests_per_minute=20) as (service, url):
+        async with connected(url, await service.key(CLAUDE, "platform"), mode=mode) as agent:
+            said = [(await agent.call_tool("whoami", {})).structured_content or {} for _ in range(21)]
+            with pytest.raises(MCPError) as refused:
+                await agent.list_tools()
+
+        error = said[-1]["error"]
+        assert (error["code"], error["retryable"]) == ("rate_limited", True)
+        assert 0 < error["retry_after_seconds"] <= 30
+        assert refused.value.error.code == -32010
+        assert refused.value.error.data["code"] == "rate_limited"
+        assert await answers(url, await service.key(ANA, "viewer")) > 5
+
+
+@requirement("door:bounds")
+async def test_more_connections_than_there_is_room_for_are_told_to_come_again(tmp_path: Path) -> None:
+    async with front(tmp_path, connections=5) as (service, url), contextlib.AsyncExitStack() as idle:
+        token = await service.key(ANA, "viewer")
+        for _ in range(5):
+            await idle.enter_async_context(raw(url))
+        async with raw(url) as late:
+            await late.send(post(token, json.dumps(LIST).encode()))
+            assert (await late.reader.readline()).split()[1] == b"503"
+        await idle.aclose()
+
+        async def room() -> bool:
+            return connections() == 0
+
+        await eventually(room, "the connections to be forgotten")
+        assert await answers(url, token) > 5
+
+
+async def test_a_socket_that_wants_to_be_a_web_socket_stays_a_request(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    async with raw(url) as client:
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")
+        assert (await client.reader.readline()).split()[1] in (b"200", b"400")
+    assert await answers(url, await service.key(ANA, "viewer")) > 5
+
+
+# -- many -----------------------------------------------------------------------------------------------------------------
+
+
+@requirement("door:many")
+async def test_two_hundred_sessions_at_once_are_served_in_both_eras(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    tokens = [await service.key(Principal(id=f"agent:a{n}", kind=Kind.AGENT, acts_for="person:ana"), "platform") for n in range(50)]
+    together = asyncio.Barrier(200)
+    known: list[str] = []
+    trust = ssl.create_default_context()  # once: loading it two hundred times takes longer than everything else
+
+    async def session(number: int) -> None:
+        headers = {"Authorization": f"Bearer {tokens[number % 50]}"}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=60, verify=trust) as http,
+            Client(streamable_http_client(f"{url}/mcp", http_client=http), mode="auto" if number % 2 else "legacy") as client,
+        ):
+            await together.wait()  # all are open at the same time
+            known.append((await call(client, "whoami"))["data"]["principal"])
+            await call(client, "list_environments")
+            await client.list_tools()
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(session(number) for number in range(200)))
+
+    assert sorted(known) == sorted(f"agent:a{n % 50}" for n in range(200))
