@@ -40,7 +40,7 @@ class Access(StrEnum):
 
 
 # Arguments of whole classes of tools.
-IdempotencyKey = Annotated[str | None, Field(min_length=8, max_length=128, description="one per intent, the same on every retry")]
+IdempotencyKey = Annotated[str | None, Field(min_length=8, max_length=128, description="the same on every retry")]
 Message = Annotated[str | None, Field(max_length=500)]
 WaitSeconds = Annotated[float, Field(ge=0, le=25)]
 Cursor = Annotated[str | None, Field(max_length=200)]

@@ -126,6 +126,37 @@ def stack_list(
     run(stacks.show(settings_of(data, as_json=as_json), url=url, key_file=key_file, env=env, text=text, as_json=as_json), as_json=as_json)
 
 
+Stack = Annotated[str, typer.Argument(metavar="STACK", help="env/slug, org/env/slug, or slug where there is one environment.")]
+Name = Annotated[str | None, typer.Option("--name", help="Its path, org/env/slug, typed out; else asked.", show_default=False)]
+
+
+@stack.command("forget")
+def stack_forget(
+    path: Stack, name: Name = None, url: Url = None, key_file: KeyFile = None, data: Data = None, as_json: AsJson = False
+) -> None:
+    """Remove the record of a stack, where its state holds nothing any more. Its runs stay."""
+    from countersign.cli import stacks
+
+    run(stacks.forget(settings_of(data, as_json=as_json), path, name, url=url, key_file=key_file, as_json=as_json), as_json=as_json)
+
+
+@stack.command("unlock")
+def stack_unlock(
+    path: Stack,
+    lock_id: Annotated[str, typer.Argument(metavar="LOCK", help="Id of the lock, as the refusal of a run names it.")],
+    name: Name = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Break the lock of a stack's state that a dead attempt left. Any other lock stays, and its holder is named."""
+    from countersign.cli import stacks
+
+    settings = settings_of(data, as_json=as_json)
+    run(stacks.unlock(settings, path, lock_id, name, url=url, key_file=key_file, as_json=as_json), as_json=as_json)
+
+
 @stack.command("register")
 def stack_register(
     path: Annotated[str, typer.Argument(metavar="STACK", help="env/slug or org/env/slug.")],

@@ -126,6 +126,26 @@ def unlocking(credential: Credential, head: Head, lock_id: str | None) -> Refusa
     return Refusal(status=409, why="another holds the lock", holder=head.lock)
 
 
+def breaking(head: Head, lock_id: str, holder: Credential | None, recorded: Lock | None, *, dead: bool, now: datetime) -> str | None:
+    """Why a lock may not be broken, or None (I5).
+
+    `holder` is whose credential took it and `recorded` what we wrote down then; `dead` says that nothing of an apply lives. Who could
+    only plan changes nothing, dead or alive.
+    """
+    if head.lock is None:
+        return "the state is not locked"
+    who = f"lock {head.lock.id} of {head.lock.who or 'nobody named'}"
+    if head.lock.id != lock_id:
+        return f"the state is locked under another id: {who}"
+    if holder is None or recorded is None or not head.lock.is_recorded_as(recorded):
+        return f"{who} is not one that an attempt of ours recorded, so nobody here can tell whether its holder lives"
+    if holder.over(head, now) is None:
+        return f"{who} is held by {holder.run_id}, whose attempt is not fenced: it may be at work"
+    if holder.mode is Mode.APPLY and not dead:
+        return f"{who} is held by the apply of {holder.run_id}, and nothing proves yet that it is dead"
+    return None
+
+
 def writing(credential: Credential, head: Head, lock_id: str | None, header: Header, sha256: str) -> Refusal | None:
     """Whether this snapshot may become the head; also None for the one that is the head already (`repeats` tells them apart)."""
     if head.lock is None:

@@ -140,8 +140,8 @@ async def terraform_import(
     external_id: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f]+$")],
     workspace: Workspace = "main",
 ) -> Answer:
-    """Import an object that exists outside into a workspace's state, under an address its configuration declares. The run plans it like
-    any apply, with what else is due, and waits for whoever has to agree. `external_id` is what the type's import takes."""
+    """Import an existing object into a workspace's state, under an address its configuration declares: planned like an apply, with what
+    else is due, and countersigned. `external_id` is what the type's import takes."""
     stack = await _stack(call, env, workspace, None)
     if not is_importable(address):
         raise InvalidArgument(f'{address[:100]!r} is no address of one resource; write it as `type.name["key"]`', field="address")

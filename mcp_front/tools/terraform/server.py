@@ -12,6 +12,6 @@ from mcp_front.domain import Domain
 
 TERRAFORM = Domain("terraform")
 
-Env = Annotated[str, Field(min_length=1, max_length=130, description="org/env, or env")]
-Workspace = Annotated[str, Field(min_length=1, max_length=63)]
+Env = Annotated[str, Field(max_length=130, description="org/env, or env")]
+Workspace = Annotated[str, Field(max_length=63)]
 Vars = Annotated[dict[str, Any] | None, Field(description="secrets only as {secret: slug}")]

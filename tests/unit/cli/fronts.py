@@ -124,6 +124,12 @@ class FakeFront:
     def _terraform_register_workspace(self, given: dict[str, Any]) -> dict[str, Any]:
         return {"data": {"workspace": {"ref": NAME}, "created": True}}
 
+    def _terraform_forget_workspace(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"data": {"forgotten": NAME, "dry_run": bool(given.get("dry_run"))}}
+
+    def _terraform_force_unlock(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"data": {"ref": NAME, "dry_run": bool(given.get("dry_run"))}}
+
     @asynccontextmanager
     async def connected(self, url: str, token: str) -> AsyncIterator["FakeFront"]:
         self.calls.append(("connect", {"url": url, "token": token}))

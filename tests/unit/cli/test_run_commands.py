@@ -243,6 +243,7 @@ class Terminal:
         self.questions: list[str] = []
         self._answers = list(answers)
         monkeypatch.setattr("countersign.cli.deciding.asked", self._asked)
+        monkeypatch.setattr(output, "asked", self._asked)
         monkeypatch.setattr(output.Console, "is_terminal", True)
 
     async def _asked(self, question: str) -> str:
@@ -381,6 +382,27 @@ def test_a_stack_is_registered_with_what_was_given_and_no_more(invoke: Invoke, f
     invoke("stack", "register", "dev/shop", "--source", "shop", "--reads", "dev/net", "--drift-every", "2h")
     more = {"env": "dev", "workspace": "shop", "source": {"path": "shop"}, "reads": ["dev/net"], "drift_every": "2h"}
     assert fake.asked("terraform_register_workspace")[1] == more
+
+
+def test_a_stack_is_forgotten_and_a_lock_broken_by_the_name_given(invoke: Invoke, fake: FakeFront) -> None:
+    forgotten = invoke("stack", "forget", "dev/shop", "--name", NAME)
+    unlocked = invoke("stack", "unlock", "dev/shop", "lock-1", "--name", NAME)
+
+    where = {"env": "dev", "workspace": "shop"}
+    assert fake.asked("terraform_forget_workspace") == [{**where, "confirm_name": NAME}]
+    assert fake.asked("terraform_force_unlock") == [{**where, "lock_id": "lock-1", "confirm_name": NAME}]
+    assert (f"{NAME} is forgotten" in forgotten.stdout, f"{NAME} is unlocked" in unlocked.stdout) == (True, True)
+
+
+def test_at_a_terminal_the_name_is_asked_after_it_is_known_to_be_possible(
+    invoke: Invoke, fake: FakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal(monkeypatch, NAME)
+    invoke("stack", "unlock", "dev/shop", "lock-1")
+
+    where = {"env": "dev", "workspace": "shop", "lock_id": "lock-1"}
+    assert fake.asked("terraform_force_unlock") == [{**where, "dry_run": True}, {**where, "confirm_name": NAME}]
+    assert terminal.questions == ["This breaks the lock lock-1. Type the path of the stack, org/env/slug, or nothing to leave:"]
 
 
 def test_settings_that_cannot_be_read_are_a_usage_error_for_people_and_programs(

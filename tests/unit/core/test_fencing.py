@@ -3,6 +3,7 @@
 `tests/unit/test_fencing.py` says each rule with an example; these say that no combination gets around them.
 """
 
+import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -238,3 +239,40 @@ def test_the_lock_of_another_is_neither_taken_nor_freed(lock_id: str | None) -> 
     assert taken is not None
     assert freed is not None
     assert (taken.status, freed.status, freed.holder) == (423, 409, theirs)
+
+
+LOCK = Lock(id="l1", who="me", created="t1", text="{}")
+HELD = Head(epoch=1, lock=LOCK, lock_credential="att_1")
+DEAD = Credential(
+    id="att_1", org="acme", stack_id="st_1", run_id="run_1", mode=Mode.APPLY, epoch=0, expires_at=NOW + timedelta(hours=1), revoked=True
+)
+
+
+@requirement("I5")
+@pytest.mark.parametrize(
+    ("head", "lock_id", "holder", "recorded", "dead", "why"),
+    [
+        (Head(), "l1", DEAD, LOCK, True, "the state is not locked"),
+        (HELD, "l2", DEAD, LOCK, True, "the state is locked under another id: lock l1 of me"),
+        (HELD, "l1", None, LOCK, True, "lock l1 of me is not one that an attempt of ours recorded, so nobody here can tell whether"),
+        (HELD, "l1", DEAD, None, True, "lock l1 of me is not one that an attempt of ours recorded"),
+        (HELD, "l1", DEAD, dataclasses.replace(LOCK, created="t2"), True, "is not one that an attempt of ours recorded"),
+        (HELD, "l1", dataclasses.replace(DEAD, revoked=False, epoch=1), LOCK, True, "is held by run_1, whose attempt is not fenced"),
+        (HELD, "l1", DEAD, LOCK, False, "is held by the apply of run_1, and nothing proves yet that it is dead"),
+    ],
+)
+def test_a_lock_is_broken_only_if_it_is_ours_fenced_and_dead(
+    head: Head, lock_id: str, holder: Credential | None, recorded: Lock | None, dead: bool, why: str
+) -> None:
+    assert why in (fencing.breaking(head, lock_id, holder, recorded, dead=dead, now=NOW) or "")
+
+
+@requirement("I5")
+def test_what_a_dead_apply_or_an_ended_planner_left_may_be_broken() -> None:
+    planner = dataclasses.replace(DEAD, mode=Mode.PLAN)
+
+    assert fencing.breaking(HELD, "l1", DEAD, LOCK, dead=True, now=NOW) is None
+    assert fencing.breaking(HELD, "l1", planner, LOCK, dead=False, now=NOW) is None
+    assert fencing.breaking(dataclasses.replace(HELD, lock=dataclasses.replace(LOCK, who="")), "l2", DEAD, LOCK, dead=True, now=NOW) == (
+        "the state is locked under another id: lock l1 of nobody named"
+    )

@@ -25,7 +25,6 @@ LATER = {
     "search_repo": "needs projects",
     "explain_denial": "needs the audit trail of the gateway server",
     "run_heartbeat": "leases come with the agents that hold them",
-    "terraform_force_unlock": "comes with reconciling, which proves an attempt dead",
 }
 CHANGES_NOTHING = {"terraform_validate", "terraform_plan", "terraform_detect_drift"}  # so there is nothing to try out
 RECORDS = {"terraform_register_workspace", "terraform_forget_workspace"}

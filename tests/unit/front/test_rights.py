@@ -35,7 +35,7 @@ TERRAFORM_W = {
     "terraform_import",
     "apply_terraform",
 }
-TERRAFORM_D = {"terraform_forget_workspace", "destroy_terraform"}
+TERRAFORM_D = {"terraform_forget_workspace", "terraform_force_unlock", "destroy_terraform"}
 
 # What exists for an agent of each role; "approver" is for people.
 AGENTS_MAY = {
