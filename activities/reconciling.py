@@ -161,12 +161,13 @@ class Reconciling(Applying):
                 epoch=head.epoch,
                 expires_at=now + CREDENTIAL_LIVES,
             )
-            lost = await self._lost(tx, run, attempt)
-            first = await plans.plan_by_digest(tx, run.org, lost[0].plan_digest)
+        async with self.store.read() as conn:  # bytes take their time, and nobody may wait for them to write
+            lost = await self._lost(conn, run, attempt)
+            first = await plans.plan_by_digest(conn, run.org, lost[0].plan_digest)
             assert first is not None  # an attempt is a claim of a recorded plan
-            approved, approved_json = await self._bytes_of(tx, first, "plan_bundle"), await self._bytes_of(tx, first, "plan_json")
-            witnesses = tuple([await self._witness(tx, run, a) for a in lost])
-            wishes = await wishes_of(tx, run, attempt)
+            approved, approved_json = await self._bytes_of(conn, first, "plan_bundle"), await self._bytes_of(conn, first, "plan_json")
+            witnesses = tuple([await self._witness(conn, run, a) for a in lost])
+            wishes = await wishes_of(conn, run, attempt)
         return ReconcileJob(
             run_id=run.id,
             plan_number=run.plan_number + 1,

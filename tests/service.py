@@ -19,6 +19,7 @@ from activities.engine import Here
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.objects import place_of
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import plans, records, requests, runs
 from countersign.adapters.store.database import Store
@@ -193,7 +194,7 @@ async def service(client: Client, data: Path, engine: Engine, **settings: Any) -
         client=client,
         settings=configured,
         store=store,
-        artifacts=Artifacts(store, keyring, data / "artifacts"),
+        artifacts=Artifacts(store, keyring, place_of(configured)),
         keyring=keyring,
         engine=engine,
         here=Here(host=f"h-{data.name}", boot_id="boot", state_url="http://127.0.0.1:1"),

@@ -8,18 +8,16 @@ An object says, sealed, what it is: a store that was restored from a backup find
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.objects import TROUBLE, Folder, Place
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.schema import artifacts
 from countersign.core.digests import canonical, sha256
@@ -34,7 +32,7 @@ _LABEL_MAX = 4096  # bytes; a real one has some 500
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """Bytes that are on the disk and have no row yet."""
+    """Bytes that are stored and have no row yet."""
 
     id: str
     org: str
@@ -49,19 +47,17 @@ class Written:
 
 
 class Artifacts:
-    """`folder` is where the objects lie (0700); every object is sealed for its organization, stack and digest."""
+    """`place` is where the objects lie; every object is sealed for its organization, stack and digest."""
 
-    def __init__(self, store: Store, keyring: Keyring, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, store: Store, keyring: Keyring, place: Place | Path) -> None:
         self._store = store
         self._keyring = keyring
-        self._folder = folder
-        self._objects = LocalStore(prefix=folder)
-        self._synced: set[Path] = set()  # folders whose own names are on the disk
+        self._place = Folder(place) if isinstance(place, Path) else place
+        self._objects = self._place.store
 
     async def write(self, *, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> Written:
-        """Seal and store `data`; it is durable when this returns. Raises Unavailable where the disk does not take it."""
-        digest, sealed_by = await asyncio.to_thread(self._put, org, stack_id, run_id, kind, name, data, readable)
+        """Seal and store `data`; it is durable when this returns. Raises Unavailable where disk or bucket do not take it."""
+        digest, sealed_by = await self._put(org, stack_id, run_id, kind, name, data, readable)
         artifact_id = _id(org, stack_id, run_id, kind, name, digest)
         return Written(
             id=artifact_id,
@@ -76,35 +72,37 @@ class Artifacts:
             kid=sealed_by,
         )
 
-    def _put(self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> tuple[str, str]:
-        """Digest, seal, store and sync, in one thread: (digest, id of the key)."""
+    async def _put(self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> tuple[str, str]:
+        """Digest, seal, store and sync: (digest, id of the key)."""
+
+        def sealed() -> tuple[str, str, str, bytes]:
+            return self._sealed(org, stack_id, run_id, kind, name, data, readable)
+
+        def kept_in(folder: Folder) -> tuple[str, str]:
+            digest, kid, path, sealed_data = sealed()
+            folder.put(path, sealed_data)
+            return digest, kid
+
+        try:
+            if isinstance(self._place, Folder):
+                return await asyncio.to_thread(kept_in, self._place)
+            # A bucket that hangs must hold no thread: there are few, and everybody's.
+            digest, kid, path, sealed_data = await asyncio.to_thread(sealed)
+            await self._place.store.put_async(path, sealed_data)
+        except TROUBLE as failed:
+            raise Unavailable(f"the artifact store did not take {kind}: {self._place.why(failed)} and ask again") from None
+        return digest, kid
+
+    def _sealed(
+        self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool
+    ) -> tuple[str, str, str, bytes]:
+        """(digest, id of the key, path of the object, its bytes)."""
         digest = sha256(data)
         artifact_id = _id(org, stack_id, run_id, kind, name, digest)
         sealed, kid = self._keyring.seal("artifacts", data, belongs_to=(org, stack_id, digest))
         told = {"run_id": run_id, "kind": kind, "name": name, "readable": readable, "sha256": digest, "size": len(data)}
         label, _ = self._keyring.seal("artifacts", canonical(told), belongs_to=(org, stack_id, artifact_id))
-        sealed = b"".join((_LABELLED, len(label).to_bytes(_LENGTH, "big"), label, sealed))
-        path = _path(org, stack_id, artifact_id)
-        try:
-            self._objects.put(path, sealed)
-            self._sync(path)
-        except (BaseError, OSError) as failed:
-            raise Unavailable(
-                f"the artifact store did not take {kind} ({_short(failed)}); free some space on the disk of the data folder and ask again"
-            ) from None
-        return digest, kid
-
-    def _sync(self, path: str) -> None:
-        """The object and its folder on the disk; and once, every folder on the way that names it."""
-        target = self._folder / path
-        _on_disk(target)
-        _on_disk(target.parent)
-        if target.parent not in self._synced:
-            for folder in target.parent.parents:
-                _on_disk(folder)
-                if folder == self._folder:
-                    break
-            self._synced.add(target.parent)
+        return digest, kid, _path(org, stack_id, artifact_id), b"".join((_LABELLED, len(label).to_bytes(_LENGTH, "big"), label, sealed))
 
     async def record(self, tx: AsyncConnection, *written: Written) -> tuple[ArtifactRef, ...]:
         """Put the rows into the transaction `tx`; content that was recorded before keeps its row."""
@@ -136,17 +134,25 @@ class Artifacts:
         row = (await conn.execute(query)).first()
         if row is None:
             raise NotFound(f"no artifact {artifact_id}", field="artifact_id")
-        return await asyncio.to_thread(self._get, org, row.stack_id, artifact_id, row.kind, row.sha256)
+        return await self._get(org, row.stack_id, artifact_id, row.kind, row.sha256)
 
-    def _get(self, org: str, stack_id: str, artifact_id: str, kind: str, digest: str) -> bytes:
+    async def _get(self, org: str, stack_id: str, artifact_id: str, kind: str, digest: str) -> bytes:
+        path = _path(org, stack_id, artifact_id)
         try:
-            sealed = bytes(self._objects.get(_path(org, stack_id, artifact_id)).bytes())
-        except (NotFoundError, FileNotFoundError):
-            raise FailedPrecondition(
-                f"the bytes of {kind} {artifact_id} are gone from the artifact store; restore them from a backup"
-            ) from None
-        except (BaseError, OSError) as failed:
-            raise Unavailable(f"the artifact store does not give {kind} ({_short(failed)}); ask again in a moment") from None
+            if isinstance(self._place, Folder):
+                return await asyncio.to_thread(lambda: self._opened(self._folder_bytes(path), org, stack_id, artifact_id, kind, digest))
+            sealed = bytes(await (await self._place.store.get_async(path)).bytes_async())
+        except TROUBLE as failed:
+            if self._place.is_gone(failed):
+                why = f"the bytes of {kind} {artifact_id} are gone from the artifact store; restore them from a backup"
+                raise FailedPrecondition(why) from None
+            raise Unavailable(f"the artifact store does not give {kind}: {self._place.why(failed)} and ask again") from None
+        return await asyncio.to_thread(self._opened, sealed, org, stack_id, artifact_id, kind, digest)
+
+    def _folder_bytes(self, path: str) -> bytes:
+        return bytes(self._place.store.get(path).bytes())
+
+    def _opened(self, sealed: bytes, org: str, stack_id: str, artifact_id: str, kind: str, digest: str) -> bytes:
         data = self._keyring.unseal("artifacts", _parts(sealed)[1], belongs_to=(org, stack_id, digest))
         if sha256(data) != digest:
             raise FailedPrecondition(f"the bytes of {kind} {artifact_id} are not those that were stored; nothing is done with them")
@@ -160,14 +166,18 @@ class Artifacts:
 
     # What a store that was restored does not know
 
+    async def ids(self, conn: AsyncConnection) -> list[tuple[str, str]]:
+        """(organization, id) of everything the store knows."""
+        return [(row.org_id, row.id) for row in await conn.execute(select(artifacts.c.org_id, artifacts.c.id))]
+
     async def unknown(self, conn: AsyncConnection, *kinds: str) -> list[Written]:
         """Objects of these kinds (all, where none is named) without a row. What does not say what it is, is left out."""
-        known = {(row.org_id, row.id) for row in await conn.execute(select(artifacts.c.org_id, artifacts.c.id))}
+        known = set(await self.ids(conn))
         return await asyncio.to_thread(lambda: [one for one in self._unknown(known) if not kinds or one.kind in kinds])
 
     async def content(self, found: Written) -> bytes:
         """The plaintext of an object without a row. Raises as `read`."""
-        return await asyncio.to_thread(self._get, found.org, found.stack_id, found.id, found.kind, found.sha256)
+        return await self._get(found.org, found.stack_id, found.id, found.kind, found.sha256)
 
     def _unknown(self, known: set[tuple[str, str]]) -> Iterator[Written]:
         try:
@@ -178,8 +188,8 @@ class Artifacts:
                     head = bytes(self._objects.get_range(path, start=0, end=_LABEL_MAX))
                     if (label := self._label(head, *parts)) is not None:
                         yield label
-        except (BaseError, OSError) as failed:
-            raise Unavailable(f"the artifact store cannot be looked through ({_short(failed)}); ask again in a moment") from None
+        except TROUBLE as failed:
+            raise Unavailable(f"the artifact store cannot be looked through: {self._place.why(failed)} and ask again") from None
 
     def _label(self, head: bytes, org: str, stack_id: str, artifact_id: str) -> Written | None:
         label = _parts(head)[0]
@@ -207,22 +217,3 @@ def _id(org: str, stack_id: str, run_id: str | None, kind: str, name: str, diges
 
 def _path(org: str, stack_id: str, artifact_id: str) -> str:
     return f"{org}/{stack_id}/{artifact_id}"
-
-
-def _on_disk(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _short(failed: Exception) -> str:
-    text = str(failed).lower()
-    return (
-        "no space left"
-        if "no space" in text or "os error 28" in text
-        else "too large"
-        if "os error 27" in text
-        else "an input or output error"
-    )

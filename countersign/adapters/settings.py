@@ -21,6 +21,8 @@ from countersign.core.ids import SLUG
 from countersign.core.notice import ATTEMPTS, Moment
 from countersign.core.policy import Policy
 
+BUCKET = re.compile(r"^(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,220}(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*/?\Z")
+ENDPOINT = re.compile(r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/?\Z")
 DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aiosqlite:///)\S+\Z")
 
 
@@ -129,6 +131,8 @@ class Settings(BaseSettings):
     temporal_namespace: str = "default"
     temporal_ui_public_url: str | None = None  # the Temporal UI as people reach it, for links; None: the embedded one on this machine
     database: str | None = Field(default=None, repr=False)  # postgresql://… (may hold a password); None: SQLite in the data folder
+    artifacts: str | None = None  # s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; None: a folder in the data folder
+    artifacts_endpoint: str | None = None  # of what speaks S3 or GCS elsewhere: http(s)://HOST:PORT
     stacks: Path | None = None  # folder of stacks; None: infra/stacks below the working folder of `up`
     organizations: tuple[OrganizationSettings, ...] = (OrganizationSettings(),)
     policy: Policy = Policy()
@@ -166,6 +170,20 @@ class Settings(BaseSettings):
         ):
             raise ValueError("write an address such as https://countersign.example.com, without path, query or user")
         return parts.geturl()
+
+    @field_validator("artifacts")
+    @classmethod
+    def _known_bucket(cls, url: str | None) -> str | None:
+        if url is not None and not BUCKET.match(url):
+            raise ValueError("write s3://BUCKET/PREFIX or gs://BUCKET/PREFIX (credentials come from the environment), or leave it out")
+        return url
+
+    @field_validator("artifacts_endpoint")
+    @classmethod
+    def _plain_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not ENDPOINT.match(url):
+            raise ValueError("write https://HOST:PORT, without user, path or query")
+        return url
 
     @field_validator("database")
     @classmethod

@@ -8,16 +8,16 @@ import os
 import shutil
 import sqlite3
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from rich.text import Text
 
 from countersign.adapters.process import find_executable
 from countersign.adapters.settings import Settings
-from countersign.cli import embedded_temporal
+from countersign.cli import elsewhere, embedded_temporal
 from countersign.cli.exits import Exit
+from countersign.cli.findings import Finding, missing, note, ok
 from countersign.cli.ground import held, ports_of, taken
 from countersign.cli.output import console, emit, safe
 from countersign.cli.parts import WORKER_READY, http_status
@@ -25,29 +25,8 @@ from countersign.cli.schema import Standing, recorded, standing, versions
 from countersign.cli.service import engines
 from countersign.cli.session import KEY_FILE, stacks_folder
 
-Grade = Literal["ok", "note", "missing"]
 ROOM = 1 << 30  # bytes free below which a plan bundle, a state or a database may fail to be written
 PYTHON = (3, 11)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    what: str
-    grade: Grade
-    told: str  # what there is
-    fix: str = ""  # what to do about it
-
-
-def ok(what: str, told: str) -> Finding:
-    return Finding(what=what, grade="ok", told=told)
-
-
-def note(what: str, told: str, fix: str = "") -> Finding:
-    return Finding(what=what, grade="note", told=told, fix=fix)
-
-
-def missing(what: str, told: str, fix: str) -> Finding:
-    return Finding(what=what, grade="missing", told=told, fix=fix)
 
 
 async def doctor(settings: Settings, *, as_json: bool) -> Exit:
@@ -59,7 +38,8 @@ async def doctor(settings: Settings, *, as_json: bool) -> Exit:
         await temporal(settings),
         setpriv(),
         *folder(settings.data),
-        schema(settings),
+        *([await elsewhere.database(settings)] if settings.database is not None else [schema(settings)]),
+        *([await elsewhere.artifacts(settings)] if settings.artifacts is not None else []),
         disk(settings.data),
         stacks(settings),
         *await webhooks(settings),
@@ -178,8 +158,6 @@ def folder(data: Path) -> list[Finding]:
 
 def schema(settings: Settings) -> Finding:
     newest = versions()[-1]
-    if settings.database is not None:
-        return note("schema", "a database of your own; each part looks at its version when it starts")
     file = settings.data / "countersign.db"
     if not file.exists():
         return ok("schema", f"none yet; {newest} will be made")

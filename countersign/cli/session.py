@@ -125,6 +125,9 @@ def child_environment(settings: "Settings") -> dict[str, str]:
     }
     if settings.database is not None:
         env["COUNTERSIGN_DATABASE"] = settings.database
+    if settings.artifacts is not None:
+        ours = "GOOGLE_" if settings.artifacts.startswith("gs:") else "AWS_"
+        env |= {name: value for name, value in os.environ.items() if name.startswith(ours)}  # noqa: TID251
     if settings.embedded_temporal and settings.host != LOOPBACK:
         # The embedded Temporal has no authentication, so it stays on the loopback whatever the others listen on.
         env["COUNTERSIGN_TEMPORAL_ADDRESS"] = f"{LOOPBACK}:{settings.temporal_port}"

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.objects import place_of
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.errors import FailedPrecondition
@@ -34,7 +35,7 @@ async def serve(settings: Settings) -> None:
     with contextlib.closing(listen(settings.host, settings.state_port)) as listening:
         store = await Store.open(settings.database_url)
         try:
-            artifacts = Artifacts(store, Keyring.open(settings.data, role="state"), settings.data / "artifacts")
+            artifacts = Artifacts(store, Keyring.open(settings.data, role="state"), place_of(settings))
             server = server_of(StateService(store=store, artifacts=artifacts))
             for name in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(name, _stop, server)

@@ -27,6 +27,7 @@ from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.process import boot_id
 from countersign.adapters.schedules import Schedules
+from countersign.adapters.objects import place_of
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.engine import Engine
@@ -182,7 +183,7 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     keyring = Keyring.open(settings.data, role="worker")
     store = await Store.open(settings.database_url)
-    artifacts = Artifacts(store, keyring, settings.data / "artifacts")
+    artifacts = Artifacts(store, keyring, place_of(settings))
     here = Here(host=host_id(settings.data), boot_id=boot_id(), state_url=settings.state_url)
     telling = asyncio.create_task(keep_telling(store, keyring, settings, stop))  # needs no Temporal, and says so when runs have none
     try:

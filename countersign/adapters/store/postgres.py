@@ -11,6 +11,7 @@ Nothing waits without end: for a lock, for a statement, or for a holder that sto
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -121,6 +122,8 @@ def _arguments(url: URL, idle: int) -> dict[str, Any]:
 def trouble(broken: DBAPIError) -> CountersignError | None:
     """What it means for whoever asked: that it may be asked again, or None where it is a mistake of ours."""
     code = getattr(broken.orig, "sqlstate", None)
+    if isinstance(broken.orig, psycopg.DataError):
+        return InvalidArgument("a text is too long for the store, or holds a character no text may have (NUL); write it otherwise")
     if code is None:
         away = isinstance(broken.orig, psycopg.OperationalError) or broken.connection_invalidated
         return Unavailable("the database does not answer; ask again in a moment") if away else None
@@ -180,6 +183,29 @@ def _version(connection: "psycopg.Connection[Any]") -> str | None:
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(row[0]) if row else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a look at a database tells."""
+
+    server: str  # "15.18"
+    version: str | None  # of the schema
+    durable: bool
+    may_create: bool  # tables, in the schema they would be made in
+
+
+def look(url: str) -> Seen:
+    """Raises FailedPrecondition, Unavailable."""
+    with _opening(url), psycopg.connect(**_connection_of(url)) as connection:
+        asked = (
+            "SELECT current_setting('server_version'), current_setting('fsync'), "
+            "coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
+        )
+        row = connection.execute(asked).fetchone()
+        assert row is not None  # one row, whatever happens
+        server, fsync, may_create = row
+        return Seen(server=server.partition(" ")[0], version=_version(connection), durable=fsync == "on", may_create=may_create)
 
 
 @contextlib.contextmanager
