@@ -32,6 +32,7 @@ def _door(data: Path | None, url: str | None, key_file: Path | None, as_json: bo
 def add_to(app: typer.Typer) -> None:
     for function in (plan, apply, destroy, drift, import_, approve, reject, cancel, resume, runs, show, watch, logs):
         app.command(function.__name__.rstrip("_"), rich_help_panel=PANEL, epilog=HELP)(function)
+    app.command("open", rich_help_panel=PANEL, epilog=HELP)(open_page)
 
 
 def plan(
@@ -250,6 +251,23 @@ def show(run_id: RunId, url: Url = None, key_file: KeyFile = None, data: Data = 
     from countersign.cli import runs as doing
 
     run(doing.show(_door(data, url, key_file, as_json), run_id), as_json=as_json)
+
+
+def open_page(
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="Id of the run; else the list of runs.", show_default=False)] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Start a browser, or only tell the address.")] = True,
+    url: Url = None,
+    key_file: KeyFile = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Open the page of a run in a browser, signed in as the person whose key this machine has.
+
+    The address works once, within a minute, and only for a person's key.
+    """
+    from countersign.cli import opening
+
+    run(opening.open_page(_door(data, url, key_file, as_json), run_id, browser=browser), as_json=as_json)
 
 
 def watch(
