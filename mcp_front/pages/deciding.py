@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from countersign.core.errors import ConfirmationRequired, CountersignError, Unavailable
+from countersign.core.errors import ConfirmationRequired, CountersignError
 from mcp_front.pages import run
 from mcp_front.pages.visit import Visit, away_to, status_of
 
@@ -44,7 +44,7 @@ async def _done(visit: Visit, tool: str, *, said: str, **arguments: Any) -> Resp
         answer = await visit.use(tool, run_id=run_id, **arguments)
     except CountersignError as refused:
         message = refused.message
-        if isinstance(refused, Unavailable):
+        if refused.retryable:
             message = f"{message}. What you typed is still here: send it again in a moment."
         elif isinstance(refused, ConfirmationRequired):
             message = "It destroys something, and the name was not typed, or not exactly. The run goes on waiting."

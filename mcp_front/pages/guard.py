@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from countersign.adapters.settings import Settings
 from countersign.core.errors import InvalidArgument, RateLimited
+from countersign.core.redaction import clean_text
 
 FORM = 64 << 10  # bytes; the longest field holds 2,000 characters
 FIELDS = 20
@@ -64,7 +65,7 @@ def holds_token(form: Mapping[str, str], session: str) -> bool:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a form, each once. Raises InvalidArgument for what no form of ours sends."""
+    """The fields of a form, each once, without characters that lie. Raises InvalidArgument for what no form of ours sends."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise InvalidArgument("this takes a form")
     body = b""
@@ -76,7 +77,7 @@ async def form_of(request: Request) -> dict[str, str]:
         fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=FIELDS, errors="strict", strict_parsing=bool(body))
     except ValueError:
         raise InvalidArgument("this form cannot be read") from None
-    return {name: value.replace("\r\n", "\n") for name, value in fields}
+    return {name: clean_text(value) for name, value in fields}
 
 
 class Attempts:

@@ -12,6 +12,7 @@ from countersign.adapters.store import plans, runs
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.runs import RunRow
 from countersign.core.errors import InvalidArgument, NotFound
+from countersign.core.plan import ChangeClass
 from countersign.core.run import ENDS, RunState
 from mcp_front import lookup
 from mcp_front.call import Call
@@ -37,6 +38,7 @@ class Row:
     who: str
     message: str | None
     change_class: str | None
+    destroys: bool
     at: str
     progress: str | None
 
@@ -147,6 +149,7 @@ def _rows(found: Sequence[RunRow]) -> list[Row]:
             who=run.requester.id + (f" for {run.requester.acts_for}" if run.requester.acts_for else ""),
             message=run.message,
             change_class=run.change_class.replace("_", " ") if run.change_class else None,
+            destroys=run.change_class in set(ChangeClass) and ChangeClass(run.change_class).destroys,
             at=stamp(run.ended_at or run.created_at),
             progress=f"{run.done} of {run.total}" if run.total and run.state in _COUNTED else None,
         )

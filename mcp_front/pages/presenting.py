@@ -15,8 +15,21 @@ from countersign.core.run import RunState
 PER_PAGE = 100  # changes
 ROWS = 20  # attributes of one change, where many are shown
 ALL_ROWS_UP_TO = 10  # changes; so few are shown with every attribute the view has
-OPEN_UP_TO = 12  # changes; so few are unfolded, and of a few more those that replace or change something
+OPEN_UP_TO = 4  # changes; so few are unfolded, and of a few more those whose attributes say what happens
 OPEN_UPDATES_UP_TO = 40
+# Why the engine does it, in its words and in ours.
+REASONS = {
+    "replace_because_tainted": "it is marked as damaged",
+    "replace_because_cannot_update": "it cannot be changed in place",
+    "replace_by_request": "somebody asked for that",
+    "replace_by_triggers": "of what triggers it",
+    "delete_because_no_resource_config": "it is no longer in the configuration",
+    "delete_because_no_module": "its module is no longer in the configuration",
+    "delete_because_wrong_repetition": "count or for_each changed",
+    "delete_because_count_index": "count is smaller now",
+    "delete_because_each_key": "its key is no longer in for_each",
+    "delete_because_no_move_target": "what it moved to is not there",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +189,7 @@ def _change(change: Mapping[str, Any], *, rows: int, among: int) -> Shown:
         ("moves from", change.get("previous_address")),
         ("replaced because of", ", ".join(map(str, change.get("replace_paths") or ()))),
         ("imports", change.get("importing")),
-        ("because", str(change.get("reason") or "").replace("_", " ")),
+        ("because", REASONS.get(str(change.get("reason")), str(change.get("reason") or "").replace("_", " "))),
     ]
     attributes = change.get("attributes") or ()
     shown = tuple(_attribute(a) for a in attributes[:rows])

@@ -115,7 +115,7 @@ async def _known(visit: Visit, call: Call, conn: AsyncConnection, run: RunRow, d
     return {
         "run": run,
         "standing": STANDINGS[run.state],
-        "waits_for": shown.waits_for(run, handle, queue),
+        "waits_for": shown.waits_for(run, handle, queue) if queue is not None else None,
         "created": stamp(run.created_at),
         "ended": stamp(run.ended_at) if run.ended_at else None,
         "changes_nothing": not run.changes,
@@ -199,7 +199,7 @@ def _head(plan: PlanRow) -> dict[str, Any]:
         "findings": list(plan.findings),
         "serial": plan.serial,
         "lineage": plan.lineage,
-        "commit": plan.inputs.get("commit"),
+        "commit": summary.source.removeprefix("commit ") or plan.inputs.get("commit"),
         "created": stamp(plan.created_at),
         "target": plan.document.target if plan.document else None,
     }

@@ -1,7 +1,6 @@
 """A browser without JavaScript, as far as the pages of the front need one: cookies, forms, links, and what a browser says of itself."""
 
 import contextlib
-import html
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -130,6 +129,8 @@ class Browser:
         return Page(sent)
 
     async def sign_in(self, key: str, to: str = "/runs") -> Page:
+        """As somebody whom this browser does not know yet."""
+        self.http.cookies.clear()
         return await self.send(await self.open(f"/signin?to={to}"), "/signin", key=key)
 
     @property
@@ -141,7 +142,3 @@ class Browser:
 async def browser(address: str, **options: Any) -> AsyncIterator[Browser]:
     async with httpx2.AsyncClient(timeout=30, follow_redirects=True, **options) as http:
         yield Browser(http=http, address=address)
-
-
-def unescaped(text: str) -> str:
-    return html.unescape(text)
