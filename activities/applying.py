@@ -2,22 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from temporalio import activity
 
-from activities import beating
 from activities.beating import heartbeating, until_done
 from activities.engine import EngineStep
+from activities.ledger import RESOURCES_KEPT
+from activities.watching import Watching
 from countersign.adapters.store import audit, claim, plans, records, runs
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.digests import sha256
-from countersign.core.engine import ApplyJob, Outcome, Progress
+from countersign.core.engine import ApplyJob, Outcome
 from countersign.core.errors import CountersignError, FailedPrecondition
 from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
@@ -34,7 +35,6 @@ _MOVING = frozenset(
         RunState.NEEDS_OPERATOR,
     }
 )
-RESOURCES_KEPT = 500  # rows of an apply's result in the ledger; the journal artifact has them all
 
 
 class Applying(EngineStep):
@@ -104,33 +104,12 @@ class Applying(EngineStep):
     async def _follow(self, org: str, run_id: str, attempt: AttemptRow, *, stop: bool = False) -> Standing:
         async with self.store.read() as conn:
             run = await runs.get_run(conn, org, run_id)
-        stopping = run.state is RunState.CANCELING
-
-        async def cancel() -> None:
-            nonlocal stopping
-            stopping = True
-            async with self.store.begin() as tx:
-                live = await runs.get_run(tx, org, run_id)
-                if live.state is RunState.APPLYING:
-                    await runs.move(tx, live, RunState.CANCELING, at=self.store.now())
-
-        if stop and not stopping:
-            await cancel()
-        following = self.engine.follow(attempt.id, self._progress(run), stop=lambda: stopping)
-        outcome = await until_done(following, on_cancel=cancel)
+        watching = Watching(self, run, attempt)
+        if stop and not watching.stopping:
+            await watching.cancel()
+        following = self.engine.follow(attempt.id, watching.tell, stop=watching.wanted)
+        outcome = await until_done(following, on_cancel=watching.cancel)
         return await self._record_outcome(run, attempt, outcome)
-
-    def _progress(self, run: RunRow) -> Callable[[Progress], Any]:
-        last: list[Progress] = []
-
-        async def tell(progress: Progress) -> None:
-            if not last or last[0] != progress:
-                last[:] = [progress]
-                works = f", in the works: {progress.current}" if progress.current else ""
-                beating.tell(f"{progress.done} of {progress.total or run.total} done{works}")
-                await runs.progress(self.store, run, done=progress.done, total=progress.total or run.total, current=progress.current)
-
-        return tell
 
     async def _record_outcome(self, run: RunRow, attempt: AttemptRow, outcome: Outcome) -> Standing:
         kinds = (("apply_log", outcome.log.encode()), ("journal", outcome.journal))
@@ -176,6 +155,8 @@ class Applying(EngineStep):
         return standing
 
     async def _settle(self, tx: Any, run: RunRow, outcome: Outcome, now: datetime) -> RunRow:
+        if outcome.code == "canceled" and run.alarms and self.policy.guard == "interrupt":
+            outcome = replace(outcome, message=f"The live guard interrupted it: {run.alarms[0]['message']}. {outcome.message}")
         facts: dict[str, Any] = {
             "reason": outcome.message or None,
             "code": outcome.code,

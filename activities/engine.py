@@ -37,6 +37,7 @@ class EngineStep:
     policy: Policy
     here: Here
     wake: Wake
+    alarm: Wake | None = None  # tells the workflow of this run to show what it is doing that nobody approved
     trust: Trust = "trusted"  # in the Temporal UI: only for what the run's page says there
 
     def access(self, stack: StackConfig, user: str, password: str, lineage: str | None, serial: int) -> StateAccess:

@@ -18,6 +18,7 @@ from mcp_front.envelope import Answer, RunHandle, clean, untrusted
 from mcp_front.rights import Reach, reach
 
 _REDACTOR = Redactor()
+ALARMS = 5  # told with every answer about the run
 
 _NEXT: dict[RunState, tuple[str, ...]] = {
     RunState.AWAITING_APPROVAL: ("run_plan", "run_approve", "run_reject", "run_wait"),
@@ -34,6 +35,12 @@ _NEXT: dict[RunState, tuple[str, ...]] = {
 
 def next_of(run: RunRow) -> tuple[str, ...]:
     return _NEXT.get(run.state, ("run_wait", "run_cancel"))
+
+
+def alarms(run: RunRow) -> tuple[str, ...]:
+    """What its apply did that nobody approved, as warnings: they hold addresses, which somebody else named."""
+    said = [f"ALARM, the apply does what nobody approved: {clean(str(one['message']))}" for one in run.alarms[:ALARMS]]
+    return (*said, *([f"and {len(run.alarms) - ALARMS} more alarms: see run_logs"] if len(run.alarms) > ALARMS else []))
 
 
 async def queue_of(call: Call, conn: AsyncConnection, run: RunRow) -> dict[str, Any] | None:
@@ -81,9 +88,15 @@ async def summary(call: Call, conn: AsyncConnection, run: RunRow, handle: RunHan
         "reason": untrusted(run.reason, f"reason of {run.id}", limit=4000) if run.reason else None,
         "current": untrusted(run.current, f"progress of {run.id}") if run.current else None,
         "queue": queue,
+        "from": await _origin(conn, run),
         "cursor": str(run.cursor),
     }
     return {name: value for name, value in data.items() if value is not None}
+
+
+async def _origin(conn: AsyncConnection, run: RunRow) -> dict[str, Any] | None:
+    """The commit of the newest plan, where the workspace comes from a repository."""
+    return clean(await plans.origin(conn, run.org, run.id, run.plan_number)) if run.plan_number else None
 
 
 def row(run: RunRow) -> dict[str, Any]:
@@ -182,4 +195,4 @@ async def answer(
         data = {**(data or {}), **{name: value for name, value in why.items() if value is not None}}
     wanted = waits_for(run, handle, queue)
     text = f"{run.id} ({run.type} on {run.stack_path}) is {run.state}" + (f", waiting for {wanted}" if wanted else "")
-    return Answer(text=text, run=handle, data=data, warnings=warnings, replayed=replayed, next=next_of(run))
+    return Answer(text=text, run=handle, data=data, warnings=(*alarms(run), *warnings), replayed=replayed, next=next_of(run))

@@ -94,6 +94,7 @@ class Service:
             engines=[self.engine],
             here=self.here,
             wake=self.runs.wake,
+            alarm=self.runs.alarm,
         )
 
     async def start_workers(self) -> None:

@@ -218,6 +218,10 @@ class Runs:
         reasons = await _answered(_collected(closing))
         return reasons[-1].workflow_execution_terminated_event_attributes.reason if reasons else ""
 
+    async def alarm(self, run_id: str) -> None:
+        """Tell the run's page in the Temporal UI to show what its apply does that nobody approved."""
+        await self._signal(run_id, "alarm")
+
     async def reachable(self) -> bool:
         try:
             return bool(await self._client.service_client.check_health(timeout=timedelta(seconds=2)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from countersign.adapters.store.reconciled import Found, tell_found
+from countersign.adapters.store.reconciled import Found, tell_found, tell_gone
 from countersign.cli.door import Door
 from countersign.cli.exits import Exit
 from countersign.cli.front import Front
@@ -115,12 +115,15 @@ async def reject(door: Door, run_id: str, reason: str) -> Exit:
     return Exit.OK
 
 
-async def resume(door: Door, run_id: str, *, exists: Sequence[str], absent: Sequence[str]) -> Exit:
+async def resume(door: Door, run_id: str, *, exists: Sequence[str], absent: Sequence[str], gone: str | None) -> Exit:
     """Let a run look again, after telling it what was found in the cloud, if anything: that takes this machine's own rights."""
     if exists or absent:
         found = Found(exists=dict(_found_one(text) for text in exists), missing=frozenset(absent))
         async with opened(door.settings) as store:
             await tell_found(store, org=organization(door.settings), run_id=run_id, found=found, by=local_person())
+    if gone is not None:
+        async with opened(door.settings) as store:
+            await tell_gone(store, org=organization(door.settings), run_id=run_id, host=gone, by=local_person())
     async with door.opened() as front:
         answer = await front.call("run_resume", run_id=run_id)
         if door.as_json:

@@ -73,6 +73,8 @@ class Narrator:
             state, body, at = str(change.get("state", "")), change.get("body") or {}, self._elapsed(change.get("at"))
             if change.get("kind") == "state" and state != self._state:
                 self._say(state, at)
+            elif change.get("kind") == "warning":
+                self._out.print(Text("  ALARM  ", style="bold white on red").append_text(safe(f" {body.get('message', '')}", "red")))
             elif change.get("kind") == "progress":
                 self._in_the_works(str(body.get("current", "")), int(body.get("done", 0)), int(body.get("total", 0)), at)
         if (state := str(run.get("state", ""))) != self._state:

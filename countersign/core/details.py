@@ -21,6 +21,7 @@ WIDTH = 160  # characters of one line of foreign text
 RISKS = 10
 AGREED = 10  # names of people shown
 REFUSALS = 5  # the latest
+ALARMS = 5
 REASON = 6_000  # bytes
 
 _SYMBOLS = {"create": "+", "update": "~", "replace": "-/+", "delete": "-", "forget": "x", "import": "=>", "move": "->", "read": "<="}
@@ -89,6 +90,7 @@ def details(
     requirement: Requirement | None,
     expires_at: datetime | None,
     decides_here: bool,
+    alarms: Sequence[str] = (),
     agreed: Sequence[str] = (),
     refusals: Sequence[str] = (),
 ) -> str:
@@ -97,6 +99,10 @@ def details(
     `decides_here` says whether decisions typed into that UI are taken at all.
     """
     head = [f"## {_headline(state)}: {code(stack_path)}", asked_by(run_type, requester, message)]
+    if plan is not None and plan.source:
+        head.append(f"from {code(plan.source, 2 * WIDTH)}")
+    if alarms:
+        head.append(_alarmed(alarms))
     if reason:
         head.append(_reason(reason))
     if plan is not None and plan.changes_anything:
@@ -121,6 +127,12 @@ def asked_by(run_type: str, requester: Principal, message: str | None) -> str:
     behind = f" for {code(requester.acts_for)}" if requester.acts_for else ""
     why = f"\nwhy: {code(_SHAPES.line(message))}" if message else ""
     return f"{code(run_type)} asked for by {code(requester.id)}{behind}{why}"
+
+
+def _alarmed(alarms: Sequence[str]) -> str:
+    """What the live guard saw: above everything else."""
+    rest = [f"and {len(alarms) - ALARMS} more"] if len(alarms) > ALARMS else []
+    return "\n".join(["**ALARM: the apply does what nobody approved**", *(f"⚠ {code(alarm)}" for alarm in alarms[:ALARMS]), *rest])
 
 
 def section(title: str, refusals: Sequence[str]) -> str:

@@ -55,6 +55,7 @@ class Policy(Payload):
     rules: tuple[Rule, ...] = DEFAULT_RULES
     protected: tuple[str, ...] = ()  # globs over "org/env"
     approval_hours: int = 24  # how long an approval of a plan may be given and used; I8 caps it at 24
+    guard: Literal["alarm", "interrupt"] = "alarm"  # what follows where an apply does something that is not in its plan
     auto_approve: tuple[ChangeClass, ...] = ()  # classes for which a caller's auto_approve counts, never what destroys
 
     @property

@@ -104,6 +104,8 @@ _SHORT = timedelta(seconds=30)
 DECIDE = Step(name="run.decide", takes=DecideInput, gives=Decided, attempt_timeout=_SHORT, in_place=True)
 # Idempotent by the transition table: a run that moved already answers where it stands.
 MOVE = Step(name="run.move", takes=EndInput, gives=Standing, attempt_timeout=_SHORT)
+# Ending by force an apply that was asked to stop: recorded if it may be, and carried out by whoever follows the apply.
+FORCE = Step(name="run.force", takes=EndInput, gives=Decided, attempt_timeout=_SHORT)
 STAND = Step(name="run.stand", takes=RunRef, gives=Standing, attempt_timeout=_SHORT)
 
 
@@ -132,19 +134,26 @@ class EngineSteps:
 
 
 def engine_steps(
-    name: str, *, plan: timedelta = timedelta(hours=1), apply: timedelta = timedelta(hours=4), reconciles: bool = False
+    name: str,
+    *,
+    plan: timedelta = timedelta(hours=1),
+    apply: timedelta = timedelta(hours=4),
+    away: timedelta = timedelta(minutes=2),
+    reconciles: bool = False,
 ) -> EngineSteps:
-    """The steps of the engine `name`; `plan` and `apply` are the longest one attempt may take."""
+    """The steps of the engine `name`; `plan` and `apply` are the longest one attempt may take, `away` is how long an attempt's
+    machine may be away before an operator is asked."""
     queue = engine_queue(name)
     # Each part of it may be repeated, and only the attempt's own machine has its evidence.
     reconcile: Step[FollowInput, Standing] = Step(
         name=f"{name}.reconcile",
         takes=FollowInput,
         gives=Standing,
+        queue=queue,  # where somebody said that its machine is gone for good
         attempt_timeout=apply,
         heartbeat_timeout=_BEAT,
         on_host=True,
-        schedule_to_start=timedelta(minutes=2),
+        schedule_to_start=away,
     )
     return EngineSteps(
         # Reads the world and writes rows; what it did is found again by run and plan number, so it may be tried again.
@@ -161,7 +170,7 @@ def engine_steps(
             attempt_timeout=apply,
             heartbeat_timeout=_BEAT,
             on_host=True,
-            schedule_to_start=timedelta(minutes=2),
+            schedule_to_start=away,
         ),
         reconcile=reconcile if reconciles else None,
     )

@@ -124,6 +124,9 @@ class InProcess:
         run = await self._run(run_id)
         by = DecisionClaims.model_validate_json(given.signed.payload).principal.id if given.signed else None
         ledger = LedgerSteps(store=self._store, policy=self._policy, trust="off", verify=self._keyring.verify, wake=_nobody)
+        if given.force:
+            await ledger.force(EndInput(org=run.org, run_id=run_id, reason=EndReason.CANCELED, by=by, message=given.reason))
+            return
         await ledger.move(EndInput(org=run.org, run_id=run_id, reason=EndReason.CANCELED, by=by, message=given.reason))
 
     async def resume(self, run_id: str, by: str) -> None:

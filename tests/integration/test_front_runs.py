@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from countersign.adapters.store import runs
 from countersign.core.engine import Beat, PlanJob, Planned
 from countersign.core.run import RunState
 from tests.integration.front import ANA, BO, CI, CLAUDE, OTTO, PATIENCE, FrontService, front_service, moved_clock
@@ -408,9 +409,10 @@ async def test_force_is_for_a_run_that_is_canceling_already(it: FrontService) ->
 async def test_force_is_refused_with_when_it_becomes_possible_and_is_on_record_afterwards(it: FrontService) -> None:
     it.engine.hold_applies = True
     run = await waiting(it)
-    async with it.as_(ANA, "approver") as person, it.as_(CLAUDE, "platform") as agent:
-        await person.call("run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
-        await it.launched()
+    async with it.as_(ANA, "approver") as ana:
+        await ana.call("run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
+    await it.launched()
+    async with it.as_(CLAUDE, "platform") as agent:
         async with it.front.store.begin() as tx:
             await runs.move(tx, await it.run(run["run_id"]), RunState.CANCELING, at=it.front.store.now())
         early = await agent.refused("run_cancel", run_id=run["run_id"], force=True)
@@ -419,7 +421,7 @@ async def test_force_is_refused_with_when_it_becomes_possible_and_is_on_record_a
 
     assert (early["code"], early["field"], early["next"]) == ("failed_precondition", "force", ["run_wait", "run_logs"])
     assert early["message"].startswith("it was asked to stop 0 s ago and may still do so by itself, which loses nothing; force is possible")
-    assert 100 < early["details"]["possible_in_seconds"] <= 120
+    assert 60 < early["retry_after_seconds"] <= 120
     assert done["run"]["state"] == "canceling"
     forced = [(row["by"], row["action"]) for row in await it.audited() if row["action"] in ("run_cancel", "run.force")]
     assert forced == [(CLAUDE.id, "run_cancel"), (CLAUDE.id, "run.force")]

@@ -138,6 +138,10 @@ class Detached:
         reap()
         return self._number("rc")
 
+    def process(self) -> int | None:
+        """The command's own process id, as soon as there is one."""
+        return self._number("pid")
+
     async def ended(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for the end; whether it ended. The end is noticed at once, not at the next look."""
         until = time.monotonic() + timeout

@@ -21,13 +21,13 @@ from countersign.adapters.store.schema import attempts, credentials, events
 from countersign.core import fencing
 from countersign.core.approval import Channel
 from countersign.core.engine import Planned
-from countersign.core.errors import FailedPrecondition
+from countersign.core.errors import FailedPrecondition, InvalidArgument
 from countersign.core.plan import ArtifactRef
 from countersign.core.policy import Policy, required
 from countersign.core.principal import SYSTEM, Principal
 from countersign.core.reconcile import Decision, Next
 from countersign.core.run import Mode, RunState
-from countersign.core.steps import EndReason
+from countersign.core.steps import ENGINES, EndReason
 
 
 async def fence(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, *, at: datetime) -> int:
@@ -94,6 +94,36 @@ async def tell_found(store: Store, *, org: str, run_id: str, found: Found, by: P
         await audit.append(
             tx, org=org, at=stamp(now), action="run.found", by=by, target=run.stack_path, run_id=run_id, attempt=lost.id, **what
         )
+
+
+GONE = "gone"  # kind of the event
+
+
+async def tell_gone(store: Store, *, org: str, run_id: str, host: str, by: Principal) -> None:
+    """Record somebody's word that the machine of the lost apply is gone for good, so that nothing of it runs on.
+
+    From then on any worker may account for it. Raises NotFound, FailedPrecondition, InvalidArgument.
+    """
+    async with store.begin() as tx:
+        now = store.now()
+        run = await runs.get_run(tx, org, run_id)
+        lost = await plans.open_attempt(tx, org, run.stack_id)
+        if lost is None or lost.run_id != run_id or run.state is not RunState.NEEDS_OPERATOR:
+            raise FailedPrecondition(f"the run asks no operator: it is {run.state}", next=["run_get"])
+        if ENGINES[run.engine].reconcile is None:
+            raise FailedPrecondition(f"what a lost apply of {run.engine} did cannot be found out without its machine")
+        if host != lost.host:
+            raise InvalidArgument(f"the apply was lost on {lost.host}, not on {host[:120]}; name that machine", field="machine_gone")
+        await runs.note(tx, run, at=now, kind=GONE, body={"by": by.id, "attempt": lost.id, "host": host})
+        await audit.append(
+            tx, org=org, at=stamp(now), action="run.machine_gone", by=by, target=run.stack_path, run_id=run_id, attempt=lost.id, host=host
+        )
+
+
+async def is_gone(conn: AsyncConnection, run: RunRow, attempt_id: str) -> bool:
+    """Whether somebody said that the attempt's machine is gone for good."""
+    mine = (events.c.org_id == run.org) & (events.c.run_id == run.id) & (events.c.kind == GONE)
+    return any(json.loads(row.body)["attempt"] == attempt_id for row in await conn.execute(select(events.c.body).where(mine)))
 
 
 async def found_after(conn: AsyncConnection, run: RunRow, attempt_id: str) -> Found:

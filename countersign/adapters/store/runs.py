@@ -14,13 +14,15 @@ from sqlalchemy import Row, case, desc, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import outbox
-from countersign.adapters.store.database import Store, moment, stamp
+from countersign.adapters.store.database import moment, stamp
 from countersign.adapters.store.schema import events, runs
 from countersign.core.errors import Conflict, NotFound
 from countersign.core.notice import Facts, Moment, moment_of
 from countersign.core.policy import Requirement
 from countersign.core.principal import Kind, Principal
 from countersign.core.run import ENDS, Mode, RunState, may_follow
+
+ALARMS = 40  # kept with the run; the ledger and the audit chain have all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class RunRow:
     current: str
     outputs: Mapping[str, Any] | None
     resources: Sequence[Mapping[str, Any]]
+    alarms: Sequence[Mapping[str, Any]] = ()  # {attempt, message, at}: what an apply did that nobody approved
     created_at: datetime
     updated_at: datetime
     ended_at: datetime | None
@@ -98,6 +101,7 @@ def _run(row: Row[Any]) -> RunRow:
         current=row.current,
         outputs=json.loads(row.outputs) if row.outputs else None,
         resources=json.loads(row.resources) if row.resources else (),
+        alarms=json.loads(row.alarms) if row.alarms else (),
         created_at=moment(row.created_at),
         updated_at=moment(row.updated_at),
         ended_at=moment(row.ended_at) if row.ended_at else None,
@@ -234,10 +238,16 @@ async def _write(
     return _run(row)
 
 
-async def progress(store: Store, run: RunRow, *, done: int, total: int, current: str) -> None:
+async def progress(tx: AsyncConnection, run: RunRow, *, at: datetime, done: int, total: int, current: str) -> None:
     """Tell how far an apply is; a run that moved on meanwhile is left alone."""
-    async with store.begin() as tx:
-        live = await get_run(tx, run.org, run.id)
-        if not live.ended and (live.done, live.total, live.current) != (done, total, current):
-            columns = {"done": done, "total": total, "current": current[:400]}
-            await note(tx, live, at=store.now(), kind="progress", body=columns, **columns)
+    live = await get_run(tx, run.org, run.id)
+    if not live.ended and (live.done, live.total, live.current) != (done, total, current):
+        columns = {"done": done, "total": total, "current": current[:400]}
+        await note(tx, live, at=at, kind="progress", body=columns, **columns)
+
+
+async def alarm(tx: AsyncConnection, run: RunRow, *, at: datetime, attempt: str, message: str, guard: str) -> RunRow:
+    """An apply does something that nobody approved."""
+    known = [*run.alarms, {"attempt": attempt, "message": message, "at": stamp(at)}]
+    body = {"alarm": True, "attempt": attempt, "message": message, "guard": guard}
+    return await note(tx, run, at=at, kind="warning", body=body, alarms=json.dumps(known[:ALARMS], ensure_ascii=False))

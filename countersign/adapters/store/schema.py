@@ -140,6 +140,7 @@ runs = Table(
     Column("current", String(400), nullable=False, server_default=""),
     Column("outputs", Text),
     Column("resources", Text),
+    Column("alarms", Text),  # JSON: what an apply did that nobody approved, as the live guard saw it
     Column("created_at", String(32), nullable=False),
     Column("updated_at", String(32), nullable=False),
     Column("ended_at", String(32)),
@@ -224,6 +225,22 @@ attempts = Table(
     Column("evidence", Text),  # JSON list of lines
     UniqueConstraint("org_id", "plan_digest"),
     Index("ix_attempts_open", "org_id", "stack_id", **_only("closed_at IS NULL")),
+)
+
+# What an apply did, shipped while it runs: what is left where its machine does not come back. Chunks of one attempt, in order.
+journals = Table(
+    "journals",
+    metadata,
+    _org(),
+    Column("attempt_id", String(40), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("upto", Integer, nullable=False),  # lines of the journal on its machine that this chunk and those before it account for
+    Column("late", Boolean, nullable=False),  # told after the attempt was proven dead, or closed: by a process nobody knew of
+    Column("facts", Text, nullable=False),  # host, boot, process, lock and epoch of the attempt, as JSON
+    Column("sealed", LargeBinary, nullable=False),
+    Column("kid", String(32), nullable=False),
+    Column("sha256", String(80), nullable=False),  # of the chunk before, and what this one says
+    Column("at", String(32), nullable=False),
 )
 
 # Who plans or applies on a state now, and who is next. A row per run that wants its turn; at most one holds it.

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import plans
+from countersign.adapters.store.reconciled import is_gone
 from countersign.adapters.store.runs import RunRow
 from countersign.core.details import details
 from countersign.core.policy import Trust
+from countersign.core.run import RunState
 from countersign.core.steps import Standing
+
+_LOST = frozenset({RunState.INTERRUPTED, RunState.RECONCILING})
 
 
 async def standing_of(conn: AsyncConnection, run: RunRow, *, trust: Trust) -> Standing:
@@ -17,6 +21,9 @@ async def standing_of(conn: AsyncConnection, run: RunRow, *, trust: Trust) -> St
     attempts = await plans.attempts_of(conn, run.org, run.id)
     open_attempt = next((a for a in reversed(attempts) if a.closed_at is None), None)
     agreed: Sequence[str] = [d.by.id for d in decisions if d.accepted and d.decision == "approve" and d.plan_digest == run.plan_digest]
+    host = open_attempt.host if open_attempt else None
+    if open_attempt is not None and run.state in _LOST and await is_gone(conn, run, open_attempt.id):
+        host = None  # whoever can accounts for it
     return Standing(
         state=run.state,
         plan_digest=run.plan_digest,
@@ -34,12 +41,13 @@ async def standing_of(conn: AsyncConnection, run: RunRow, *, trust: Trust) -> St
             requirement=run.requirement,
             expires_at=run.expires_at,
             decides_here=trust == "trusted",
+            alarms=[str(one["message"]) for one in run.alarms],
             agreed=agreed,
             refusals=[f"{d.by.id}: {d.message}" for d in decisions if not d.accepted],
         ),
         expires_at=run.expires_at,
         attempt_id=open_attempt.id if open_attempt else None,
-        host=open_attempt.host if open_attempt else None,
+        host=host,
         code=run.code,
         message=run.reason or "",
     )

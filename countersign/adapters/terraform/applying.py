@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
 from countersign.adapters.terraform.session import Surroundings
+from countersign.adapters.terraform.witness import Witness, redactor_of
 from countersign.adapters.terraform.workspace import remove_short, short_folder
-from countersign.core.engine import ApplyJob, Beat, Outcome, Remains
+from countersign.core.engine import ApplyJob, Beat, Outcome, Remains, Wanted, Wish
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, ProviderError, Unavailable
 from countersign.core.model import Payload
 from countersign.core.redaction import Redactor
@@ -131,28 +132,31 @@ class Attempts:
         argv = commands.init()
         ended = await supervise(argv, cwd=work, env=environment, folder=folder, name="init", on_lines=heard, pass_fds=(hold.fd,))
         if ended.code != 0:
-            redactor = _redactor(folder)
+            redactor = redactor_of(folder)
             found = [events.redacted(f, redactor) for f in journal.findings]
             raise ProviderError(f"init before the apply failed, nothing was changed: {redactor.line(events.in_words(found), 1000)}")
 
     # Following
 
-    async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Wanted) -> Outcome:
         """Watch to the end. Being cancelled leaves the apply as it is: unwatched it finishes, and the next follower tells it."""
         detached = self.detached(attempt_id)
-        witness = Witness(detached.folder / "journal")
+        witness = Witness(self.where(attempt_id), detached.folder / "journal")
         total = 0
         try:
             while True:
                 if not detached.begun and (detached.abandoned or await detached.abandon()):
                     return _never_started(self.where(attempt_id))
-                if stop() and detached.exit_code() is None:
+                wish = stop()
+                if wish and detached.exit_code() is None:
                     detached.interrupt()
+                    if wish == Wish.KILL and not detached.killed:
+                        detached.kill()
                 self._press(detached, witness.journal)
                 over = await detached.ended(LOOK)
                 total = total or _expected(self.where(attempt_id))
                 for _ in witness.hear():
-                    await beat(witness.journal.progress(total))
+                    await beat(witness.progress(total, detached.process))
                 if over and detached.begun:
                     return await self._told(attempt_id, detached, witness, total, beat)
         except OSError as broken:
@@ -171,16 +175,16 @@ class Attempts:
         elif waited > LOST_SIGNAL and not detached.interrupt_sent and not _acknowledged(journal):
             detached.interrupt(again=True)
 
-    async def _told(self, attempt_id: str, detached: Detached, witness: "Witness", total: int, beat: Beat) -> Outcome:
+    async def _told(self, attempt_id: str, detached: Detached, witness: Witness, total: int, beat: Beat) -> Outcome:
         journal = witness.journal
         left_over = detached.sweep()
         for _ in range(50):
             if not detached.is_alive():
                 break
-            await beat(journal.progress(total))
+            await beat(witness.progress(total, detached.process))
             await asyncio.sleep(0.1)
         for _ in witness.hear():
-            await beat(journal.progress(total))
+            await beat(witness.progress(total, detached.process))
         folder = self.where(attempt_id)
         errors = tail_of(detached.folder / "errors")
         ended = events.Ended(
@@ -190,7 +194,7 @@ class Attempts:
             killed=detached.killed,
             state_left_over=(bundle.working_folder(folder / "bundle") / LEFT_OVER).exists(),
         )
-        redactor = _redactor(folder)
+        redactor = redactor_of(folder)
         state, code, message = judged(journal, ended, errors)
         progress = journal.progress(total)
         told_journal, log = await asyncio.to_thread(_told_texts, detached.folder / "journal", journal, errors, redactor)
@@ -226,46 +230,6 @@ class Attempts:
         if self.detached(attempt_id).is_alive():
             raise FailedPrecondition(f"{attempt_id} still runs; follow it to its end first")
         await asyncio.to_thread(_remove, folder)
-
-
-class Witness:
-    """The journal of an attempt, heard as it grows, and whether it can be believed."""
-
-    def __init__(self, path: Path) -> None:
-        self.journal = Journal()
-        self.torn = 0  # lines that began as the engine's and are none: something of them was not written
-        self._lines = Lines(path)
-
-    def hear(self) -> Iterator[None]:
-        """Feed what is new, in pieces; at least one, so that whoever watches tells that it does."""
-        heard = False
-        for batch in self._lines.batches():
-            for line in batch:
-                self._feed(line)
-            heard = True
-            yield
-        if not heard:
-            yield
-
-    def _feed(self, line: bytes) -> None:
-        before = len(self.journal.text)
-        self.journal.feed(line)
-        if line.startswith(b"{") and len(self.journal.text) > before and self.journal.text[-1].startswith("{"):
-            try:
-                json.loads(line)
-            except (ValueError, RecursionError):
-                self.torn += 1
-
-    @property
-    def dropped(self) -> int:
-        return self._lines.dropped
-
-    @property
-    def whole(self) -> bool:
-        return self._lines.whole and not self.torn
-
-    def close(self) -> None:
-        self._lines.close()
 
 
 _DIED = "failed to respond to the plugin"
@@ -332,6 +296,9 @@ def _evidence(ended: events.Ended, witness: Witness, left_over: int) -> tuple[st
         said.append("it was killed after the grace time")
     if left_over:
         said.append(f"{left_over} processes it left behind were ended")
+    if journal.guard is None and journal.touched:
+        said.append("whether it did only what was approved was not watched: its plan was made by an earlier version")
+    said += [f"alarm: {alarm}" for alarm in witness.alarms]
     if ended.state_left_over:
         said.append("errored.tfstate was left: the state could not be stored")
     return tuple(said)
@@ -357,14 +324,6 @@ def _told_texts(path: Path, journal: Journal, errors: str, redactor: Redactor) -
         half = LOG_MAX // 2
         log = f"{log[:half]}\n… {len(log) - LOG_MAX} characters left out …\n{log[-half:]}"
     return b"\n".join(kept) + (b"\n" if kept else b""), log
-
-
-def _redactor(folder: Path) -> Redactor:
-    try:
-        secrets: Sequence[str] = json.loads((folder / "secrets.json").read_bytes())
-    except (OSError, ValueError):
-        secrets = ()
-    return Redactor(secrets)
 
 
 def _noted(folder: Path) -> Noted | None:

@@ -13,9 +13,9 @@ from typing import Any
 from countersign.core.engine import Finding, Progress
 from countersign.core.redaction import Redactor, clean_line
 from countersign.core.run import RunState
+from countersign.core.terraform.guard import HARMLESS, Guard
 
 CURRENT = 5  # addresses in the works that a progress names
-_HARMLESS = frozenset({"read", "noop", "no-op"})
 # The engine may have changed the world and could not record it, or still holds the lock.
 _NOT_STORED = (
     "failed to save state",
@@ -42,6 +42,7 @@ class Journal:
     planned: int = 0
     refreshed: int = 0
     text: list[str] = field(default_factory=list)  # messages as people read them
+    guard: Guard | None = None  # where it is known what was approved
     _done: set[str] = field(default_factory=set)
     _highest: int = 0
 
@@ -83,12 +84,14 @@ class Journal:
     def _start(self, event: Mapping[str, Any]) -> None:
         address, action = _subject(event)
         self.started[address] = action
-        self.touched = self.touched or action not in _HARMLESS
+        if self.guard is not None:
+            self.guard.begun(address, action)
+        self.touched = self.touched or action not in HARMLESS
 
     def _end(self, event: Mapping[str, Any], *, ok: bool) -> None:
         address, action = _subject(event)
         self.started.pop(address, None)
-        if action in _HARMLESS:
+        if action in HARMLESS:
             return
         self._done.add(address)
         hook = event.get("hook") or {}
@@ -255,7 +258,7 @@ def told_results(journal: Journal, redactor: Redactor) -> tuple[Mapping[str, obj
     open_: list[dict[str, object]] = [
         {"address": redactor.line(address, 512), "action": action, "ok": None}
         for address, action in journal.started.items()
-        if action not in _HARMLESS
+        if action not in HARMLESS
     ]
     return (*ended, *open_)
 

@@ -1,12 +1,13 @@
 """The acting half of `runs`: start one, cancel it, resume it, run it again."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from countersign.adapters.store import plans, records
+from countersign.adapters.store import canceling, plans, records
 from countersign.adapters.store.runs import RunRow
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 from countersign.core.run import RUN_TYPES, Mode, RunState, RunType
@@ -48,23 +49,27 @@ async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Fi
         return await shown.answer(call, run, replayed=True)
     if run.ended:
         raise FailedPrecondition(f"the run has ended already: {run.state}", next=["run_get"], details={"run_id": run.id})
-    if force and run.state is not RunState.CANCELING:
-        raise FailedPrecondition("force is for a run that is canceling and does not end; cancel it without first", field="force")
     if force:
-        # The end by force needs nobody: whoever follows the apply brings it about, and what it left is reconciled.
-        grace = call.front.settings.terraform.grace_seconds
-        raise FailedPrecondition(
-            f"an apply that does not stop is ended by force {grace:g} s after its first cancel, by itself, and is reconciled then; "
-            "wait for that with run_wait (terraform.grace_seconds sets how long)",
-            field="force",
-            next=["run_wait", "run_logs"],
-        )
+        await _may_force(call, run)
     if call.given.dry_run:
         return await shown.answer(call, run, warnings=("a dry run: nothing was canceled",))
     before = run.cursor
     await call.front.gateway.cancel(call.caller, run, reason=reason or call.given.message or "", force=force)
     run = await call.front.gateway.wait(call.org, run.id, lambda now: now.cursor > before, seconds=SOON)
     return await receipts.kept(call, arguments, await shown.answer(call, run))
+
+
+async def _may_force(call: Call, run: RunRow) -> None:
+    """Raises FailedPrecondition that tells when it becomes possible. What counts is decided where it is recorded."""
+    now, after = call.front.store.now(), call.front.settings.force_after
+    async with call.front.store.read() as conn:
+        refused = await canceling.refused(conn, run, after=after, now=now)
+    if refused is None:
+        return
+    left = math.ceil((refused.possible_at - now).total_seconds()) if refused.possible_at is not None else None
+    raise FailedPrecondition(
+        refused.message, field="force", retry_after_seconds=left, next=["run_wait", "run_logs"], details={"run_id": run.id}
+    )
 
 
 @RUNS.tool("run_resume", Access.WRITE, title="Resume run", run=True)

@@ -31,7 +31,7 @@ async def run_get(call: Call, run_id: RunId, include: Sequence[Include] = ()) ->
         data = await shown.summary(call, conn, run, handle) | await shown.included(conn, run, frozenset(include))
     wanted = data.get("waits_for")
     text = f"{run.type} on {run.stack_path} is {run.state}" + (f", waiting for {wanted}" if wanted else "")
-    return Answer(text=text, data=data, run=handle, next=shown.next_of(run))
+    return Answer(text=text, data=data, run=handle, warnings=shown.alarms(run), next=shown.next_of(run))
 
 
 @RUNS.tool("run_list", Access.READ, title="List runs", paged=True)
@@ -126,7 +126,7 @@ async def run_wait(
         data["queue"] = queue
     wanted = shown.waits_for(run, handle, queue)
     text = f"{run.state}" + (f", waiting for {wanted}" if wanted else "") + (f", {run.done} of {run.total} done" if run.total else "")
-    return Answer(text=text, data=data, run=handle, next=shown.next_of(run))
+    return Answer(text=text, data=data, run=handle, warnings=shown.alarms(run), next=shown.next_of(run))
 
 
 @RUNS.tool("run_plan", Access.READ, title="Show plan", carried=True)
@@ -177,7 +177,7 @@ async def run_logs(
         data = await logs.log_data(call, conn, run, logs.Asked(step=step, level=level, cursor=from_, lines=lines))
     failed = ", which failed" if data["failed"] else ""
     text = f"{data['lines']} of {data['total_lines']} line(s) of {data['step']}{failed}"
-    return Answer(text=text, data=data, next=shown.next_of(run))
+    return Answer(text=text, data=data, warnings=shown.alarms(run), next=shown.next_of(run))
 
 
 @RUNS.tool("run_evidence", Access.READ, title="Show evidence")

@@ -105,6 +105,13 @@ To end the run before any change: *More Actions*, *Send an Update*, `reject`, wi
 
 
 @requirement("details:what-to-send")
+@requirement("git:planned-commit")
+def test_the_page_says_which_commit_was_planned() -> None:
+    told = page(plan=plan(change("a.b"), source="commit 0123456789ab of refs/heads/main, https://git.example.com/acme/live, stacks/shop"))
+
+    assert "from `commit 0123456789ab of refs/heads/main, https://git.example.com/acme/live, stacks/shop`" in told
+
+
 def test_where_nothing_is_destroyed_no_name_is_asked_for() -> None:
     text = page(plan_digest=DIGEST, requirement=needs(Need.PERSON))
 
@@ -418,3 +425,17 @@ def test_plain_is_one_line_that_ends_no_code(text: str) -> None:
 def test_plain_shows_that_something_was_taken_away() -> None:
     assert plain("a`b\x1b[31m\u202ec\ud800\u3164") == "a'b�[31m�c��"
     assert plain("acme/dev/net — é 世界") == "acme/dev/net — é 世界"
+
+
+@requirement("guard:alarm")
+def test_an_alarm_stands_above_everything_else_and_cannot_leave_its_line() -> None:
+    told = page(alarms=["a.b: its delete `was` begun", *(f"n{n}" for n in range(6))], reason="why").split("\n\n")
+
+    assert told[2].splitlines() == [
+        "**ALARM: the apply does what nobody approved**",
+        "⚠ `a.b: its delete 'was' begun`",
+        *(f"⚠ `n{n}`" for n in range(4)),
+        "and 2 more",
+    ]
+    assert "ALARM" not in page()
+    assert "more" not in page(alarms=["one"])

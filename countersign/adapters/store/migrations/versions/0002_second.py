@@ -57,9 +57,28 @@ def upgrade() -> None:
         sa.Column("used_at", sa.String(length=32), nullable=True),
         sa.PrimaryKeyConstraint("org_id", "hash", name=op.f("pk_page_codes")),
     )
+    op.create_table(
+        "journals",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("attempt_id", sa.String(length=40), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("upto", sa.Integer(), nullable=False),
+        sa.Column("late", sa.Boolean(), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("kid", sa.String(length=32), nullable=False),
+        sa.Column("sha256", sa.String(length=80), nullable=False),
+        sa.Column("at", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("org_id", "attempt_id", "seq", name=op.f("pk_journals")),
+    )
+    with op.batch_alter_table("runs") as batch:
+        batch.add_column(sa.Column("alarms", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("runs") as batch:
+        batch.drop_column("alarms")
+    op.drop_table("journals")
     op.drop_table("page_codes")
     op.drop_table("page_sessions")
     op.drop_index("ix_deliveries_due", table_name="deliveries")

@@ -1,0 +1,133 @@
+"""The testimony of an apply: of its journal what was done to which object, and nothing that was printed.
+
+It is what leaves the machine while the apply runs, and all there is of the journal where that machine never comes back. So it
+counts for what it says and never for what it does not say: only a journal that was read to its end on its own machine is whole.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from countersign.core.engine import Told
+from countersign.core.redaction import Redactor
+
+_OPERATIONS = frozenset({"apply_start", "apply_complete", "apply_errored"})
+_PROVISIONERS = frozenset({"provision_start", "provision_complete", "provision_errored"})
+_CHANGES = frozenset({"create", "update", "delete"})
+WIDTH = 512  # characters of an address or id as people see it
+
+
+def event_of(line: bytes) -> Mapping[str, Any] | None:
+    """The event on a line, or None where the line is none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def kept(event: Mapping[str, Any], redactor: Redactor | None = None) -> bytes | None:
+    """Of one event what an operation is known by, as the engine spells it, or None.
+
+    With a `redactor` it says beside it how address and id may be shown, where they may not be shown as they are.
+    """
+    kind, hook = event.get("type"), event.get("hook")
+    told: dict[str, Any] = {"type": kind, **({"@timestamp": event["@timestamp"]} if "@timestamp" in event else {})}
+    if kind == "version":
+        return _line(told)  # it says when the attempt began
+    if kind in _OPERATIONS | _PROVISIONERS and isinstance(hook, dict):
+        resource = hook.get("resource")
+        address = resource.get("addr") if isinstance(resource, dict) else None
+        names = ("action", "id_key", "id_value") if kind in _OPERATIONS else ()
+        told["hook"] = {"resource": {"addr": address}, **{name: hook[name] for name in names if name in hook}}
+        shown = _shown({"addr": address, "id": told["hook"].get("id_value")}, redactor)
+        return _line(told | ({"shown": shown} if shown else {}))
+    said = event.get("diagnostic")
+    if kind == "diagnostic" and isinstance(said, dict) and said.get("severity") == "error" and isinstance(said.get("address"), str):
+        told["diagnostic"] = {"severity": "error", "address": said["address"]}
+        return _line(told)
+    return None
+
+
+def _line(told: Mapping[str, Any]) -> bytes:
+    return json.dumps(told, separators=(",", ":")).encode()
+
+
+def _shown(texts: Mapping[str, object], redactor: Redactor | None) -> dict[str, str]:
+    if redactor is None:
+        return {}
+    told = {name: (text, redactor.line(text, WIDTH)) for name, text in texts.items() if isinstance(text, str)}
+    return {name: shown for name, (text, shown) in told.items() if shown != text}
+
+
+def moment(event: Mapping[str, Any]) -> datetime | None:
+    """When the engine said it; None where it does not say so, or not in a way that has a time zone."""
+    try:
+        at = datetime.fromisoformat(str(event.get("@timestamp")))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def moments(testimony: bytes) -> Iterator[datetime]:
+    """When what it tells was said, in order."""
+    for line in testimony.splitlines():
+        if (at := moment(event_of(line) or {})) is not None:
+            yield at
+
+
+def began(testimony: bytes) -> datetime | None:
+    """When the attempt that gave this testimony began."""
+    return next(moments(testimony), None)
+
+
+def last_word(testimony: bytes) -> datetime | None:
+    return max(moments(testimony), default=None)
+
+
+def joined(shipped: bytes, found: bytes) -> bytes:
+    """One testimony of two of one journal: what left the machine in time, and what was found on it afterwards.
+
+    Both begin where the journal began. Either may reach further: a power cut costs the file its end, and what was written last
+    had not been shipped. Where they differ, both count.
+    """
+    ours, theirs = _lines(shipped), _lines(found)
+    plain, common = [_plain(line) for line in ours], 0
+    while common < len(plain) and common < len(theirs) and plain[common] == _plain(theirs[common]):
+        common += 1
+    return b"".join(line + b"\n" for line in (*ours, *theirs[common:]))
+
+
+def _lines(testimony: bytes) -> list[bytes]:
+    return [line for line in testimony.split(b"\n") if line]
+
+
+def _plain(line: bytes) -> object:
+    """What the line says, however it may be shown."""
+    event = event_of(line)
+    return line if event is None else {name: value for name, value in event.items() if name != "shown"}
+
+
+def told(testimony: bytes) -> Sequence[Told]:
+    """What changed or may have changed, in the order it was begun."""
+    found: dict[tuple[str, str], Told] = {}
+    for line in _lines(testimony):
+        event = event_of(line) or {}
+        hook, kind = event.get("hook"), event.get("type")
+        if kind not in _OPERATIONS or not isinstance(hook, dict) or hook.get("action") not in _CHANGES:
+            continue
+        address, action = str((hook.get("resource") or {}).get("addr")), str(hook["action"])
+        shown = event.get("shown") or {}
+        id = shown.get("id", hook.get("id_value")) if hook.get("id_key") == "id" else None
+        ok = None if kind == "apply_start" else kind == "apply_complete"
+        seen = Told(address=_SHAPES.line(str(shown.get("addr", address)), WIDTH), action=action, id=_id(id), ok=ok)
+        found[address, action] = seen
+    return tuple(found.values())
+
+
+_SHAPES = Redactor()  # knows no secret, only what credentials look like
+
+
+def _id(id: object) -> str | None:
+    return _SHAPES.line(str(id), WIDTH) if id else None
