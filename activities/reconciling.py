@@ -15,10 +15,11 @@ from temporalio import activity
 from activities.applying import Applying
 from activities.beating import heartbeating, until_done
 from activities.planning import DEATHS
+from activities.watching import Watching
 from countersign.adapters.artifacts import Written
-from countersign.adapters.store import plans, records, runs, state
+from countersign.adapters.store import journals, plans, records, runs, state
 from countersign.adapters.store.plans import AttemptRow, PlanRow
-from countersign.adapters.store.reconciled import conclude, fence, found_after, proven_dead, wishes_of, works_of
+from countersign.adapters.store.reconciled import conclude, fence, found_after, is_gone, proven_dead, wishes_of, works_of
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.approval import Channel
@@ -63,8 +64,9 @@ class Reconciling(Applying):
     async def _reconcile(self, run: RunRow, attempt: AttemptRow, wish: Wish) -> Standing:
         told: Outcome | None = None
         # A folder that outlived a reboot may tell an end that was on the disk before.
-        if attempt.ended_at is None and (attempt.boot_id == self.here.boot_id or self.engine.where(attempt.id).exists()):
-            told = await self.engine.follow(attempt.id, self._progress(run), stop=lambda: wish.canceled)
+        here = attempt.host == self.here.host
+        if here and attempt.ended_at is None and (attempt.boot_id == self.here.boot_id or self.engine.where(attempt.id).exists()):
+            told = await self.engine.follow(attempt.id, Watching(self, run, attempt).tell, stop=lambda: wish.canceled)
             if told.state is not RunState.INTERRUPTED:
                 return await self._record_outcome(run, attempt, told)
         async with self.store.begin() as tx:
@@ -104,7 +106,7 @@ class Reconciling(Applying):
 
     async def _remains(self, run: RunRow, attempt: AttemptRow, told: Outcome | None) -> Remains:
         """End the attempt and keep what it tells, before anything is done about it: the next crash may take this machine."""
-        found = await self.engine.end(attempt.id, same_boot=attempt.boot_id == self.here.boot_id)
+        found = await self._ended(run, attempt)
         if attempt.ended_at is not None and (kept := await self._kept(run, attempt)) is not None:
             return replace(kept, survivors=found.survivors, state=found.state)  # it was read when nothing lived any more
         said = {
@@ -122,6 +124,18 @@ class Reconciling(Applying):
             if not found.survivors:
                 await proven_dead(tx, run, attempt, at=self.store.now())
         return found
+
+    async def _ended(self, run: RunRow, attempt: AttemptRow) -> Remains:
+        """End what is left of it here, and what it told, here and while it ran. Another machine's attempt has nothing here."""
+        here = attempt.host == self.here.host
+        async with self.store.read() as conn:
+            gone = here or await is_gone(conn, run, attempt.id)
+            shipped = await journals.shipped(conn, self.keyring, org=run.org, attempt=attempt)
+        found = await self.engine.end(attempt.id, same_boot=here and attempt.boot_id == self.here.boot_id)
+        testimony = self.engine.joined(shipped.testimony, found.testimony)
+        if not gone:
+            found = replace(found, survivors=max(found.survivors, 1))  # its machine is another one, and nobody speaks for that
+        return replace(found, testimony=testimony, whole=found.whole and here, last_word=found.last_word or shipped.at)
 
     async def _kept(self, run: RunRow, attempt: AttemptRow) -> Remains | None:
         async with self.store.read() as conn:

@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Formatter
@@ -67,6 +68,7 @@ class TerraformSettings(Section):
     # What runs code, sends data, or reads any address or file while planning.
     denied_data_sources: tuple[str, ...] = ("external", "http", "terraform_remote_state")
     go_settings: dict[str, str] = Field(default_factory=lambda: {"GOGC": "400"})  # for small providers, see docs/targets.md
+    force_after_seconds: float = 120.0  # from the first cancel of an apply until people may end it by force
     grace_seconds: float = 1800.0  # between the one SIGINT and SIGKILL of an apply
     environment: dict[str, str] = Field(default_factory=dict)  # passed to the child as it is: proxies, CA bundles; no secrets
     unique: dict[str, UniqueSettings] = Field(default_factory=dict)  # globs over resource types; what is not listed is not looked up
@@ -212,6 +214,11 @@ class Settings(BaseSettings):
         if self.ui_approvals is not None:
             return self.ui_approvals
         return "trusted" if self.embedded_temporal and self.host == "127.0.0.1" else "off"
+
+    @property
+    def force_after(self) -> timedelta:
+        """It is never later than the end that comes by itself."""
+        return timedelta(seconds=min(self.terraform.force_after_seconds, self.terraform.grace_seconds))
 
     @property
     def temporal_target(self) -> str:

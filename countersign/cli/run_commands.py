@@ -214,6 +214,7 @@ def resume(
     run_id: RunId,
     exists: Annotated[list[str] | None, typer.Option("--exists", help="ADDRESS=ID of what is there.", show_default=False)] = None,
     absent: Annotated[list[str] | None, typer.Option("--absent", help="ADDRESS of which nothing is there.", show_default=False)] = None,
+    machine_gone: Annotated[str | None, typer.Option(help="HOST of the lost apply, if it is gone for good.", show_default=False)] = None,
     url: Url = None,
     key_file: KeyFile = None,
     data: Data = None,
@@ -223,7 +224,7 @@ def resume(
     from countersign.cli import deciding
 
     door = _door(data, url, key_file, as_json)
-    run(deciding.resume(door, run_id, exists=exists or (), absent=absent or ()), as_json=as_json)
+    run(deciding.resume(door, run_id, exists=exists or (), absent=absent or (), gone=machine_gone), as_json=as_json)
 
 
 def runs(

@@ -4,9 +4,10 @@ The activities around it do turn, claim, artifacts, policy and records; an engin
 neither the run workflow nor approvals, policies or records.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -16,15 +17,45 @@ from countersign.core.run import Mode, RunState
 
 
 @dataclass(frozen=True, kw_only=True)
+class Said:
+    """A line of an apply's journal that is worth keeping, reduced to what was done to which object."""
+
+    number: int  # of the line in the journal, from 1
+    line: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What whoever follows an apply heard since it was asked last."""
+
+    said: tuple[Said, ...] = field(default=(), repr=False)
+    upto: int = 0  # lines of the journal read so far
+    process: int | None = None  # the engine's, on its machine
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where an engine process is; goes into heartbeats and rows, so it carries no values."""
 
     done: int = 0
     total: int = 0
     current: str = ""  # addresses in the works, bounded
+    alarms: tuple[str, ...] = ()  # what it does outside of what was approved, redacted; all there were so far
+    hear: Callable[[], Heard] | None = field(default=None, compare=False, repr=False)  # of an apply: what goes into the store
 
 
 Beat = Callable[[Progress], Awaitable[None]]
+
+
+class Wish(IntEnum):
+    """What people want of an apply that runs."""
+
+    GO_ON = 0
+    STOP = 1  # one interrupt: it stores its state, frees its lock, and tells what it did
+    KILL = 2  # by force, after it was asked to stop
+
+
+Wanted = Callable[[], Wish | bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +73,18 @@ class StackConfig:
     vars: Mapping[str, object] = field(default_factory=dict)  # JSON values; {"secret": slug} names a sealed one
     plan_credential: str | None = None  # slug of a secret whose JSON object becomes environment of the plan's child
     apply_credential: str | None = None
+    reads: tuple[str, ...] = ()  # stacks whose outputs its plans get: ids, or paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Another stack's outputs, as they are."""
+
+    stack_id: str
+    path: str
+    lineage: str | None
+    serial: int
+    outputs: Mapping[str, Mapping[str, object]] = field(repr=False)  # name → {value, sensitive}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +113,7 @@ class PlanJob:
     targets: tuple[str, ...]  # speculative only
     imports: Mapping[str, str] = field(default_factory=dict)  # address → id of an object that exists, to be taken into the state
     commit: str | None
+    reads: tuple[Read, ...] = ()
     applied_commit: str | None = None  # of the newest apply of this stack from the same repository
     state: StateAccess
     reveal: Reveal
@@ -150,6 +194,31 @@ class Remains:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Told:
+    """One object as people are told of it: address and id without what is secret."""
+
+    address: str
+    action: str
+    id: str | None = None
+    ok: bool | None = None  # None: begun, and not known to be ended
+
+    @property
+    def line(self) -> str:
+        """In words, for an operator."""
+        done = {"create": "created", "update": "updated", "delete": "destroyed"}
+        if self.ok is None:
+            return f"{self.address}: its {self.action} was begun, and may be done or not"
+        if not self.ok:
+            return f"{self.address}: its {self.action} failed, and may be done in part"
+        return f"{self.address}: {done[self.action]}" + (f", id {self.id}" if self.id else "")
+
+    @property
+    def row(self) -> dict[str, object]:
+        """As the result of an apply has it."""
+        return {"address": self.address, "action": self.action, **({"id": self.id} if self.id else {}), "ok": self.ok}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Witness:
     """One lost attempt of a run, for whoever reconciles."""
 
@@ -205,8 +274,9 @@ class Engine(Protocol):
         """Start the detached process that changes the world, once per attempt id; returns when it runs."""
         ...
 
-    async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
-        """Watch an attempt to its end, whoever launched it. `stop()` true: interrupt it once, wait, tell the partial result."""
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Wanted) -> Outcome:
+        """Watch an attempt to its end, whoever launched it. `stop()` true: interrupt it once, wait, tell the partial result;
+        KILL: end it with everything it started."""
         ...
 
     async def forget(self, attempt_id: str) -> None:
@@ -220,6 +290,14 @@ class Engine(Protocol):
 
 class Reconciler(Engine, Protocol):
     """An engine that can account for a lost apply. Without it an interrupted run waits for an operator."""
+
+    def told(self, testimony: bytes) -> Sequence[Told]:
+        """What a testimony says, for people."""
+        ...
+
+    def joined(self, shipped: bytes, found: bytes) -> bytes:
+        """One testimony of what left the machine while the apply ran, and of what was found there afterwards."""
+        ...
 
     async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
         """End whatever is left of an attempt that is fenced, and tell what it left. May be called again."""

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from temporalio import activity
@@ -25,12 +25,12 @@ from activities.reconciling import Reconciling
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.objects import place_of
 from countersign.adapters.process import boot_id
 from countersign.adapters.schedules import Schedules
-from countersign.adapters.objects import place_of
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
-from countersign.core.engine import Engine
+from countersign.core.engine import Engine, Reconciler
 from countersign.core.errors import Unavailable
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
@@ -90,10 +90,20 @@ def build_workers(
     engines: Sequence[Engine],
     here: Here,
     wake: Wake,
+    alarm: Wake | None = None,
 ) -> list[Worker]:
     """A worker for runs and decisions, one per engine, and one for what only this machine can do."""
     policy = settings.effective_policy
-    ledger = LedgerSteps(store=store, policy=policy, trust=settings.ui_trust, verify=keyring.verify, wake=wake)
+    ledger = LedgerSteps(
+        store=store,
+        policy=policy,
+        trust=settings.ui_trust,
+        verify=keyring.verify,
+        wake=wake,
+        force_after=settings.force_after,
+        keyring=keyring,
+        tells={e.name: cast(Reconciler, e).told for e in engines if ENGINES[e.name].reconcile is not None},
+    )
     drifting = DriftSteps(store=store, start=temporal.Runs(client).start)
     local: list[Callable[..., Any]] = []
     starting: dict[str, list[Callable[..., Any]]] = {}
@@ -107,13 +117,16 @@ def build_workers(
             "policy": policy,
             "here": here,
             "wake": wake,
+            "alarm": alarm,
             "trust": settings.ui_trust,
         }
         planning, applying = Planning(**given), Applying(**given)
         starting[engine.name] = [registered(steps.plan, planning.plan), registered(steps.apply, applying.apply)]
         local += [registered(steps.follow, applying.follow)]
         if steps.reconcile is not None:
-            local += [registered(steps.reconcile, Reconciling(**given).reconcile)]
+            reconcile = registered(steps.reconcile, Reconciling(**given).reconcile)
+            local += [reconcile]
+            starting[engine.name] += [reconcile]  # of attempts whose machine is gone for good
     slots = settings.plan_slots or 2 * (os.cpu_count() or 2)
     common: dict[str, Any] = {
         "interceptors": [CodedErrors()],
@@ -200,6 +213,7 @@ async def serve(settings: Settings) -> None:
             engines=engines_of(settings, keyring),
             here=here,
             wake=workflows.wake,
+            alarm=workflows.alarm,
         )
         orgs = [o.slug for o in settings.organizations]
         await hand_back(store, workflows, orgs, here.host)

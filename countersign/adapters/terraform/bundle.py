@@ -10,7 +10,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from countersign.adapters.terraform.checkout import OVERRIDE, Tree
 from countersign.core.errors import FailedPrecondition
 from countersign.core.model import Payload
 
-PLAN, META, SECRETS, TREE = "plan.tfplan", "meta.json", "secrets.json", "tree"
+PLAN, META, SECRETS, TREE, OPERATIONS = "plan.tfplan", "meta.json", "secrets.json", "tree", "operations.json"
 
 
 class Meta(Payload):
@@ -40,12 +40,13 @@ class Meta(Payload):
             raise FailedPrecondition(f"the plan was made by {self.engine}, and the stack now says {engine}; plan again")
 
 
-def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], tree: Path) -> bytes:
-    """The bundle of a planned folder. `secrets` are what apply must hide in everything it tells."""
+def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], operations: Mapping[str, Sequence[str]], tree: Path) -> bytes:
+    """The bundle of a planned folder. `secrets` are what apply must hide in everything it tells, `operations` what it may begin."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, META, meta.model_dump_json().encode())
         _add(tar, SECRETS, json.dumps(sorted(secrets)).encode())
+        _add(tar, OPERATIONS, json.dumps(operations, sort_keys=True).encode())
         _add(tar, PLAN, plan)
         for path in files_below(tree, meta.below):
             name = path.relative_to(_root(tree, meta.below)).as_posix()

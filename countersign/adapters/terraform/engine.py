@@ -1,6 +1,6 @@
 """The engine: `plan`, `launch` and `follow` what changes the world, and `reconcile` what was lost, each in its own module."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from countersign.adapters.git import Mirrors, Remotes
@@ -13,9 +13,10 @@ from countersign.adapters.terraform.reconciling import reconcile
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
-from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains
+from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Told, Wanted
 from countersign.core.terraform.semantic import Macs
 from countersign.core.terraform.source import AllowList
+from countersign.core.terraform.testimony import joined, told
 
 
 class TerraformEngine:
@@ -99,11 +100,17 @@ class TerraformEngine:
     async def launch(self, job: ApplyJob) -> None:
         await self._attempts.launch(job, self.executable(job.stack.engine))
 
-    async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Wanted) -> Outcome:
         return await self._attempts.follow(attempt_id, beat, stop=stop)
 
     async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
         return await self._attempts.end(attempt_id, same_boot=same_boot)
+
+    def told(self, testimony: bytes) -> Sequence[Told]:
+        return told(testimony)
+
+    def joined(self, shipped: bytes, found: bytes) -> bytes:
+        return joined(shipped, found)
 
     async def reconcile(self, job: ReconcileJob, beat: Beat) -> Reconciled:
         """What lost applies did, and a plan of what is left with the proof that it was approved. Raises Locked and Unavailable."""

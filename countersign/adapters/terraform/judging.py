@@ -18,6 +18,7 @@ from countersign.core.run import Mode
 from countersign.core.terraform import document as doc
 from countersign.core.terraform import drift
 from countersign.core.terraform.events import Journal, in_words, redacted
+from countersign.core.terraform.guard import operations_of
 from countersign.core.terraform.plan import plan_of
 from countersign.core.terraform.semantic import Macs, Origin, semantic
 from countersign.core.terraform.semantic import variables as variable_macs
@@ -81,7 +82,7 @@ def judged(
         plan=plan,
         plan_sha256=plan_sha256,
         # The attempt's own secrets die with it; nobody who can read bundles should find them there.
-        bundle=bundle.pack(meta=meta, plan=saved, secrets=redactor.secrets - own, tree=place.tree),
+        bundle=bundle.pack(meta=meta, plan=saved, secrets=redactor.secrets - own, operations=operations_of(document), tree=place.tree),
         plan_json=plan_json,
         view=view_of(document, mode=job.mode, macs=macs, redactor=redactor),
         semantic_document=semantic_document,
@@ -163,7 +164,7 @@ def warnings_of(tree: Tree, job: PlanJob) -> tuple[str, ...]:
 def _origin(session: Session) -> dict[str, str]:
     """Where a commit was found, for the frozen inputs: nothing for a folder."""
     at = session.revision
-    return {"repository": at.address, "ref": at.ref, "path": session.job.stack.source_path} if at else {}
+    return {"commit": at.commit, "repository": at.address, "ref": at.ref, "path": session.job.stack.source_path} if at else {}
 
 
 def _told_source(session: Session) -> str:

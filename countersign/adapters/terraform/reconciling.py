@@ -22,7 +22,6 @@ from countersign.adapters.terraform.judging import judged
 from countersign.adapters.terraform.looking import Trials, Unique, rules_of
 from countersign.adapters.terraform.mending import State
 from countersign.adapters.terraform.planning import add_imports, at_work, destroys, saved_plan, shown, state_answers, written_variables
-from countersign.adapters.terraform.remains import began
 from countersign.adapters.terraform.session import Session, Surroundings
 from countersign.adapters.terraform.warm import check_backend
 from countersign.core import reconcile as core
@@ -39,6 +38,7 @@ from countersign.core.terraform.imports import FILE
 from countersign.core.terraform.operations import AttemptJournal, Deed, Ended, History, attempt_of, histories
 from countersign.core.terraform.salvage import Salvage, fold
 from countersign.core.terraform.subset import prove
+from countersign.core.terraform.testimony import began
 
 LINE = 1000  # characters of a line of the proof
 
