@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.objects import TROUBLE, Folder, Place
+from countersign.adapters.store import statements
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.schema import artifacts
 from countersign.core.digests import canonical, sha256
@@ -130,8 +131,7 @@ class Artifacts:
 
     async def read(self, conn: AsyncConnection, *, org: str, artifact_id: str) -> bytes:
         """The plaintext, its digest checked. Raises NotFound, FailedPrecondition where it was changed, Unavailable."""
-        query = select(artifacts).where(artifacts.c.org_id == org, artifacts.c.id == artifact_id)
-        row = (await conn.execute(query)).first()
+        row = await statements.first(conn, artifacts, org_id=org, id=artifact_id)
         if row is None:
             raise NotFound(f"no artifact {artifact_id}", field="artifact_id")
         return await self._get(org, row.stack_id, artifact_id, row.kind, row.sha256)

@@ -3,14 +3,16 @@
 Rows are appended in the transaction of what they tell, so that there is neither a deed without a row nor a row without a deed.
 """
 
-from sqlalchemy import desc, select
+from sqlalchemy import bindparam, desc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store import statements
 from countersign.adapters.store.schema import audit
 from countersign.core.digests import canonical, sha256
 from countersign.core.principal import Principal
 
 GENESIS = "sha256:" + "0" * 64
+_LAST = select(audit.c.seq, audit.c.hash).where(audit.c.org_id == bindparam("org")).order_by(desc(audit.c.seq)).limit(1)
 
 
 async def append(
@@ -26,7 +28,7 @@ async def append(
     **facts: str | int | bool | None,
 ) -> int:
     """Append one row and return its seq. `facts` are digests and codes, never values."""
-    last = (await tx.execute(select(audit.c.seq, audit.c.hash).where(audit.c.org_id == org).order_by(desc(audit.c.seq)).limit(1))).first()
+    last = (await tx.execute(_LAST, {"org": org})).first()
     seq, previous = (last.seq + 1, last.hash) if last else (1, GENESIS)
     body = canonical(
         {
@@ -45,7 +47,7 @@ async def append(
         }
     )
     digest = sha256(previous.encode() + b"\n" + body)
-    await tx.execute(audit.insert().values(org_id=org, seq=seq, prev_hash=previous, hash=digest, body=body.decode()))
+    await statements.add(tx, audit, org_id=org, seq=seq, prev_hash=previous, hash=digest, body=body.decode())
     return seq
 
 

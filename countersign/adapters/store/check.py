@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, drift, plans, records, runs, secrets
+from countersign.adapters.store import audit, drift, plans, records, runs, secrets, statements
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import DecisionRow, PlanRow
 from countersign.adapters.store.runs import RunRow
@@ -157,21 +157,21 @@ async def credential_of(tx: AsyncConnection, org: str, stack: StackConfig) -> st
 async def insert_plan(
     tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], now: datetime, *, document: ApprovalDocument | None
 ) -> None:
-    await tx.execute(
-        plans_table.insert().values(
-            org_id=run.org,
-            run_id=run.id,
-            number=run.plan_number + 1,
-            plan_digest=document.digest if document else None,
-            document=document.model_dump_json() if document else None,
-            semantic_digest=planned.plan.semantic_digest,
-            summary=planned.plan.model_copy(update={"artifacts": tuple(refs)}).model_dump_json(),
-            inputs=json.dumps(dict(planned.inputs)),
-            findings=json.dumps([asdict(finding) for finding in planned.findings]),
-            lineage=planned.lineage,
-            serial=planned.serial,
-            created_at=stamp(now),
-        )
+    await statements.add(
+        tx,
+        plans_table,
+        org_id=run.org,
+        run_id=run.id,
+        number=run.plan_number + 1,
+        plan_digest=document.digest if document else None,
+        document=document.model_dump_json() if document else None,
+        semantic_digest=planned.plan.semantic_digest,
+        summary=planned.plan.model_copy(update={"artifacts": tuple(refs)}).model_dump_json(),
+        inputs=json.dumps(dict(planned.inputs)),
+        findings=json.dumps([asdict(finding) for finding in planned.findings]),
+        lineage=planned.lineage,
+        serial=planned.serial,
+        created_at=stamp(now),
     )
 
 
@@ -202,23 +202,23 @@ async def insert_approval(
 ) -> None:
     by = source.by if source else SYSTEM
     nonce = derive("carry", run.org, run.id, run.plan_digest or "", by.id)
-    await tx.execute(
-        decisions.insert().values(
-            org_id=run.org,
-            id=derive("dec", run.org, run.id, nonce),
-            run_id=run.id,
-            plan_digest=run.plan_digest,
-            decision="approve",
-            accepted=True,
-            channel=str(channel),
-            principal=by.id,
-            principal_kind=str(by.kind),
-            acts_for=by.acts_for,
-            confirm_name=source.confirm_name if source else None,
-            comment=f"carried over from {source.plan_digest}" if source else comment,
-            nonce=nonce,
-            at=stamp(now),
-        )
+    await statements.add(
+        tx,
+        decisions,
+        org_id=run.org,
+        id=derive("dec", run.org, run.id, nonce),
+        run_id=run.id,
+        plan_digest=run.plan_digest,
+        decision="approve",
+        accepted=True,
+        channel=str(channel),
+        principal=by.id,
+        principal_kind=str(by.kind),
+        acts_for=by.acts_for,
+        confirm_name=source.confirm_name if source else None,
+        comment=f"carried over from {source.plan_digest}" if source else comment,
+        nonce=nonce,
+        at=stamp(now),
     )
     await audit.append(
         tx,

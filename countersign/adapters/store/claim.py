@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, runs, secrets, state, turns
+from countersign.adapters.store import audit, plans, runs, secrets, state, statements, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.plans import AttemptRow, PlanRow
@@ -137,9 +136,8 @@ async def _refuse(tx: AsyncConnection, run: RunRow, to: RunState, code: str, mes
 
 async def _frozen(tx: AsyncConnection, run: RunRow, now: datetime) -> str | None:
     scopes = ("all_writes", f"env:{run.env}", f"stack:{run.stack_path}", f"engine:{run.engine}")
-    query = select(switches).where(switches.c.org_id == run.org, switches.c.id.in_(scopes), switches.c.is_on.is_(True))
-    for row in await tx.execute(query):
-        if row.until is None or row.until > stamp(now):
+    for row in await statements.every(tx, switches, org_id=run.org, is_on=True, order=("id",)):
+        if row.id in scopes and (row.until is None or row.until > stamp(now)):
             return f"changes are frozen ({row.id}): {row.reason}"
     return None
 
@@ -251,11 +249,8 @@ async def close(
     keep_turn: bool = False,
 ) -> str | None:
     """Close the attempt on evidence: its credential ends, the turn goes on unless the run keeps it. Returns the run to wake."""
-    await tx.execute(
-        update(attempts)
-        .where(attempts.c.org_id == run.org, attempts.c.id == attempt.id, attempts.c.closed_at.is_(None))
-        .values(closed_at=stamp(at), outcome=str(outcome), evidence=json.dumps(list(evidence)))
-    )
+    said = {"closed_at": stamp(at), "outcome": str(outcome), "evidence": json.dumps(list(evidence))}
+    await statements.change(tx, attempts, {"org_id": run.org, "id": attempt.id, "closed_at": None}, **said)
     await state.revoke(tx, run.org, attempt.id)
     if keep_turn:
         return None

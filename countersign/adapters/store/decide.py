@@ -13,7 +13,7 @@ from datetime import datetime
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, runs
+from countersign.adapters.store import audit, plans, runs, statements
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.runs import RunRow
@@ -175,25 +175,25 @@ async def _record(tx: AsyncConnection, run: RunRow, asked: DecideInput, who: _Wh
     approve, reject = asked.approve, asked.reject
     decision = "approve" if approve else "reject"
     digest = approve.plan_digest if approve else run.plan_digest
-    await tx.execute(
-        decisions.insert().values(
-            org_id=run.org,
-            id=derive("dec", run.org, run.id, who.nonce),
-            run_id=run.id,
-            plan_digest=digest[:80] if digest else None,
-            decision=decision,
-            accepted=refusal is None,
-            channel=str(who.channel),
-            principal=who.by.id,
-            principal_kind=str(who.by.kind),
-            acts_for=who.by.acts_for,
-            confirm_name=(approve.confirm_name or "")[:255] or None if approve else None,
-            comment=approve.comment if approve else reject.reason if reject else None,
-            code=refusal.code if refusal else None,
-            message=refusal.message if refusal else None,
-            nonce=who.nonce,
-            at=stamp(now),
-        )
+    await statements.add(
+        tx,
+        decisions,
+        org_id=run.org,
+        id=derive("dec", run.org, run.id, who.nonce),
+        run_id=run.id,
+        plan_digest=digest[:80] if digest else None,
+        decision=decision,
+        accepted=refusal is None,
+        channel=str(who.channel),
+        principal=who.by.id,
+        principal_kind=str(who.by.kind),
+        acts_for=who.by.acts_for,
+        confirm_name=(approve.confirm_name or "")[:255] or None if approve else None,
+        comment=approve.comment if approve else reject.reason if reject else None,
+        code=refusal.code if refusal else None,
+        message=refusal.message if refusal else None,
+        nonce=who.nonce,
+        at=stamp(now),
     )
     await audit.append(
         tx,

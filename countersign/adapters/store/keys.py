@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit
+from countersign.adapters.store import audit, statements
 from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.schema import keys
 from countersign.core.digests import sha256
@@ -106,7 +106,7 @@ async def find_key(conn: AsyncConnection, token: str, *, now: datetime) -> KeyRo
     if parts is None:
         return None
     shown = sha256(parts[2].encode())
-    for row in await conn.execute(select(keys).where(keys.c.id == parts[1])):
+    for row in await statements.every(conn, keys, id=parts[1], order=()):
         if hmac.compare_digest(row.hash, shown) and (key := _key(row)).live(now):
             return key
     return None

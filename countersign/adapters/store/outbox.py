@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, case, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store import statements
 from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.schema import deliveries, outbox
 from countersign.core.errors import NotFound
@@ -51,7 +52,7 @@ class Delivery:
 async def put(tx: AsyncConnection, facts: Facts, moment: Moment, *, number: int) -> None:
     """Write down that there is something to tell. `number` is that of the ledger's event."""
     row = {"org_id": facts.org, "id": event_id(facts.org, facts.run_id, number), "run_id": facts.run_id, "moment": str(moment)}
-    await tx.execute(outbox.insert().values(**row, at=facts.at, facts=facts.model_dump_json()))
+    await statements.add(tx, outbox, **row, at=facts.at, facts=facts.model_dump_json())
 
 
 async def waiting(tx: AsyncConnection, *, limit: int = BATCH) -> list[Notice]:

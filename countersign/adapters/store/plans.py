@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, desc, select
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store import statements
 from countersign.adapters.store.database import moment, stamp
 from countersign.adapters.store.schema import attempts, decisions, plans
 from countersign.core.approval import Approval, ApprovalDocument, Channel
@@ -128,62 +129,60 @@ def _attempt(row: Row[Any]) -> AttemptRow:
 
 async def get_plan(conn: AsyncConnection, org: str, run_id: str, number: int | None = None) -> PlanRow | None:
     """The plan with that number, or the newest."""
-    query = select(plans).where(plans.c.org_id == org, plans.c.run_id == run_id)
-    query = query.where(plans.c.number == number) if number is not None else query.order_by(desc(plans.c.number)).limit(1)
-    row = (await conn.execute(query)).first()
+    mine: dict[str, Any] = {"org_id": org, "run_id": run_id}
+    row = await (
+        statements.first(conn, plans, **mine, newest="number") if number is None else statements.first(conn, plans, **mine, number=number)
+    )
     return _plan(row) if row else None
 
 
 async def plan_by_digest(conn: AsyncConnection, org: str, plan_digest: str) -> PlanRow | None:
-    row = (await conn.execute(select(plans).where(plans.c.org_id == org, plans.c.plan_digest == plan_digest))).first()
+    row = await statements.first(conn, plans, org_id=org, plan_digest=plan_digest)
     return _plan(row) if row else None
 
 
 async def decisions_of(conn: AsyncConnection, org: str, run_id: str) -> list[DecisionRow]:
     """Oldest first, the refused ones too."""
-    query = select(decisions).where(decisions.c.org_id == org, decisions.c.run_id == run_id).order_by(decisions.c.at, decisions.c.id)
-    return [_decision(row) for row in await conn.execute(query)]
+    return [_decision(row) for row in await statements.every(conn, decisions, org_id=org, run_id=run_id, order=("at", "id"))]
 
 
 async def decision_by_nonce(conn: AsyncConnection, org: str, nonce: str) -> DecisionRow | None:
-    row = (await conn.execute(select(decisions).where(decisions.c.org_id == org, decisions.c.nonce == nonce))).first()
+    row = await statements.first(conn, decisions, org_id=org, nonce=nonce)
     return _decision(row) if row else None
 
 
 async def insert_attempt(tx: AsyncConnection, org: str, attempt: AttemptRow) -> None:
     """Open an attempt; the database refuses a second one of its plan, ever, and a second open one on its state."""
-    await tx.execute(
-        attempts.insert().values(
-            org_id=org,
-            id=attempt.id,
-            run_id=attempt.run_id,
-            stack_id=attempt.stack_id,
-            plan_digest=attempt.plan_digest,
-            epoch=attempt.epoch,
-            host=attempt.host,
-            boot_id=attempt.boot_id,
-            opened_at=stamp(attempt.opened_at),
-        )
+    await statements.add(
+        tx,
+        attempts,
+        org_id=org,
+        id=attempt.id,
+        run_id=attempt.run_id,
+        stack_id=attempt.stack_id,
+        plan_digest=attempt.plan_digest,
+        epoch=attempt.epoch,
+        host=attempt.host,
+        boot_id=attempt.boot_id,
+        opened_at=stamp(attempt.opened_at),
     )
 
 
 async def attempts_of(conn: AsyncConnection, org: str, run_id: str) -> list[AttemptRow]:
-    query = select(attempts).where(attempts.c.org_id == org, attempts.c.run_id == run_id).order_by(attempts.c.opened_at)
-    return [_attempt(row) for row in await conn.execute(query)]
+    return [_attempt(row) for row in await statements.every(conn, attempts, org_id=org, run_id=run_id, order=("opened_at",))]
 
 
 async def attempt_by_id(conn: AsyncConnection, org: str, attempt_id: str) -> AttemptRow | None:
-    row = (await conn.execute(select(attempts).where(attempts.c.org_id == org, attempts.c.id == attempt_id))).first()
+    row = await statements.first(conn, attempts, org_id=org, id=attempt_id)
     return _attempt(row) if row else None
 
 
 async def attempt_of_plan(conn: AsyncConnection, org: str, plan_digest: str) -> AttemptRow | None:
-    row = (await conn.execute(select(attempts).where(attempts.c.org_id == org, attempts.c.plan_digest == plan_digest))).first()
+    row = await statements.first(conn, attempts, org_id=org, plan_digest=plan_digest)
     return _attempt(row) if row else None
 
 
 async def open_attempt(conn: AsyncConnection, org: str, stack_id: str) -> AttemptRow | None:
     """The attempt that is open on a state, of whatever run."""
-    mine = (attempts.c.org_id == org) & (attempts.c.stack_id == stack_id) & attempts.c.closed_at.is_(None)
-    row = (await conn.execute(select(attempts).where(mine))).first()
+    row = await statements.first(conn, attempts, org_id=org, stack_id=stack_id, closed_at=None)
     return _attempt(row) if row else None

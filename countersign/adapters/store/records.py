@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit
+from countersign.adapters.store import audit, statements
 from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.schema import attempts, records, runs, states
 from countersign.core import ids
@@ -96,8 +96,8 @@ def _live(org: str) -> Any:
 async def get_stack(conn: AsyncConnection, org: str, ref: str) -> StackRow:
     """By "org/env/slug", "env/slug" or id. Raises NotFound."""
     path = ref if ref.count("/") == 2 else f"{org}/{ref}"
-    named = records.c.id == ref if ref.startswith("st_") else records.c.path == path
-    row = (await conn.execute(select(records).where(_live(org), named))).first()
+    named: dict[str, Any] = {"id": ref} if ref.startswith("st_") else {"path": path}
+    row = await statements.first(conn, records, org_id=org, kind=KIND, deleted_at=None, **named)
     if row is None:
         raise NotFound(
             f"no workspace {ref}; `terraform_list_workspaces` tells which there are", field="workspace", next=["terraform_list_workspaces"]

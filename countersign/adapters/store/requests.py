@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit
+from countersign.adapters.store import audit, statements
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.schema import events, receipts, runs
 from countersign.core import ids
@@ -42,10 +41,7 @@ def fingerprints(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 async def receipt(tx: AsyncConnection, *, org: str, principal: str, tool: str, key: str, arguments: Mapping[str, Any]) -> str | None:
     """The run an earlier use of `key` started, or None. Raises IdempotencyMismatch naming the arguments that differ."""
-    query = select(receipts).where(
-        receipts.c.org_id == org, receipts.c.principal == principal, receipts.c.tool == tool, receipts.c.key == key
-    )
-    row = (await tx.execute(query)).first()
+    row = await statements.first(tx, receipts, org_id=org, principal=principal, tool=tool, key=key)
     if row is None:
         return None
     before, now = json.loads(row.arguments), fingerprints(arguments)
@@ -85,57 +81,57 @@ async def request_run(
             if known is not None:
                 return Requested(run_id=known, replayed=True)
         else:
-            joinable = select(runs.c.id).where(
-                runs.c.org_id == org,
-                runs.c.requester == principal.id,
-                runs.c.request_digest == request_digest,
-                runs.c.ended_at.is_(None),
-            )
-            if (row := (await tx.execute(joinable.limit(1))).first()) is not None:
+            mine: dict[str, Any] = {"org_id": org, "requester": principal.id, "request_digest": request_digest}
+            if (row := await statements.first(tx, runs, **mine, ended_at=None)) is not None:
                 return Requested(run_id=row.id, joined=True)
         if admit is not None:
             await admit(tx)
         run_id = ids.run_id(org=org, principal=principal.id, tool=run_type.name, key=key or f"{request_digest} {random.token_hex(16)}")
         now = store.now()
         if key is not None:
-            await tx.execute(
-                receipts.insert().values(
-                    org_id=org,
-                    principal=principal.id,
-                    tool=run_type.name,
-                    key=key,
-                    arguments=json.dumps(fingerprints(asked)),
-                    run_id=run_id,
-                    created_at=stamp(now),
-                    expires_at=stamp(now + RECEIPTS_LIVE),
-                )
-            )
-        added = await tx.execute(
-            events.insert().values(
-                org_id=org, run_id=run_id, at=stamp(now), kind="state", state=str(RunState.PENDING), body=json.dumps({"by": principal.id})
-            )
-        )
-        await tx.execute(
-            runs.insert().values(
+            await statements.add(
+                tx,
+                receipts,
                 org_id=org,
-                id=run_id,
-                type=run_type.name,
-                engine=run_type.engine,
-                mode=str(mode or run_type.mode),
-                stack_id=stack.stack_id,
-                stack_path=stack.path,
-                env=stack.env,
-                state=str(RunState.PENDING),
-                requester=principal.id,
-                requester_kind=str(principal.kind),
-                acts_for=principal.acts_for,
-                request=json.dumps(dict(arguments)),
-                request_digest=request_digest,
-                message=message,
+                principal=principal.id,
+                tool=run_type.name,
+                key=key,
+                arguments=json.dumps(fingerprints(asked)),
+                run_id=run_id,
                 created_at=stamp(now),
-                updated_at=stamp(now),
-                cursor=added.inserted_primary_key[0] if added.inserted_primary_key else 0,
+                expires_at=stamp(now + RECEIPTS_LIVE),
             )
+        added = await statements.add(
+            tx,
+            events,
+            org_id=org,
+            run_id=run_id,
+            at=stamp(now),
+            kind="state",
+            state=str(RunState.PENDING),
+            body=json.dumps({"by": principal.id}),
+        )
+        await statements.add(
+            tx,
+            runs,
+            org_id=org,
+            id=run_id,
+            type=run_type.name,
+            engine=run_type.engine,
+            mode=str(mode or run_type.mode),
+            stack_id=stack.stack_id,
+            stack_path=stack.path,
+            env=stack.env,
+            state=str(RunState.PENDING),
+            requester=principal.id,
+            requester_kind=str(principal.kind),
+            acts_for=principal.acts_for,
+            request=json.dumps(dict(arguments)),
+            request_digest=request_digest,
+            message=message,
+            created_at=stamp(now),
+            updated_at=stamp(now),
+            cursor=added.inserted_primary_key[0] if added.inserted_primary_key else 0,
         )
         await audit.append(
             tx, org=org, at=stamp(now), action=run_type.name, by=principal, target=stack.path, run_id=run_id, request=request_digest

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, case, desc, func, select, update
+from sqlalchemy import Row, case, desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import outbox
+from countersign.adapters.store import outbox, statements
 from countersign.adapters.store.database import moment, stamp
 from countersign.adapters.store.schema import events, runs
 from countersign.core.errors import Conflict, NotFound
@@ -111,7 +111,7 @@ def _run(row: Row[Any]) -> RunRow:
 
 async def get_run(conn: AsyncConnection, org: str, run_id: str) -> RunRow:
     """Raises NotFound."""
-    row = (await conn.execute(select(runs).where(runs.c.org_id == org, runs.c.id == run_id))).first()
+    row = await statements.first(conn, runs, org_id=org, id=run_id)
     if row is None:
         raise NotFound(f"no run {run_id}; `run_list` tells which there are", field="run_id", next=["run_list"])
     return _run(row)
@@ -220,19 +220,11 @@ def _facts(run: RunRow, at: datetime) -> Facts:
 async def _write(
     tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, kind: str, body: Mapping[str, Any], columns: Mapping[str, Any]
 ) -> RunRow:
-    added = await tx.execute(
-        events.insert().values(
-            org_id=run.org, run_id=run.id, at=stamp(at), kind=kind, state=str(to), body=json.dumps(body, ensure_ascii=False)
-        )
-    )
+    text = json.dumps(body, ensure_ascii=False)
+    added = await statements.add(tx, events, org_id=run.org, run_id=run.id, at=stamp(at), kind=kind, state=str(to), body=text)
     n = added.inserted_primary_key[0] if added.inserted_primary_key else 0
-    changed = await tx.execute(
-        update(runs)
-        .where(runs.c.org_id == run.org, runs.c.id == run.id, runs.c.state == str(run.state))
-        .values(state=str(to), updated_at=stamp(at), cursor=n, **columns)
-        .returning(*runs.c)
-    )
-    row = changed.first()
+    mine = {"org_id": run.org, "id": run.id, "state": str(run.state)}
+    row = await statements.changed(tx, runs, mine, state=str(to), updated_at=stamp(at), cursor=n, **columns)
     if row is None:
         raise Conflict(f"run {run.id} is not in {run.state} any more; look again", next=["run_get"])
     return _run(row)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, desc, select, update
+from sqlalchemy import Row, bindparam, desc, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.artifacts import Written
+from countersign.adapters.store import statements
 from countersign.adapters.store.database import moment, stamp, utc_now
 from countersign.adapters.store.schema import attempts, credentials, lock_events, states
 from countersign.adapters.store.schema import snapshots as snapshots_table
@@ -47,7 +48,7 @@ class Snapshot:
 
 async def head(conn: AsyncConnection, org: str, stack_id: str) -> Head:
     """The head as it is; zeros where there is no state yet."""
-    row = (await conn.execute(select(states).where(_at(org, stack_id)))).first()
+    row = await statements.first(conn, states, org_id=org, stack_id=stack_id)
     return _head(row) if row is not None else Head()
 
 
@@ -94,22 +95,19 @@ async def hold(tx: AsyncConnection, org: str, stack_id: str) -> Head:
 
 async def _taken(tx: AsyncConnection, org: str, stack_id: str) -> Head:
     """The head, its row held until the transaction ends; made where there is none."""
-    mine = select(states).where(_at(org, stack_id)).with_for_update()
-    if (row := (await tx.execute(mine)).first()) is not None:
+    mine = {"org_id": org, "stack_id": stack_id}
+    if (row := await statements.first(tx, states, hold=True, **mine)) is not None:
         return _head(row)
     insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-    await tx.execute(insert(states).values(org_id=org, stack_id=stack_id).on_conflict_do_nothing())
-    return _head((await tx.execute(mine)).one())
+    await tx.execute(insert(states).values(mine).on_conflict_do_nothing())
+    row = await statements.first(tx, states, hold=True, **mine)
+    assert row is not None
+    return _head(row)
 
 
 async def _swap(tx: AsyncConnection, org: str, stack_id: str, seen: Head, **columns: Any) -> Head:
-    changed = await tx.execute(
-        update(states)
-        .where(_at(org, stack_id), states.c.version == seen.version)
-        .values(version=seen.version + 1, **columns)
-        .returning(*states.c)
-    )
-    row = changed.first()
+    mine = {"org_id": org, "stack_id": stack_id, "version": seen.version}
+    row = await statements.changed(tx, states, mine, **columns, version=seen.version + 1)
     if row is None:
         raise Unavailable("the state changed in this very moment; ask again")
     return _head(row)
@@ -127,25 +125,20 @@ async def grant(
     """
     password = random.token_hex(32)
     if Mode(mode) is Mode.PLAN:
-        earlier = select(credentials.c.id).where(
-            credentials.c.org_id == org,
-            credentials.c.stack_id == stack_id,
-            credentials.c.mode == str(Mode.PLAN),
-            credentials.c.revoked_at.is_(None),
-        )
-        for planner in (await tx.execute(earlier)).scalars().all():
-            await revoke(tx, org, planner)
-    await tx.execute(
-        credentials.insert().values(
-            org_id=org,
-            id=credential_id,
-            stack_id=stack_id,
-            run_id=run_id,
-            mode=str(Mode(mode)),
-            epoch=epoch,
-            hash=sha256(password.encode()),
-            expires_at=stamp(expires_at),
-        )
+        planners = {"org_id": org, "stack_id": stack_id, "mode": str(Mode.PLAN), "revoked_at": None}
+        for planner in await statements.every(tx, credentials, order=(), **planners):
+            await revoke(tx, org, planner.id)
+    await statements.add(
+        tx,
+        credentials,
+        org_id=org,
+        id=credential_id,
+        stack_id=stack_id,
+        run_id=run_id,
+        mode=str(Mode(mode)),
+        epoch=epoch,
+        hash=sha256(password.encode()),
+        expires_at=stamp(expires_at),
     )
     return password
 
@@ -156,11 +149,7 @@ async def revoke(tx: AsyncConnection, org: str, credential_id: str) -> None:
     if credential is None:
         return
     held = await _taken(tx, org, credential.stack_id)
-    await tx.execute(
-        update(credentials)
-        .where(credentials.c.org_id == org, credentials.c.id == credential_id, credentials.c.revoked_at.is_(None))
-        .values(revoked_at=stamp(utc_now()))
-    )
+    await statements.change(tx, credentials, {"org_id": org, "id": credential_id, "revoked_at": None}, revoked_at=stamp(utc_now()))
     if held.lock_credential == credential_id:
         await _free_if_abandoned(tx, org, credential.stack_id, held)
 
@@ -174,7 +163,7 @@ async def authenticate(conn: AsyncConnection, *, org: str, stack_id: str, creden
 
 
 async def _credential_row(conn: AsyncConnection, org: str, credential_id: str) -> Row[Any] | None:
-    return (await conn.execute(select(credentials).where(credentials.c.org_id == org, credentials.c.id == credential_id))).first()
+    return await statements.first(conn, credentials, org_id=org, id=credential_id)
 
 
 async def credential_of(conn: AsyncConnection, org: str, credential_id: str) -> Credential | None:
@@ -261,13 +250,18 @@ async def _free_if_abandoned(tx: AsyncConnection, org: str, stack_id: str, held:
     await release_lock_of(tx, org, stack_id, holder.id)
 
 
+_HEAD_AND_CREDENTIAL = (
+    select(states, credentials.c.revoked_at, credentials.c.expires_at)
+    .join_from(states, credentials, (credentials.c.org_id == states.c.org_id) & (credentials.c.id == bindparam("credential")), isouter=True)
+    .where(states.c.org_id == bindparam("org"), states.c.stack_id == bindparam("stack"))
+    .with_for_update(of=states)
+)
+
+
 async def _admitted(tx: AsyncConnection, credential: Credential, wish: Wish, now: datetime) -> tuple[Head, Refusal | None]:
     """The head, held, and whether the credential, as it is now, may do that at all."""
-    mine = credentials.c
-    live = select(states, mine.revoked_at, mine.expires_at).join_from(
-        states, credentials, (mine.org_id == states.c.org_id) & (mine.id == credential.id), isouter=True
-    )
-    row = (await tx.execute(live.where(_at(credential.org, credential.stack_id)).with_for_update(of=states))).first()
+    asked = {"credential": credential.id, "org": credential.org, "stack": credential.stack_id}
+    row = (await tx.execute(_HEAD_AND_CREDENTIAL, asked)).first()
     if row is None:
         await _taken(tx, credential.org, credential.stack_id)
         return await _admitted(tx, credential, wish, now)
@@ -294,17 +288,17 @@ async def journal_refusal(
 
 
 async def _journal(tx: AsyncConnection, credential: Credential, action: str, text: str, now: datetime) -> None:
-    await tx.execute(
-        lock_events.insert().values(
-            org_id=credential.org,
-            stack_id=credential.stack_id,
-            credential_id=credential.id,
-            run_id=credential.run_id,
-            epoch=credential.epoch,
-            action=action,
-            lock=text,
-            at=stamp(now),
-        )
+    await statements.add(
+        tx,
+        lock_events,
+        org_id=credential.org,
+        stack_id=credential.stack_id,
+        credential_id=credential.id,
+        run_id=credential.run_id,
+        epoch=credential.epoch,
+        action=action,
+        lock=text,
+        at=stamp(now),
     )
 
 
@@ -323,17 +317,14 @@ async def put(
         stored = {"serial": header.serial, "lineage": header.lineage, "sha256": written.sha256, "size": written.size, "seq": held.seq + 1}
         await _swap(tx, credential.org, credential.stack_id, held, **stored)
         by = {"org_id": credential.org, "stack_id": credential.stack_id, "credential_id": credential.id, "run_id": credential.run_id}
-        await tx.execute(snapshots_table.insert().values(**stored, **by, artifact_id=written.id, at=stamp(now)))
+        await statements.add(tx, snapshots_table, **stored, **by, artifact_id=written.id, at=stamp(now))
     return refusal
 
 
 async def snapshot(conn: AsyncConnection, org: str, stack_id: str, serial: int | None = None) -> Snapshot | None:
     """The newest snapshot, or the one of that serial; None where there is none."""
-    table = snapshots_table
-    query = select(table).where(table.c.org_id == org, table.c.stack_id == stack_id)
-    if serial is not None:
-        query = query.where(table.c.serial == serial)
-    row = (await conn.execute(query.order_by(desc(table.c.seq)).limit(1))).first()
+    mine: dict[str, Any] = {"org_id": org, "stack_id": stack_id} | ({} if serial is None else {"serial": serial})
+    row = await statements.first(conn, snapshots_table, newest="seq", **mine)
     return _snapshot(row) if row is not None else None
 
 

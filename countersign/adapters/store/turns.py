@@ -7,10 +7,15 @@ releases it; a timer looks again, so that a lost wake-up blocks nobody.
 import itertools
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store import statements
 from countersign.adapters.store.schema import attempts, turns
+
+_MINE = (turns.c.org_id == bindparam("org_id")) & (turns.c.stack_id == bindparam("stack_id"))
+_QUEUE = select(turns).where(_MINE).order_by(turns.c.held.desc(), turns.c.number)  # the holder first
+_LEFT = delete(turns).where(_MINE, turns.c.run_id == bindparam("run_id"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +32,8 @@ class Place:
 
 async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, at: str) -> Place:
     """Ask for the turn, or for one's place. An attempt another run left open holds the turn until evidence closes it."""
-    mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
-    rows = (await tx.execute(select(turns).where(mine).order_by(turns.c.held.desc(), turns.c.number))).all()
+    mine = {"org_id": org, "stack_id": stack_id}
+    rows = (await tx.execute(_QUEUE, mine)).all()
     ahead = list(itertools.takewhile(lambda other: other != run_id, (row.run_id for row in rows)))
     open_by = await open_attempt_of(tx, org=org, stack_id=stack_id)
     if open_by is not None and open_by != run_id and open_by not in ahead:
@@ -36,16 +41,15 @@ async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, at:
     mine_row = next((row for row in rows if row.run_id == run_id), None)
     if mine_row is None:
         number = max((row.number for row in rows), default=0) + 1
-        await tx.execute(turns.insert().values(org_id=org, stack_id=stack_id, run_id=run_id, number=number, held=not ahead, since=at))
+        await statements.add(tx, turns, **mine, run_id=run_id, number=number, held=not ahead, since=at)
     elif not ahead and not mine_row.held:
-        await tx.execute(update(turns).where(mine, turns.c.run_id == run_id).values(held=True))
+        await statements.change(tx, turns, {**mine, "run_id": run_id}, held=True)
     return Place(position=len(ahead), ahead=tuple(ahead))
 
 
 async def place(conn: AsyncConnection, *, org: str, stack_id: str, run_id: str) -> Place | None:
     """The run's place without asking for one; None where it waits for no turn."""
-    mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
-    rows = [row.run_id for row in await conn.execute(select(turns.c.run_id).where(mine).order_by(turns.c.held.desc(), turns.c.number))]
+    rows = [row.run_id for row in await conn.execute(_QUEUE, {"org_id": org, "stack_id": stack_id})]
     if run_id not in rows:
         return None
     ahead = rows[: rows.index(run_id)]
@@ -57,16 +61,13 @@ async def place(conn: AsyncConnection, *, org: str, stack_id: str, run_id: str) 
 
 async def release(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str) -> str | None:
     """Leave the queue, whether holding or waiting; returns the run that is next and should be woken."""
-    mine = (turns.c.org_id == org) & (turns.c.stack_id == stack_id)
-    await tx.execute(delete(turns).where(mine, turns.c.run_id == run_id))
-    row = (
-        await tx.execute(select(turns.c.run_id, turns.c.held).where(mine).order_by(turns.c.held.desc(), turns.c.number).limit(1))
-    ).first()
+    mine = {"org_id": org, "stack_id": stack_id}
+    await tx.execute(_LEFT, {**mine, "run_id": run_id})
+    row = (await tx.execute(_QUEUE, mine)).first()
     return str(row.run_id) if row is not None and not row.held else None
 
 
 async def open_attempt_of(conn: AsyncConnection, *, org: str, stack_id: str) -> str | None:
     """The run whose attempt is open on this state, or None."""
-    query = select(attempts.c.run_id).where(attempts.c.org_id == org, attempts.c.stack_id == stack_id, attempts.c.closed_at.is_(None))
-    row = (await conn.execute(query)).first()
+    row = await statements.first(conn, attempts, org_id=org, stack_id=stack_id, closed_at=None)
     return str(row.run_id) if row else None
