@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from countersign.cli import exits, mcp_config, record_commands, run_commands, webhook_commands
+from countersign.cli import backup_commands, exits, mcp_config, record_commands, run_commands, state_commands, webhook_commands
 from countersign.cli.session import run, settings_of
 
 Data = Annotated[
@@ -109,14 +109,6 @@ def front(
 
 
 @app.command(rich_help_panel=SERVICE)
-def state(data: Data = None) -> None:
-    """Run the state API, in which engines keep their state."""
-    from countersign.cli.serving import state as serve
-
-    run(serve(settings_of(data)))
-
-
-@app.command(rich_help_panel=SERVICE)
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """Say what is missing on this machine and how to get it. Ends with 1 where something needed is missing."""
     from countersign.cli.doctor import doctor as look
@@ -142,6 +134,8 @@ def demo(
 
 
 run_commands.add_to(app)
+state_commands.add_to(app)
+backup_commands.add_to(app)
 record_commands.add_to(app)
 webhook_commands.add_to(app)
 mcp_config.add_to(app)

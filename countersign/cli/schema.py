@@ -11,8 +11,10 @@ from pathlib import Path
 
 from countersign.adapters import store
 from countersign.adapters.settings import Settings
+from countersign.core.errors import FailedPrecondition
 
 LOCK = "store.lock"
+MARKER = "restoring"  # lies in a data folder from the first change of a restore to its last
 
 
 class Standing(Enum):
@@ -29,9 +31,16 @@ async def locked(data: Path) -> AsyncIterator[None]:
     fd = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
+        check_restored(data)
         yield
     finally:
         os.close(fd)
+
+
+def check_restored(data: Path) -> None:
+    """Raises FailedPrecondition where a restore was cut short: the folder is neither what it was nor what it should be."""
+    if (data / MARKER).exists():
+        raise FailedPrecondition(f"a restore of {data} was not finished; run the same `countersign restore` again")
 
 
 def versions() -> list[str]:

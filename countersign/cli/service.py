@@ -56,6 +56,7 @@ async def running(settings: Settings, *, tell: Tell, leaving: Leaving, hurry: as
     os.umask(0o077)
     prepare_folder(settings.data)
     with Ground(settings.data) as ground:
+        schema.check_restored(settings.data)
         await _known(settings)
         check_engine(settings)
         parts = parts_of(settings)

@@ -194,6 +194,17 @@ class Remains:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Left:
+    """An attempt's folder that lies on this machine, for whoever has lost the rows it belongs to."""
+
+    attempt_id: str
+    run_id: str
+    path: str  # of the stack; empty where the folder does not say
+    errored_state: str | None = None  # file with a state it could not store
+    made: tuple[str, ...] = ()  # "address (id …)" of what its journal says it created; bounded
+
+
+@dataclass(frozen=True, kw_only=True)
 class Told:
     """One object as people are told of it: address and id without what is secret."""
 

@@ -161,6 +161,17 @@ def writing(credential: Credential, head: Head, lock_id: str | None, header: Hea
     return None
 
 
+def pushing(head: Head, header: Header, *, force: bool) -> str | None:
+    """Why a state that somebody pushes by hand may not become the head, or None. `force` does as Terraform's: it overrides both."""
+    if head.empty or force:
+        return None
+    if header.lineage != head.lineage:
+        return f"its lineage is {header.lineage}, and that of the stored state {head.lineage}: they have no common history"
+    if header.serial <= head.serial:
+        return f"its serial is {header.serial}, and the stored state has {head.serial}: somebody may have changed it since"
+    return None
+
+
 def repeats(head: Head, header: Header, sha256: str) -> bool:
     """A client whose answer got lost sends the same bytes again."""
     return not head.empty and header.serial == head.serial and sha256 == head.sha256

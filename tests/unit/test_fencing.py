@@ -157,3 +157,21 @@ def test_what_is_no_lock_is_refused(body: bytes) -> None:
 def test_an_empty_unlock_names_no_lock_and_opentofus_names_its_id() -> None:
     assert fencing.lock_id_of(b"") is None
     assert fencing.lock_id_of(b'{"ID": "i", "Operation": "", "Info": "", "Who": ""}') == "i"
+
+
+@pytest.mark.parametrize(
+    ("held", "pushed", "force", "refused"),
+    [
+        (Head(), ("any", 1), False, None),
+        (Head(seq=3, lineage="l", serial=7), ("l", 8), False, None),
+        (Head(seq=3, lineage="l", serial=7), ("l", 7), False, "its serial is 7, and the stored state has 7"),
+        (Head(seq=3, lineage="l", serial=7), ("m", 9), False, "its lineage is m, and that of the stored state l"),
+        (Head(seq=3, lineage="l", serial=7), ("m", 2), True, None),
+    ],
+)
+def test_a_push_by_hand_goes_on_in_the_same_history_unless_it_is_forced(
+    held: Head, pushed: tuple[str, int], force: bool, refused: str | None
+) -> None:
+    why = fencing.pushing(held, Header(lineage=pushed[0], serial=pushed[1]), force=force)
+
+    assert why is None if refused is None else why is not None and why.startswith(refused)

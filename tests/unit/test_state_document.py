@@ -202,3 +202,17 @@ def test_an_encrypted_state_is_not_read() -> None:
 def test_a_state_nobody_can_read_is_not_shown_in_part(resources: list[Any]) -> None:
     with pytest.raises(ProviderError):
         state.read(document(resources=resources))
+
+
+def test_a_state_under_another_serial_is_the_same_to_the_last_digit() -> None:
+    before = b'{"version": 4, "serial": 7, "lineage": "l", "resources": [{"n": 1e400, "m": 123456789012345678.50, "t": null}]}'
+
+    after = state.with_serial(before, 12)
+
+    assert state.header_of(after) == state.Header(lineage="l", serial=12)
+    assert after == b'{"version":4,"serial":12,"lineage":"l","resources":[{"n":1e400,"m":123456789012345678.50,"t":null}]}'
+
+
+def test_what_is_no_state_gets_no_serial() -> None:
+    with pytest.raises(InvalidArgument, match="no lineage"):
+        state.with_serial(b'{"version": 4, "serial": 7}', 8)

@@ -62,3 +62,8 @@ async def first_broken(conn: AsyncConnection, org: str) -> int | None:
             return int(row.seq)
         previous, expected = row.hash, expected + 1
     return None
+
+
+async def organizations(conn: AsyncConnection) -> list[str]:
+    """Those that have a chain."""
+    return list((await conn.execute(select(audit.c.org_id).distinct().order_by(audit.c.org_id))).scalars())

@@ -71,6 +71,9 @@ async def claim(
             return await _refuse(tx, run, run.state, *wrong, now)
         assert plan is not None and plan.document is not None  # _not_this_plan saw to it
         if (frozen := await _frozen(tx, run, now)) is not None:
+            if run.reason != frozen:  # it is asked again every few seconds, and told once
+                body = {"by": SYSTEM.id, "code": "freeze_window", "message": frozen, "channel": "claim"}
+                await runs.note(tx, run, at=now, kind="refused", body=body, reason=frozen, code="freeze_window")
             return NotClaimed(state=run.state, code="freeze_window", message=frozen)
         if (unapproved := await _unapproved(tx, run, plan, policy, now)) is not None:
             return unapproved

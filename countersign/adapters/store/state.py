@@ -52,7 +52,7 @@ async def head(conn: AsyncConnection, org: str, stack_id: str) -> Head:
     return _head(row) if row is not None else Head()
 
 
-async def raise_epoch(tx: AsyncConnection, org: str, stack_id: str) -> int:
+async def raise_epoch(tx: AsyncConnection, org: str, stack_id: str, *, by: int = 1) -> int:
     """Fence the state: whoever could lock or write it cannot any more. Returns the new epoch.
 
     A lock stays unless its holder is known to be dead: a planner, or an attempt that evidence closed.
@@ -64,7 +64,7 @@ async def raise_epoch(tx: AsyncConnection, org: str, stack_id: str) -> int:
         .where(credentials.c.revoked_at.is_(None))
         .values(revoked_at=stamp(utc_now()))
     )
-    epoch = held.epoch + 1
+    epoch = held.epoch + by
     await _free_if_abandoned(tx, org, stack_id, await _swap(tx, org, stack_id, held, epoch=epoch))
     return epoch
 
@@ -319,6 +319,21 @@ async def put(
         by = {"org_id": credential.org, "stack_id": credential.stack_id, "credential_id": credential.id, "run_id": credential.run_id}
         await statements.add(tx, snapshots_table, **stored, **by, artifact_id=written.id, at=stamp(now))
     return refusal
+
+
+async def install(
+    tx: AsyncConnection, *, org: str, stack_id: str, header: Header, written: Written, credential_id: str, run_id: str, now: datetime
+) -> Head:
+    """Make the written bytes the head, whatever it was: for an operator's hand, and for what a restored store did not know.
+
+    The rules of writing do not hold here, so whoever calls this has raised the epoch in the same transaction.
+    """
+    held = await _taken(tx, org, stack_id)
+    stored = {"serial": header.serial, "lineage": header.lineage, "sha256": written.sha256, "size": written.size, "seq": held.seq + 1}
+    head = await _swap(tx, org, stack_id, held, **stored)
+    by = {"org_id": org, "stack_id": stack_id, "credential_id": credential_id, "run_id": run_id}
+    await statements.add(tx, snapshots_table, **stored, **by, artifact_id=written.id, at=stamp(now))
+    return head
 
 
 async def snapshot(conn: AsyncConnection, org: str, stack_id: str, serial: int | None = None) -> Snapshot | None:

@@ -44,6 +44,24 @@ def header_of(data: bytes) -> Header:
     return _header(_document(data))
 
 
+def with_serial(data: bytes, serial: int) -> bytes:
+    """The same state under another serial: a history goes on, and an old plan never fits again. Raises InvalidArgument."""
+    document = _document(data)
+    _header(document)
+    return _written(document | {"serial": Number(str(serial))}).encode()
+
+
+def _written(value: object) -> str:
+    """JSON with its numbers as they were."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{json.dumps(key)}:{_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return json.dumps(value)
+
+
 def _document(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data, parse_int=Number, parse_float=Number)
