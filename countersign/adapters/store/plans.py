@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, desc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import statements
 from countersign.adapters.store.database import moment, stamp
-from countersign.adapters.store.schema import attempts, decisions, plans
+from countersign.adapters.store.schema import attempts, decisions, plans, runs
 from countersign.core.approval import Approval, ApprovalDocument, Channel
 from countersign.core.plan import Plan
 from countersign.core.principal import Kind, Principal
@@ -74,6 +74,28 @@ class AttemptRow:
     closed_at: datetime | None
     outcome: str | None
     evidence: Sequence[str]
+
+
+async def origin(conn: AsyncConnection, org: str, run_id: str, number: int) -> dict[str, str] | None:
+    """The commit a plan was made of, and where it was found; None for a folder."""
+    query = select(plans.c.inputs).where(plans.c.org_id == org, plans.c.run_id == run_id, plans.c.number == number)
+    row = (await conn.execute(query)).first()
+    inputs = json.loads(row.inputs) if row is not None else {}
+    return {name: inputs[name] for name in ("commit", "repository", "ref", "path")} if inputs.get("repository") else None
+
+
+async def commit_applied(conn: AsyncConnection, org: str, stack_id: str, repository: str) -> str | None:
+    """The commit of the newest apply of a stack, where it came from this repository."""
+    query = (
+        select(plans.c.inputs)
+        .join(runs, (runs.c.org_id == plans.c.org_id) & (runs.c.id == plans.c.run_id) & (runs.c.plan_digest == plans.c.plan_digest))
+        .where(runs.c.org_id == org, runs.c.stack_id == stack_id, runs.c.state.in_(("applied", "partially_applied")))
+        .order_by(desc(runs.c.ended_at))
+        .limit(1)
+    )
+    row = (await conn.execute(query)).first()
+    inputs = json.loads(row.inputs) if row is not None else {}
+    return inputs.get("commit") if inputs.get("repository") == repository else None
 
 
 def _plan(row: Row[Any]) -> PlanRow:

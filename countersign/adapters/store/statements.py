@@ -17,16 +17,19 @@ _AT = "at_"  # before the names of keys: a plain one means a value to be set
 async def first(conn: AsyncConnection, table: Table, *, newest: str | None = None, hold: bool = False, **keys: Any) -> Row[Any] | None:
     """The row with these values, or None; of several the one whose `newest` is highest. `hold` keeps it from others until the end."""
     statement = _selected(table, *_named(keys), (newest,) if newest else (), newest is not None, hold)
-    return (await conn.execute(statement, _values(keys))).first()
+    row: Row[Any] | None = (await conn.execute(statement, _values(keys))).first()
+    return row
 
 
 async def every(conn: AsyncConnection, table: Table, *, order: Sequence[str], **keys: Any) -> Sequence[Row[Any]]:
     """All rows with these values."""
-    return (await conn.execute(_selected(table, *_named(keys), tuple(order), False, False), _values(keys))).all()
+    rows: Sequence[Row[Any]] = (await conn.execute(_selected(table, *_named(keys), tuple(order), False, False), _values(keys))).all()
+    return rows
 
 
 async def add(tx: AsyncConnection, table: Table, **values: Any) -> CursorResult[Any]:
-    return await tx.execute(_inserted(table), values)
+    made: CursorResult[Any] = await tx.execute(_inserted(table), values)
+    return made
 
 
 async def change(tx: AsyncConnection, table: Table, keys: Mapping[str, Any], **values: Any) -> CursorResult[Any]:
