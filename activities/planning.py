@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from activities.beating import heartbeating
 from activities.engine import EngineStep
 from countersign.adapters.artifacts import Written
-from countersign.adapters.store import audit, records, runs, state, turns
+from countersign.adapters.store import audit, plans, records, runs, state, turns
 from countersign.adapters.store.adopt import inputs_of, plan_to_adopt
 from countersign.adapters.store.check import record_plan, supersede
 from countersign.adapters.store.database import stamp
@@ -96,6 +96,8 @@ class Planning(EngineStep):
         async with self.store.begin() as tx:
             request = await inputs_of(tx, run)
             stack = (await records.get_stack(tx, run.org, run.stack_id)).config
+            before = await plans.get_plan(tx, run.org, run.id) if run.plan_number else None
+            applied = await plans.commit_applied(tx, run.org, run.stack_id, stack.source_repo) if stack.source_repo else None
             head = await state.head(tx, run.org, run.stack_id)
             password = await state.grant(
                 tx,
@@ -117,7 +119,9 @@ class Planning(EngineStep):
             vars=request.get("vars") or {},
             targets=tuple(request.get("targets") or ()),
             imports={request["address"]: request["external_id"]} if "external_id" in request else {},
-            commit=request.get("commit"),
+            # A run that plans again stays at its commit: that is what was asked for, and what people looked at.
+            commit=request.get("commit") or (before.inputs.get("commit") if before and stack.source_repo else None),
+            applied_commit=applied,
             state=self.access(stack, attempt_id, password, head.lineage, head.serial),
             reveal=self.reveal(run.org),
         )

@@ -104,6 +104,8 @@ def _head(run: RunRow, plan: PlanRow) -> dict[str, Any]:
         "confirm_name": need.confirm_name if need else None,
         "state": {"lineage": plan.lineage, "serial": plan.serial},
         "commit": plan.inputs.get("commit"),
+        "providers_from": plan.inputs.get("providers_from"),
+        "from": clean({n: plan.inputs[n] for n in ("repository", "ref", "path")}) if plan.inputs.get("repository") else None,
         "created_at": stamp(plan.created_at),
         "expires_at": plan.document.expires_at if plan.document else None,
         "source": f"plan {plan.number} of {run.id}",

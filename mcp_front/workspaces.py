@@ -53,6 +53,7 @@ async def row(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str, A
         "workspace": stack.slug,
         "engine": stack.body["engine"],
         "source": stack.body["source"].get("path"),
+        **{name: value for name in ("repo", "git_ref") if (value := stack.body["source"].get(name))},
         "serial": head.serial,
         "locked": head.lock is not None,
     }

@@ -21,6 +21,9 @@ from countersign.core.errors import InvalidArgument
 from countersign.core.ids import SLUG
 from countersign.core.notice import ATTEMPTS, Moment
 from countersign.core.policy import Policy
+from countersign.core.repository import LOCAL, Repositories, glob
+
+DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aiosqlite:///)\S+\Z")
 
 BUCKET = re.compile(r"^(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,220}(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*/?\Z")
 ENDPOINT = re.compile(r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/?\Z")
@@ -72,6 +75,51 @@ class TerraformSettings(Section):
     grace_seconds: float = 1800.0  # between the one SIGINT and SIGKILL of an apply
     environment: dict[str, str] = Field(default_factory=dict)  # passed to the child as it is: proxies, CA bundles; no secrets
     unique: dict[str, UniqueSettings] = Field(default_factory=dict)  # globs over resource types; what is not listed is not looked up
+
+    @field_validator("network_mirror")
+    @classmethod
+    def _https(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        parts = urlsplit(address)
+        if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ValueError("write https://host/path/, without a user: engines speak with mirrors over https alone")
+        return address.rstrip("/") + "/"
+
+
+class GitSettings(Section):
+    """Where stacks and private modules may come from. Nothing is allowed that is not listed."""
+
+    repositories: tuple[str, ...] = ()  # globs over addresses: https://host/team/*, ssh://git@host/*, local:*
+    credentials: dict[str, str] = Field(default_factory=dict)  # glob over addresses → slug of a sealed secret; the first match counts
+    known_hosts: Path | None = None  # of ssh; without it no host is talked to
+    ca_bundle: Path | None = None  # of https, in place of the system's
+    local: Path | None = None  # folder of bare repositories, which are named local:NAME
+    executable: Path | None = None  # else `git` on PATH
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0  # for one fetch
+    fetch_mib: Annotated[int, Field(gt=0)] = 2048  # one fetch may bring
+
+    @field_validator("repositories")
+    @classmethod
+    def _globs(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(glob(pattern) for pattern in patterns)
+
+    @field_validator("credentials")
+    @classmethod
+    def _keys(cls, credentials: dict[str, str]) -> dict[str, str]:
+        for pattern, slug in credentials.items():
+            if glob(pattern).startswith(LOCAL) or not SLUG.match(slug):
+                raise ValueError("write a glob over https or ssh addresses = the slug of a sealed secret")
+        return credentials
+
+    @field_validator("known_hosts", "ca_bundle", "local", "executable")
+    @classmethod
+    def _whole(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path is not None else None
+
+    @property
+    def rules(self) -> Repositories:
+        return Repositories(allowed=self.repositories, credentials=self.credentials)
 
 
 class WebhookSettings(Section):
@@ -140,6 +188,7 @@ class Settings(BaseSettings):
     policy: Policy = Policy()
     ui_approvals: Literal["trusted", "verified", "off"] | None = None  # None: trusted for the embedded Temporal, else off
     terraform: TerraformSettings = TerraformSettings()
+    git: GitSettings = GitSettings()
     plan_slots: int | None = None  # steps of one engine at once; None: twice the cores
     webhooks: tuple[WebhookSettings, ...] = ()
     development_fixtures: bool = False  # serve what conformance tests look for at /fixtures/mcp; on the loopback only

@@ -160,8 +160,8 @@ def stack_unlock(
 @stack.command("register")
 def stack_register(
     path: Annotated[str, typer.Argument(metavar="STACK", help="env/slug or org/env/slug.")],
-    source: Annotated[str, typer.Option("--source", help="Its folder below the folder of stacks, or below --repo.")],
-    repo: Annotated[str | None, typer.Option("--repo", help="Git repository it is in.", show_default=False)] = None,
+    source: Annotated[str, typer.Option("--source", "--path", help="Its folder below the folder of stacks, or in --repo.")],
+    repo: Annotated[str | None, typer.Option("--repo", help="Git repository it is in: https://… or ssh://…", show_default=False)] = None,
     git_ref: Annotated[str | None, typer.Option("--ref", help="Branch or tag plans are made of.", show_default=False)] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="terraform or tofu.", show_default=False)] = None,
     var: Annotated[list[str] | None, typer.Option("--var", help="name=value; JSON, else text. Repeat.", show_default=False)] = None,

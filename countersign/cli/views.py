@@ -50,7 +50,8 @@ def _headline(plan: Json, run: Json) -> Group:
     title.append("" if drift else f" {plan.get('number', 1)} of ").append_text(safe(run.get("run_id", "")))
     facts = [str(plan.get("summary") or "no changes"), f"class {plan.get('change_class', 'none')}", str(plan.get("engine", ""))]
     if commit := plan.get("commit"):
-        facts.append(f"commit {str(commit)[:12]}")
+        at = plan.get("from")
+        facts.append(f"commit {str(commit)[:12]}" + (f" of {at['ref']}, {at['repository']}, {at['path']}" if at else ""))
     lines = [title, Text("  ").append_text(safe(" · ".join(facts), _style_of_class(str(plan.get("change_class", "")))))]
     if digest := plan.get("plan_digest"):
         lines.append(Text().append("  digest ", style="dim").append_text(safe(digest, "bold")))

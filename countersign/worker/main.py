@@ -163,10 +163,21 @@ async def connected(settings: Settings, *, identity: str, stop: asyncio.Event) -
 
 
 def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
+    from countersign.adapters.git import Remotes
     from countersign.adapters.terraform.engine import TerraformEngine
     from countersign.adapters.terraform.looking import Unique
 
-    terraform = settings.terraform
+    terraform, git = settings.terraform, settings.git
+    remotes = Remotes(
+        repositories=git.rules,
+        executable=git.executable,
+        known_hosts=git.known_hosts,
+        ca_bundle=git.ca_bundle,
+        local=git.local,
+        timeout=git.timeout_seconds,
+        size=git.fetch_mib << 20,
+        passed=terraform.environment,
+    )
     return [
         TerraformEngine(
             stacks_root=settings.stacks or Path("infra/stacks").absolute(),
@@ -178,6 +189,7 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
             executable=terraform.executable,
             tofu_executable=terraform.tofu_executable,
             mirror=terraform.mirror,
+            network_mirror=terraform.network_mirror,
             allowed_providers=terraform.allowed_providers,
             allowed_modules=terraform.allowed_modules,
             denied_data_sources=terraform.denied_data_sources,
@@ -185,6 +197,7 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
             go_settings=terraform.go_settings,
             grace_seconds=terraform.grace_seconds,
             unique={types: Unique(id=one.id, made=one.made) for types, one in terraform.unique.items()},
+            remotes=remotes,
         )
     ]
 

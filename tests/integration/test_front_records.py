@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.settings import GitSettings
 from countersign.adapters.store import keys, secrets, state
 from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.schema import artifacts, snapshots, states
@@ -24,12 +25,13 @@ from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
 SOURCE = {"path": "demo"}
+IN_GIT = {"repo": "https://git.example.com/acme/live", "path": "stacks/shop", "git_ref": "main"}
 
 
 @pytest.fixture(params=BOTH)
 async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FrontService]:
     with database_of(request) as database:
-        async with front_service(tmp_path, database=database) as running:
+        async with front_service(tmp_path, database=database, git=GitSettings(repositories=("https://git.example.com/acme/*",))) as running:
             running.engine.want(("a", "create"))
             yield running
 
@@ -107,6 +109,16 @@ async def test_the_same_key_registers_once_and_other_values_under_it_are_named(a
     assert shown["data"]["source"] == {"path": "elsewhere"}
 
 
+@requirement("git:allow-list")
+async def test_a_workspace_of_an_allowed_repository_is_registered_and_says_where_it_comes_from(agent: Caller) -> None:
+    made = await agent.call("terraform_register_workspace", env="dev", source=IN_GIT)
+    listed = await agent.call("terraform_list_workspaces", env="dev")
+
+    assert (made["data"]["workspace"]["source"], made.get("warnings", [])) == (IN_GIT, [])
+    (row,) = listed["data"]["workspaces"]
+    assert (row["source"], row["repo"], row["git_ref"]) == ("stacks/shop", IN_GIT["repo"], "main")
+
+
 async def test_a_record_that_moved_answers_with_both_versions(agent: Caller) -> None:
     await agent.call("terraform_register_workspace", env="dev", source=SOURCE)
     error = await agent.refused("terraform_register_workspace", env="dev", source={"path": "x"}, expected_version=7)
@@ -117,7 +129,11 @@ async def test_a_record_that_moved_answers_with_both_versions(agent: Caller) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "field"),
     [
-        ({"source": {"path": "demo", "repo": "https://example.com/x.git"}}, "failed_precondition", "source.repo"),
+        ({"source": {**IN_GIT, "repo": "https://example.com/x.git"}}, "policy_denied", "source.repo"),
+        ({"source": {**IN_GIT, "repo": "file:///srv/git/x"}}, "invalid_argument", "source.repo"),
+        ({"source": {**IN_GIT, "git_ref": "-x"}}, "invalid_argument", "source.git_ref"),
+        ({"source": {"repo": IN_GIT["repo"], "path": "x"}}, "invalid_argument", "source.git_ref"),
+        ({"source": {**IN_GIT, "path": "../x"}}, "invalid_argument", "source.path"),
         ({"source": {"path": "../demo"}}, "invalid_argument", "source.path"),
         ({"source": {"path": "/etc"}}, "invalid_argument", "source.path"),
         ({"source": SOURCE, "env": "nowhere"}, "not_found", "env"),

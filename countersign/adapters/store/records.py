@@ -23,6 +23,7 @@ from countersign.core.durations import duration
 from countersign.core.engine import StackConfig
 from countersign.core.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from countersign.core.principal import Principal
+from countersign.core.repository import check_folder, check_ref
 
 KIND = "stack"
 ENGINES = ("terraform", "tofu")
@@ -291,7 +292,10 @@ def _check(slug: str, patch: Mapping[str, Any]) -> None:
         source = patch["source"]
         if not isinstance(source, Mapping) or not source.get("path"):
             raise InvalidArgument("a source needs its path", field="source.path")
-        if not SOURCE_PATH.match(str(source["path"])):
+        if source.get("repo"):
+            check_ref(source.get("git_ref"))
+            check_folder(str(source["path"]))
+        elif not SOURCE_PATH.match(str(source["path"])):
             raise InvalidArgument("a source's path is names joined by /, below the folder of stacks, without ..", field="source.path")
     if patch.get("drift_every") is not None and duration(str(patch["drift_every"]), field="drift_every") < DRIFT_AT_MOST:
         raise InvalidArgument("drift is looked for once a minute at most: a check takes as long as a plan", field="drift_every")

@@ -63,7 +63,7 @@ def judged(
     remarks = (*_of_targets(job), *_of_imports(job, document, redactor), *warnings_of(tree, job))
     plan = plan_of(document, engine=name, semantic_digest=digest, redactor=redactor)
     plan = drift.told(plan, document) if drifting else plan
-    plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks), "source": _told_source(session)}))
+    plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks), "source": source_in_words(session)}))
     saved = plan_file.read_bytes()
     plan_sha256 = "sha256:" + hashlib.sha256(saved).hexdigest()
     meta = bundle.Meta(
@@ -89,7 +89,7 @@ def judged(
         inputs={
             "v": "countersign.inputs/1",
             "commit": job.commit,
-            **_origin(session),
+            **came_from(session),
             "tree": tree.digest,
             "lock": tree.lock,
             "variables": variable_macs(document, macs),
@@ -161,12 +161,12 @@ def warnings_of(tree: Tree, job: PlanJob) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _origin(session: Session) -> dict[str, str]:
-    """Where a commit was found, for the frozen inputs: nothing for a folder."""
+def came_from(session: Session) -> dict[str, str]:
+    """The commit and where it was found, for the frozen inputs: nothing for a folder."""
     at = session.revision
     return {"commit": at.commit, "repository": at.address, "ref": at.ref, "path": session.job.stack.source_path} if at else {}
 
 
-def _told_source(session: Session) -> str:
+def source_in_words(session: Session) -> str:
     at = session.revision
     return f"commit {at.commit[:12]} of {at.ref}, {at.address}, {session.job.stack.source_path}" if at else ""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from countersign.adapters.terraform.checkout import OVERRIDE
+from countersign.adapters.terraform.judging import came_from, source_in_words
 from countersign.adapters.terraform.preparing import checked, initialised
 from countersign.adapters.terraform.session import FINDINGS, Session, document_in
 from countersign.core.engine import Finding, Planned
@@ -46,13 +47,13 @@ async def _format(session: Session) -> list[Finding]:
 async def _told(session: Session, findings: Iterable[Finding], build: str | None) -> Planned:
     findings = [redacted(f, session.redactor) for f in findings][:FINDINGS]
     return Planned(
-        plan=Plan(engine=session.executable.name, engine_build=build or await _asked_version(session)),
+        plan=Plan(engine=session.executable.name, engine_build=build or await _asked_version(session), source=source_in_words(session)),
         plan_sha256="",
         bundle=b"",
         plan_json=b"",
         view=json.dumps({"v": "countersign.findings/1", "findings": [asdict(f) for f in findings]}, ensure_ascii=False).encode(),
         semantic_document=b"",
-        inputs={},
+        inputs=came_from(session),
         log=session.log(),
         findings=tuple(findings),
         lineage=session.job.state.lineage,

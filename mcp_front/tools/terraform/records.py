@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from countersign.adapters.store import records
 from countersign.adapters.store.records import KEEP, StackRow
-from countersign.core.errors import ConfirmationRequired, FailedPrecondition
+from countersign.core.errors import ConfirmationRequired
+from countersign.core.repository import check_repository
 from mcp_front import asking, lookup, receipts, workspaces
 from mcp_front.asking import Given, Outcome, TypedName
 from mcp_front.call import Call
@@ -28,9 +29,9 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    repo: Annotated[str | None, Field(max_length=300, description="later; leave out")] = None
-    path: Annotated[str, Field(max_length=200, description="folder below the configured stacks")]
-    git_ref: Annotated[str | None, Field(max_length=200)] = None
+    repo: Annotated[str | None, Field(max_length=300, description="https://… or ssh://…; without it a folder of stacks")] = None
+    path: Annotated[str, Field(max_length=200, description="folder of the root module")]
+    git_ref: Annotated[str | None, Field(max_length=200, description="branch or tag, with repo")] = None
 
 
 @TERRAFORM.tool("terraform_list_workspaces", Access.READ, title="List workspaces", paged=True)
@@ -85,9 +86,7 @@ async def terraform_register_workspace(
     so often. What is left out stays as it is; its state and its first plan come later, with a run."""
     path = lookup.environment(call, env)
     if source.repo is not None:
-        raise FailedPrecondition(
-            "Git sources come later; leave repo out and name a folder below the configured stacks as path", field="source.repo"
-        )
+        check_repository(source.repo, call.front.settings.git.rules)
     given: dict[str, Any] = {
         "source": source.model_dump(),
         "reads": list(reads) if reads is not None else None,
@@ -139,7 +138,7 @@ def _not_yet(given: Mapping[str, Any]) -> list[str]:
         said.append("version is kept, and not acted on yet: the engine found on the worker's machine is used")
     if given["reads"]:
         said.append("reads is kept, and not acted on yet: plans do not get the outputs of those stacks")
-    if given["source"].get("git_ref"):
+    if given["source"].get("git_ref") and not given["source"].get("repo"):
         said.append("git_ref has no meaning without repo: the folder is planned as it is then")
     return said
 
