@@ -90,6 +90,8 @@ _BAD_INPUT = {
     "bad:huge-repository": "A source of too many files, or a fetch of too many bytes, is refused.",
     "bad:unsound-object": "An object that would trick a checkout is not taken into the mirror.",
     "bad:wrong-git-key": "A key that does not open a repository, or is none, is told at once and not repeated.",
+    "bad:module-without-key": "A module that asks for a password nobody gave fails at once, with who can give it.",
+    "bad:module-of-a-module": "A module of a module is not fetched from where the operator does not allow.",
     "bad:killed-fetch": "A fetch that was killed, or a mirror that was damaged, costs another fetch and nothing else.",
 }
 
@@ -219,6 +221,7 @@ _BEHAVIOUR = {
     "git:pinned-commit": ("A commit that is named is planned where it is part of the ref, and that it is old is told.", "issue 4"),
     "git:apply-without-git": ("What was planned from a repository is applied without it.", "issue 4"),
     "git:credentials": ("A secret opens only the addresses it is for, and shows in no argument, environment, file or text.", "issue 4"),
+    "git:private-modules": ("Private modules are fetched by secret, and frozen into what is approved and applied.", "issue 4"),
     "git:ssh": ("Over ssh a host is talked to only where the operator pinned its key.", "issue 4"),
     "git:shared-mirror": ("Plans of one repository share one mirror, and fetch a commit once.", "issue 4"),
     "git:monorepo": ("Of a large repository only what the stack uses is fetched.", "issue 4"),

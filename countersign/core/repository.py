@@ -6,7 +6,7 @@ nothing is allowed that is not listed, and an address that could be read in two 
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from pydantic import Field
@@ -83,6 +83,35 @@ def key_of(address: str, repositories: Repositories) -> tuple[str, str] | None:
 def host_of(pattern: str) -> str:
     """The host, and the port where there is one, of an address or a glob over addresses."""
     return pattern.partition("://")[2].partition("/")[0].rpartition("@")[2]
+
+
+_SHORTHANDS = ("github.com/", "bitbucket.org/")  # hosts that engines know without being told that they speak Git
+
+
+def host_of_module(source: str) -> str | None:
+    """The host that a module source is fetched from by Git; None where nobody can tell, or nothing is fetched so."""
+    if source.startswith(_SHORTHANDS):
+        return source.partition("/")[0]
+    found = re.match(r"(?:git::)?(?:(?:https|ssh)://(?:[^@/]+@)?([^/?]+)|[a-z_][a-z0-9_-]*@([^:/?]+):)", source)
+    return (found[1] or found[2]) if found else None
+
+
+def prefixes_of_modules(patterns: Iterable[str]) -> tuple[str, ...] | None:
+    """What addresses of Git begin with where only these module sources are allowed; None where they may begin with anything.
+
+    Modules of modules are fetched before anybody can read their sources, so this is what keeps them within bounds meanwhile.
+    """
+    found = []
+    for pattern in patterns:
+        if pattern.startswith(("./", "../")):
+            continue
+        address = f"https://{pattern}" if pattern.startswith(_SHORTHANDS) else pattern.removeprefix("git::")
+        literal = re.split(r"[*?\[]", address, maxsplit=1)[0]
+        if not re.match(r"(?:https|ssh)://[^/]+/", literal):
+            return None
+        scheme, _, rest = literal.partition("://")
+        found.append(f"{scheme}://{rest.partition('//')[0]}")
+    return tuple(found)
 
 
 def check_ref(ref: str | None) -> str:

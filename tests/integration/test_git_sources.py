@@ -570,3 +570,82 @@ async def test_the_operators_folder_of_bare_repositories(stacks: Stacks) -> None
     for name in ("local:out.git", "local:none.git"):
         with pytest.raises(FailedPrecondition, match="there is no bare repository"):
             await stacks.plan(repo=name)
+
+
+# -- Modules that init fetches
+
+
+def _module_of(server: GitServer, name: str, path: str = "") -> str:
+    return f'module "m" {{\n  source = "git::{server.url(name)}//{path}?ref=v1"\n}}\n'
+
+
+def _with_modules(stacks: Stacks, *prefixes: str, **secrets: str) -> None:
+    server = stacks.server
+    credentials = {f"{server.address}/{path}/*": slug for path, slug in secrets.items()}
+    allowed = tuple(f"git::{server.address}/{prefix}/*" for prefix in prefixes)
+    stacks.bench.use(allowed_modules=("./*", "../*", *allowed))
+    stacks.use(repositories=Repositories(allowed=(f"{server.address}/acme/*",), credentials=credentials))
+
+
+@requirement("git:private-modules")
+async def test_a_private_module_is_fetched_with_its_secret_and_frozen_into_what_is_approved(
+    each: Stacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _secrets(monkeypatch, modules_token="token-of-the-modules")
+    server = each.server
+    modules = server.repository("modules/net.git")
+    modules.commit({"net/main.tf": NET, "net/names.txt": "first"})
+    modules.git("push", "-q", "origin", "HEAD:refs/tags/v1")
+    server.users["/modules/"] = ("x-access-token", "token-of-the-modules")
+    each.repository.commit({"stacks/shop/main.tf": _module_of(server, "modules/net.git", "net")})
+    _with_modules(each, "modules", modules="modules-token")
+    spy = each.bench.spied()
+
+    before = await each.plan()
+    modules.commit({"net/names.txt": "second"})
+    modules.git("push", "-q", "--force", "origin", "HEAD:refs/tags/v1")
+    after = await each.plan()
+
+    assert (
+        before.inputs["files_made"][".terraform/modules/m/net/names.txt"]
+        != after.inputs["files_made"][".terraform/modules/m/net/names.txt"]
+    )
+    assert before.plan.semantic_digest != after.plan.semantic_digest
+    for command in ("init", "plan"):
+        assert "token-of-the-modules" not in repr(spy.environment(command))
+    assert not [name for name in spy.environment("plan") if name.startswith("GIT_")]
+    assert b"token-of-the-modules" not in after.bundle
+    server.users["/modules/"] = ("nobody", "gets in")
+    config = {"source_repo": server.url("acme/live.git"), "source_path": "stacks/shop", "git_ref": "main"}
+    outcome = await each.bench.apply(after, "shop", config=config)
+    assert str(outcome.state) == "verifying", outcome.message
+
+
+@requirement("bad:module-without-key")
+async def test_a_module_that_asks_for_a_password_is_told_at_once(stacks: Stacks) -> None:
+    stacks.server.repository("modules/net.git").commit({"net/main.tf": NET})
+    stacks.server.users["/modules/"] = ("x-access-token", "token-of-the-modules")
+    stacks.repository.commit({"stacks/shop/main.tf": _module_of(stacks.server, "modules/net.git", "net")})
+    _with_modules(stacks, "modules")
+    began = time.monotonic()
+
+    with pytest.raises(ProviderError, match="the repository of a module asks for a key: the operator names a secret for its address"):
+        await stacks.plan()
+
+    assert time.monotonic() - began < 30
+
+
+@requirement("bad:module-of-a-module")
+async def test_a_module_of_a_module_is_not_fetched_from_where_the_operator_does_not_allow(stacks: Stacks) -> None:
+    outer = stacks.server.repository("modules/net.git")
+    outer.commit({"main.tf": _module_of(stacks.server, "foreign/evil.git")})
+    outer.git("push", "-q", "origin", "HEAD:refs/tags/v1")
+    stacks.server.repository("foreign/evil.git").commit({"main.tf": ""})
+    stacks.repository.commit({"stacks/shop/main.tf": _module_of(stacks.server, "modules/net.git")})
+    _with_modules(stacks, "modules")
+
+    with pytest.raises((ProviderError, PolicyDenied)) as refused:
+        await stacks.plan()
+
+    assert "is not allowed" in refused.value.message or "outside of terraform.allowed_modules" in refused.value.message
+    assert not [path for _, path in stacks.server.asked if "evil" in path]

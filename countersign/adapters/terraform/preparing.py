@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from countersign.adapters.terraform.checkout import OVERRIDE, Tree, read_tree
+from countersign.adapters.terraform.modules import fetching_modules
 from countersign.adapters.terraform.repository import read_repository
 from countersign.adapters.terraform.session import Session
 from countersign.adapters.terraform.static_check import is_configuration
@@ -71,7 +72,9 @@ async def initialised(session: Session, source_: Checked, environment: Mapping[s
     key = pool.key(tree=tree.digest, lock=tree.lock, backend=backend, executable=session.executable.identity)
     if not await asyncio.to_thread(pool.install, key, place.tree):
         await session.tell("initialising")
-        journal, ended = await session.events("init", session.commands.init(backend=backend != "none"), environment)
+        async with fetching_modules(session, source_.files) as variables:
+            argv = session.commands.init(backend=backend != "none")
+            journal, ended = await session.events("init", argv, {**environment, **variables})
         refused, unreadable = await asyncio.to_thread(_judge_modules, session)
         session.refuse(refused)
         if ended.code != 0:

@@ -59,6 +59,7 @@ class Session:
         self.job, self.around, self.place, self.executable = job, around, place, executable
         self.commands = around.commands(executable)
         self.redactor = Redactor((job.state.password,))
+        self.keys: frozenset[str] = frozenset()  # secrets that opened repositories of modules
         self.revision: Revision | None = None  # of a source in a repository
         self.beat = beat
         self._said: list[str] = []
@@ -189,6 +190,8 @@ class Session:
         if "dependency lock file" in text or "lockfile" in text:
             hint = f"run `{self.executable.name} init` in the folder and commit .terraform.lock.hcl"
             return self.failure(ProviderError, f"{command} failed: {in_words(findings)}; {hint}", findings)
+        if hint := next((hint for said, hint in _OF_MODULES if any(one in text for one in said)), None):
+            return self.failure(ProviderError, f"{command} failed: {hint}. {in_words(findings)}", findings)
         return self.failure(ProviderError, f"{command} failed: {in_words(findings)}", findings)
 
     def failure(self, kind: type[CountersignError], message: str, findings: Iterable[Finding]) -> CountersignError:
@@ -197,6 +200,20 @@ class Session:
 
 
 PLUGIN_DIED = "failed to respond to the plugin"
+_OF_MODULES = (
+    (
+        ("refused-by-countersign",),
+        "a module of a module comes from a repository outside of terraform.allowed_modules; use another, or ask the operator",
+    ),
+    (
+        ("terminal prompts disabled", "could not read username", "authentication failed", "permission denied (publickey"),
+        "the repository of a module asks for a key: the operator names a secret for its address (git.credentials)",
+    ),
+    (
+        ("host key verification failed",),
+        "the repository of a module shows a host key that the operator does not know; put the right one into the file of git.known_hosts",
+    ),
+)
 _NO_AUTHORITY = ("remote state endpoint requires auth", "remote state endpoint invalid auth")
 _NO_ANSWER = (
     "connection refused",

@@ -214,6 +214,8 @@ def _module_refused(source: str, folder: str, allow: AllowList, above: int) -> s
             f"Allowed are {', '.join(allow.modules)}. Use a module inside the stack's folder, or ask the operator to add to "
             "terraform.allowed_modules."
         )
+    if not source.startswith(("./", "../")) and ".." in re.split(r"[/?]", source):
+        return "It has `..` in it, so that it does not come from where it seems to. Write the address without."
     if source.startswith(("./", "../")) and leads_out(module_folder(source, folder), above):
         where = "the repository" if above else "the stack's folder"
         return f"It leads out of {where}, and only that folder is planned. Put the module below it."

@@ -10,8 +10,10 @@ from countersign.core.repository import (
     check_repository,
     glob,
     host_of,
+    host_of_module,
     key_of,
     meanings,
+    prefixes_of_modules,
     where_link_leads,
 )
 from tests.requirements import requirement
@@ -221,3 +223,37 @@ def test_a_folder_that_could_lead_elsewhere_is_refused(path: str) -> None:
 )
 def test_a_link_leads_to_a_file_of_its_source_or_nowhere(path: str, target: str, above: int, end: str | None) -> None:
     assert where_link_leads(path, target, above) == end
+
+
+@pytest.mark.parametrize(
+    ("source", "host"),
+    [
+        ("git::https://git.example.com/acme/m//net?ref=v1", "git.example.com"),
+        ("git::https://user@git.example.com:8443/acme/m", "git.example.com:8443"),
+        ("git::ssh://git@git.example.com/acme/m", "git.example.com"),
+        ("git@git.example.com:acme/m.git", "git.example.com"),
+        ("github.com/acme/m", "github.com"),
+        ("https://git.example.com/m.zip", "git.example.com"),
+        ("./m", None),
+        ("terraform-aws-modules/vpc/aws", None),
+        ("s3::https://x", None),
+    ],
+)
+def test_the_host_a_module_comes_from(source: str, host: str | None) -> None:
+    assert host_of_module(source) == host
+
+
+@pytest.mark.parametrize(
+    ("patterns", "prefixes"),
+    [
+        (("./*", "../*"), ()),
+        (("./*", "git::https://git.example.com/acme/*"), ("https://git.example.com/acme/",)),
+        (("git::https://git.example.com/acme/m//*", "github.com/acme/*"), ("https://git.example.com/acme/m", "https://github.com/acme/")),
+        (("git::ssh://git@git.example.com/*",), ("ssh://git@git.example.com/",)),
+        (("*",), None),
+        (("git::https://*",), None),
+        (("terraform-aws-modules/*",), None),
+    ],
+)
+def test_what_addresses_of_modules_begin_with(patterns: tuple[str, ...], prefixes: tuple[str, ...] | None) -> None:
+    assert prefixes_of_modules(patterns) == prefixes

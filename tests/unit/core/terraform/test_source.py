@@ -237,10 +237,17 @@ def test_the_operator_can_allow_modules_from_outside() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("${var.x}", "literal"), ("", "literal"), ("a/b/c", "Allowed are ./*, ../*"), ("../x", "leads out of the stack's folder")],
+    [
+        ("${var.x}", "literal"),
+        ("", "literal"),
+        ("a/b/c", "Allowed are ./*, ../*, https://h/a/*"),
+        ("../x", "leads out of the stack's folder"),
+        ("https://h/a/../b", "does not come from where it seems to"),
+    ],
 )
 def test_a_refused_module_is_told_why(text: str, words: str) -> None:
-    (finding,) = judge({"main.tf": declared({"module": [{'"m"': block(source=f'"{text}"')}]})}, DEFAULT)
+    allow = DEFAULT.model_copy(update={"modules": (*DEFAULT.modules, "https://h/a/*")})
+    (finding,) = judge({"main.tf": declared({"module": [{'"m"': block(source=f'"{text}"')}]})}, allow)
 
     assert words in finding.detail
 
