@@ -71,7 +71,7 @@ async def planned(session: Session) -> Planned:
     plan_json = await shown(session, environment, plan_file)
     await session.tell("reading the plan")
     own = frozenset({job.state.password, *credential.values(), *session.keys})
-    made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values.given, own=own)
+    made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values, own=own)
     return await session.while_beating(made)
 
 
