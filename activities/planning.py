@@ -13,9 +13,10 @@ from countersign.adapters.store.adopt import inputs_of, plan_to_adopt
 from countersign.adapters.store.check import record_plan, supersede
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import PlanRow
+from countersign.adapters.store.reads import reads_of
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
-from countersign.core.engine import Finding, PlanJob, Planned, Progress
+from countersign.core.engine import Finding, PlanJob, Planned, Progress, Read
 from countersign.core.errors import CountersignError, EngineDied, PlanStale, ProviderError
 from countersign.core.ids import derive
 from countersign.core.principal import SYSTEM
@@ -109,15 +110,21 @@ class Planning(EngineStep):
                 epoch=head.epoch,
                 expires_at=self.store.now() + PLAN_CREDENTIAL_LIVES,
             )
+        destroy = run.mode is Mode.DESTROY or bool(request.get("destroy"))
+        reads: tuple[Read, ...] = ()
+        if stack.reads and run.mode is not Mode.VALIDATE:
+            async with self.store.read() as conn:
+                reads = await reads_of(conn, self.artifacts, stack, destroying=destroy)
         return PlanJob(
             run_id=run.id,
             plan_number=number,
             attempt_id=attempt_id,
             stack=stack,
             mode=run.mode,
-            destroy=run.mode is Mode.DESTROY or bool(request.get("destroy")),
+            destroy=destroy,
             vars=request.get("vars") or {},
             targets=tuple(request.get("targets") or ()),
+            reads=reads,
             imports={request["address"]: request["external_id"]} if "external_id" in request else {},
             # A run that plans again stays at its commit: that is what was asked for, and what people looked at.
             commit=request.get("commit") or (before.inputs.get("commit") if before and stack.source_repo else None),

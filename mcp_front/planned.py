@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store import reads
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.drift import last_applied
 from countersign.adapters.store.plans import PlanRow, get_plan
@@ -68,6 +69,10 @@ async def plan_data(
         "truncated": len(items) < (len(matching) if action or address else total),
         "items": items,
     }
+    if read := plan.inputs.get("reads"):
+        data["reads"] = [{"ref": r["stack"], "serial": r["serial"]} for r in read]
+        if since := await reads.moved(conn, run.org, plan.inputs):
+            data["reads_moved"] = list(since)
     if run.mode is Mode.DRIFT and (who := await last_applied(conn, run.org, run.stack_id, {item["address"] for item in items})):
         data["last_applied"] = {address: who[address] for address in sorted(who)[:NAMED]}
     return data

@@ -12,7 +12,7 @@ from countersign.adapters.store.plans import DecisionRow
 from countersign.adapters.store.runs import Event, RunRow
 from countersign.core.redaction import Redactor
 from countersign.core.run import RunState
-from countersign.core.terraform.variables import secrets_named
+from countersign.core.terraform.variables import secret_named
 from mcp_front.call import Call
 from mcp_front.envelope import Answer, RunHandle, clean, untrusted
 from mcp_front.rights import Reach, reach
@@ -149,7 +149,18 @@ def decision(d: DecisionRow) -> dict[str, Any]:
 def variables(given: Mapping[str, Any]) -> dict[str, Any]:
     """Values as somebody gave them, hidden where a name or a shape says secret; which sealed secret is meant is no secret."""
     hidden: Any = _REDACTOR.value(clean(dict(given)))
-    return {**hidden, **{name: {"secret": slug} for name, slug in secrets_named(given)}}
+    return {name: _with_references(hidden.get(name), value) for name, value in given.items()}
+
+
+def _with_references(hidden: Any, given: Any) -> Any:
+    """`hidden`, with the names of sealed secrets put back where `given` has them: they sound like secrets and are none."""
+    if (slug := secret_named(given)) is not None:
+        return {"secret": slug}
+    if isinstance(given, Mapping) and isinstance(hidden, Mapping):
+        return {key: _with_references(hidden[key], value) if key in hidden else None for key, value in given.items()}
+    if isinstance(given, list) and isinstance(hidden, list):
+        return [_with_references(one, value) for one, value in zip(hidden, given, strict=False)]
+    return hidden
 
 
 def inputs(request: Mapping[str, Any]) -> dict[str, Any]:

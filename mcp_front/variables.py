@@ -27,17 +27,18 @@ def checked_vars(given: Mapping[str, Any]) -> dict[str, Any]:
         field = f"vars.{name[:100]}"
         if not NAME.match(name):
             raise InvalidArgument(f"{name[:100]!r} is no name of a variable: letters, digits, _ and -", field=field)
-        slug = secret_named(value)
-        if slug is not None and not SLUG.match(slug):
-            raise InvalidArgument(
-                f"{field} names no sealed secret: write {{secret: slug}} with the slug of one (`countersign secret set`)", field=field
-            )
-        if slug is None and any(_like_a_secret(part) for part in _objects(value)):
-            raise InvalidArgument(
-                f"{field} holds something like a secret: one stands alone as {{secret: slug}} and names a sealed one, so that its value is "
-                "never written here (`countersign secret set`)",
-                field=field,
-            )
+        for part in _objects(value):
+            slug = secret_named(part)
+            if slug is not None and not SLUG.match(slug):
+                raise InvalidArgument(
+                    f"{field} names no sealed secret: write {{secret: slug}} with the slug of one (`countersign secret set`)", field=field
+                )
+            if slug is None and _like_a_secret(part):
+                raise InvalidArgument(
+                    f"{field} holds something like a secret: one is written {{secret: slug}}, with nothing beside it, and names a sealed "
+                    "one, so that its value is never written here (`countersign secret set`)",
+                    field=field,
+                )
     return dict(given)
 
 
@@ -52,7 +53,7 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _like_a_secret(value: Mapping[str, Any]) -> bool:
-    """`{secret: …}` in a place where it is not resolved, or with a value in it."""
+    """`{secret: …}` with something else in it or beside it."""
     return set(value) == {"secret"} or isinstance(value.get("secret"), str)
 
 

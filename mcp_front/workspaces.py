@@ -6,7 +6,7 @@ from typing import Any
 import anyio.to_thread
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import drift, plans, runs, state
+from countersign.adapters.store import drift, plans, reads, runs, state
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.state import Snapshot
@@ -79,6 +79,7 @@ async def whole(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str,
         "lock": await _lock(call, conn, head),
         "outputs": await _outputs(call, conn, stack),
         "engine_build": await _engine_build(call, conn, stack),
+        "reads_moved": await _reads_moved(call, conn, stack),
         "drift": await _drift(call, conn, stack),
         "runs": await recent_runs(call, conn, stack, LAST_RUNS),
     }
@@ -121,6 +122,13 @@ async def _engine_build(call: Call, conn: AsyncConnection, stack: StackRow) -> s
         if run.plan_number and (plan := await plans.get_plan(conn, call.org, run.id)) is not None:
             return plan.summary.engine_build
     return None
+
+
+async def _reads_moved(call: Call, conn: AsyncConnection, stack: StackRow) -> list[str] | None:
+    """Of the stacks this one reads, those that moved after its newest apply: what it got of them may be old."""
+    applied, _ = await runs.list_runs(conn, call.org, stack_id=stack.id, states=[RunState.APPLIED], waiting_first=False, limit=1)
+    plan = await plans.get_plan(conn, call.org, applied[0].id) if applied and stack.config.reads else None
+    return list(await reads.moved(conn, call.org, plan.inputs)) or None if plan is not None else None
 
 
 async def _drift(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str, Any] | None:

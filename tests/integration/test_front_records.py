@@ -166,7 +166,7 @@ async def test_what_is_named_and_missing_or_not_acted_on_yet_is_a_warning(it: Fr
         version="1.11",
     )
 
-    assert [w.split(" is ")[0] for w in answer["warnings"]] == ["version", "reads", "drift_every", "the secret cloud", "the secret unset"]
+    assert [w.split(" is ")[0] for w in answer["warnings"]] == ["version", "the secret cloud", "the secret unset"]
     assert "hunter2" not in json.dumps(answer)
 
 

@@ -24,7 +24,6 @@ async def why(bench: Bench, inputs: Mapping[str, object], **job: Any) -> str | N
 async def test_a_plan_may_be_adopted_until_source_variables_or_secrets_are_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write("one", main_tf=ONE)
     spy = bench.spied()
-    bench.use(tofu_executable=spy.executable)
     given: dict[str, Any] = {"vars": {"size": {"secret": "token"}}}
     looked = await bench.plan("one", Mode.SPECULATIVE, **given)
     spy.forget()
@@ -32,7 +31,7 @@ async def test_a_plan_may_be_adopted_until_source_variables_or_secrets_are_other
     assert looked.adoptable
     assert await why(bench, looked.inputs, **given) is None
     assert await why(bench, looked.inputs) == "its variables, or secrets among them, have other values now"
-    assert await why(bench, looked.inputs, **given, config={"engine": "tofu", "vars": {}}) == "it was made by another engine"
+    assert await why(bench, {**looked.inputs, "engine_build": "pulumi 3"}, **given) == "it was made by another engine"
     monkeypatch.setitem(SECRETS, "token", "another-one-nobody-may-read")
     assert await why(bench, looked.inputs, **given) == "its variables, or secrets among them, have other values now"
     bench.write("one", main_tf=ONE + "# a remark\n")

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, runs, secrets, state, statements, turns
+from countersign.adapters.store import audit, plans, reads, runs, secrets, state, statements, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.plans import AttemptRow, PlanRow
@@ -85,6 +85,8 @@ async def claim(
         target = plan.document.target
         if (head.lineage, head.serial) != (target.lineage, target.serial):
             return await _stale(tx, run, f"the state moved from serial {target.serial} to {head.serial} after this plan was made", now)
+        if read := await reads.moved(tx, org, plan.inputs):
+            return await _stale(tx, run, f"outputs that this plan was made with may be others now: {'; '.join(read)}", now)
         if (replaced := await _replaced_credential(tx, org, target.credential)) is not None:
             return await _stale(tx, run, replaced, now)
         if (lost := await plans.open_attempt(tx, org, run.stack_id)) is not None:

@@ -68,6 +68,7 @@ class StackRow:
             vars=self.body.get("vars") or {},
             plan_credential=self.body.get("plan_credential"),
             apply_credential=self.body.get("apply_credential"),
+            reads=tuple(self.body.get("reads") or ()),
         )
 
 

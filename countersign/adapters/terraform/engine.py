@@ -43,6 +43,7 @@ class TerraformEngine:
         executable: Path | None = None,
         tofu_executable: Path | None = None,
         mirror: Path | None = None,
+        network_mirror: str | None = None,
         allowed_providers: tuple[str, ...] = AllowList().providers,
         allowed_modules: tuple[str, ...] = AllowList().modules,
         denied_data_sources: tuple[str, ...] = AllowList().denied_data,
@@ -58,7 +59,7 @@ class TerraformEngine:
         for folder in (work_root, attempts_root):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         cli_config = work_root / "engine.tfrc"
-        write_cli_config(cli_config, mirror=mirror)
+        write_cli_config(cli_config, mirror=mirror, network_mirror=network_mirror)
         self._configured = {"terraform": executable, "tofu": tofu_executable}
         self._search_path = search_path
         self._unique = dict(unique or {})
@@ -74,6 +75,7 @@ class TerraformEngine:
             reader=Reader(work_root / "declared"),
             pool=WarmPool(work_root / "warm"),
             mirrors=Mirrors(folder=work_root / "git", remotes=remotes or Remotes()),
+            origin=origin_of_providers(mirror=mirror, network_mirror=network_mirror),
             lock_seconds=lock_seconds,
         )
         self._attempts = Attempts(root=attempts_root, around=self._around, grace=grace_seconds)

@@ -13,6 +13,7 @@ from pathlib import Path
 from countersign.adapters.process import MARKER
 from countersign.core.engine import Reveal, StateAccess
 from countersign.core.errors import InvalidArgument
+from countersign.core.terraform.providers import REGISTRIES
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,127}")
 _RESERVED = re.compile(r"(?:TF_|LD_|PYTHON|GIT_|BASH|COUNTERSIGN_|GODEBUG$|GOTRACEBACK$|PATH$|HOME$|TMPDIR$|IFS$|ENV$|SHELL$)")
@@ -88,14 +89,27 @@ def absolute_only(search_path: str) -> str:
     return ":".join(entry for entry in search_path.split(":") if entry.startswith("/"))
 
 
-def write_cli_config(path: Path, *, mirror: Path | None) -> None:
+def write_cli_config(path: Path, *, mirror: Path | None, network_mirror: str | None = None) -> None:
     """Our own CLI configuration: no credentials, and with a mirror no registry is asked. It must exist, or the engines warn."""
     text = "disable_checkpoint = true\n"
-    if mirror is not None:
-        quoted = json.dumps(str(mirror.absolute()), ensure_ascii=False).replace("${", "$${").replace("%{", "%%{")
-        text += f"provider_installation {{\n  filesystem_mirror {{\n    path = {quoted}\n  }}\n}}\n"
+    methods = [("filesystem_mirror", "path", str(mirror.absolute()))] if mirror is not None else []
+    methods += [("network_mirror", "url", network_mirror)] if network_mirror is not None else []
+    if methods:
+        blocks = "".join(f"  {kind} {{\n    {name} = {_quoted(value)}\n  }}\n" for kind, name, value in methods)
+        text += f"provider_installation {{\n{blocks}}}\n"
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(text)
         temporary.replace(path)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("${", "$${").replace("%{", "%%{")
+
+
+def origin_of_providers(*, mirror: Path | None, network_mirror: str | None) -> str:
+    """Where provider packages come from, in words; the operator's folder has no name that concerns anybody."""
+    network = f"the mirror {network_mirror}" if network_mirror else ""
+    folder = "the operator's folder of providers" if mirror else ""
+    return " or ".join(filter(None, (folder, network))) or REGISTRIES

@@ -95,6 +95,8 @@ def judged(
             "variables": variable_macs(document, macs),
             "variables_set": sorted(values),
             "variables_given": given(values, macs),
+            "providers_from": session.around.origin,
+            "reads": [{"stack_id": r.stack_id, "stack": r.path, "lineage": r.lineage, "serial": r.serial} for r in job.reads],
             "engine_build": plan.engine_build,
             "files_made": made,
         },

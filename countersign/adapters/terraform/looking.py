@@ -101,7 +101,7 @@ class Trials:
         """All at once; what is absent fails a plan and says so, and the rest is asked again without it."""
         (folder / FILE).write_text(import_blocks(ids))
         out = self.session.place.side / "trial.tfplan"
-        argv = self.session.commands.plan(out=out, var_file=self.var_file, refresh=False, lock=False)
+        argv = self.session.commands.plan(out=out, var_files=[self.var_file] if self.var_file else (), refresh=False, lock=False)
         journal, code = await self._run(argv, folder)
         if code in (0, 2):
             return await self._hits(folder, out, ids, questions)

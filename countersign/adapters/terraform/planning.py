@@ -5,7 +5,6 @@ a model or the history gets to see is made from the plan document and its marks,
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,19 +12,18 @@ from urllib.parse import urlsplit
 
 from countersign.adapters.process import end_marked
 from countersign.adapters.terraform import bundle
-from countersign.adapters.terraform.environment import credential_environment, secrets_of_credential
+from countersign.adapters.terraform.environment import credential_environment
 from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import given, judged
-from countersign.adapters.terraform.preparing import Checked, checked, initialised
+from countersign.adapters.terraform.preparing import checked, initialised
 from countersign.adapters.terraform.repository import folder_of
 from countersign.adapters.terraform.session import Session, Surroundings, document_in
 from countersign.adapters.terraform.validating import validated
+from countersign.adapters.terraform.values import values_of
 from countersign.adapters.terraform.workspace import workspace
 from countersign.core.engine import Beat, PlanJob, Planned, Progress
 from countersign.core.errors import ProviderError, Unavailable
-from countersign.core.redaction import Redactor, strings_in
 from countersign.core.run import Mode
-from countersign.core.terraform import source, variables
 from countersign.core.terraform.events import Journal
 from countersign.core.terraform.imports import FILE, import_blocks
 
@@ -62,16 +60,16 @@ async def planned(session: Session) -> Planned:
     await state_answers(job.state.address)
     source_ = await checked(session)
     credential = await credential_environment(job.stack.plan_credential, job.reveal)
-    var_file, values = await _variables(session, source_, credential)
+    values = await values_of(session, source_, credential)
     environment = session.environment(credential, backend=True)
     key = await initialised(session, source_, environment, backend="http")
     # It stays in the tree, and so in the bundle: should the apply be lost, what is left is planned with the import again.
     add_imports(session.place.tree, job.imports)
-    events, plan_file = await saved_plan(session, environment, var_file)
+    events, plan_file = await saved_plan(session, environment, values.files)
     plan_json = await shown(session, environment, plan_file)
     await session.tell("reading the plan")
     own = frozenset({job.state.password, *credential.values(), *session.keys})
-    made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values, own=own)
+    made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values.given, own=own)
     return await session.while_beating(made)
 
 
@@ -79,7 +77,7 @@ async def moved(job: PlanJob, inputs: Mapping[str, object], beat: Beat, *, execu
     """Why a plan made of `inputs` would be another one today, or None. The source is copied and judged as for a plan; nothing runs."""
     async with at_work(job, beat, executable=executable, around=around) as session:
         source_ = await checked(session)
-        _, values = await _variables(session, source_, {})
+        values = (await values_of(session, source_, {})).given
         now = {"tree": source_.tree.digest, "lock": source_.tree.lock, "variables_given": given(values, around.macs)}
     if job.stack.engine != str(inputs.get("engine_build")).partition(" ")[0]:
         return "it was made by another engine"
@@ -101,36 +99,15 @@ async def state_answers(address: str) -> None:
     writer.close()
 
 
-async def _variables(session: Session, source_: Checked, credential: Mapping[str, str]) -> tuple[Path | None, dict[str, object]]:
-    """The variable file (0600, outside of the tree), and what is in it; from here on its secrets are hidden."""
-    job = session.job
-    values = variables.merged(job.stack.vars, job.vars, declared=source.variables(source_.files))
-    known = {job.state.password, *secrets_of_credential(credential)}
-    for name, slug in variables.secrets_named(values):
-        values[name] = secret = await job.reveal(slug)
-        known.add(secret)
-    for file in source_.files.values():
-        known.update(text for name in file.sensitive for text in strings_in(values.get(name)))
-    session.redactor = Redactor(known)
-    return written_variables(session, json.dumps(values)) if values else None, values
-
-
-def written_variables(session: Session, text: str) -> Path:
-    path = session.place.side / "countersign.tfvars.json"
-    path.touch(mode=0o600)
-    path.write_text(text)
-    return path
-
-
 async def saved_plan(
-    session: Session, environment: Mapping[str, str], var_file: Path | None, *, replaces: Sequence[str] = ()
+    session: Session, environment: Mapping[str, str], var_files: Sequence[Path], *, replaces: Sequence[str] = ()
 ) -> tuple[Journal, Path]:
     """The plan's file, and what was said while it was made. Raises ProviderError with findings, Locked or Unavailable."""
     job, out = session.job, session.place.side / bundle.PLAN
     looking = job.mode in (Mode.SPECULATIVE, Mode.DRIFT)
     argv = session.commands.plan(
         out=out,
-        var_file=var_file,
+        var_files=var_files,
         destroy=destroys(job),
         targets=job.targets if job.mode is Mode.SPECULATIVE else (),
         replaces=replaces,

@@ -72,6 +72,7 @@ async def initialised(session: Session, source_: Checked, environment: Mapping[s
     key = pool.key(tree=tree.digest, lock=tree.lock, backend=backend, executable=session.executable.identity)
     if not await asyncio.to_thread(pool.install, key, place.tree):
         await session.tell("initialising")
+        session.note(f"provider packages come from {session.around.origin}")
         async with fetching_modules(session, source_.files) as variables:
             argv = session.commands.init(backend=backend != "none")
             journal, ended = await session.events("init", argv, {**environment, **variables})

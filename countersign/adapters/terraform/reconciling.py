@@ -21,8 +21,9 @@ from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import judged
 from countersign.adapters.terraform.looking import Trials, Unique, rules_of
 from countersign.adapters.terraform.mending import State
-from countersign.adapters.terraform.planning import add_imports, at_work, destroys, saved_plan, shown, state_answers, written_variables
+from countersign.adapters.terraform.planning import add_imports, at_work, destroys, saved_plan, shown, state_answers
 from countersign.adapters.terraform.session import Session, Surroundings
+from countersign.adapters.terraform.values import written_variables
 from countersign.adapters.terraform.warm import check_backend
 from countersign.core import reconcile as core
 from countersign.core.engine import Beat, PlanJob, Planned, Reconciled, ReconcileJob
@@ -106,6 +107,10 @@ class Approved:
     var_file: Path | None
     environment: Mapping[str, str] = field(repr=False)
     own: frozenset[str] = field(repr=False)  # secrets of this work alone
+
+    @property
+    def var_files(self) -> tuple[Path, ...]:
+        return (self.var_file,) if self.var_file is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +217,7 @@ class Reconciliation:
         session = self.session
         replaces = () if destroys(session.job) else salvage.replaces
         with importing(session.place.tree, salvage.imports):
-            events, plan_file = await saved_plan(session, approved.environment, approved.var_file, replaces=replaces)
+            events, plan_file = await saved_plan(session, approved.environment, approved.var_files, replaces=replaces)
         plan_json = await shown(session, approved.environment, plan_file)
         await session.tell("comparing it with what was approved")
         return await session.while_beating(asyncio.to_thread(self._proved, approved, salvage, plan_file, plan_json, events))

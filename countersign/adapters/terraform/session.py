@@ -23,6 +23,7 @@ from countersign.core.errors import CountersignError, EngineDied, Locked, Policy
 from countersign.core.redaction import Redactor
 from countersign.core.terraform import source
 from countersign.core.terraform.events import Journal, finding_of, in_words, redacted
+from countersign.core.terraform.providers import REGISTRIES, advice
 from countersign.core.terraform.semantic import Macs
 from countersign.core.terraform.source import AllowList
 
@@ -46,6 +47,7 @@ class Surroundings:
     reader: Reader
     pool: WarmPool
     mirrors: Mirrors
+    origin: str = REGISTRIES  # of provider packages, in words
     lock_seconds: int = 30  # how long a command waits for the state's lock
 
     def commands(self, executable: Executable) -> Commands:
@@ -187,9 +189,9 @@ class Session:
             )
         if PLUGIN_DIED in text:
             return self.failure(EngineDied, f"{command} failed because a provider died: {in_words(findings)}", findings)
-        if "dependency lock file" in text or "lockfile" in text:
-            hint = f"run `{self.executable.name} init` in the folder and commit .terraform.lock.hcl"
-            return self.failure(ProviderError, f"{command} failed: {in_words(findings)}; {hint}", findings)
+        words = " ".join(f"{f.summary} {f.detail}" for f in findings if f.severity == "error")
+        if (hint := advice(words, engine=self.executable.name, origin=self.around.origin)) is not None:
+            return self.failure(ProviderError, f"{command} failed: {hint}. {in_words(findings)}", findings)
         if hint := next((hint for said, hint in _OF_MODULES if any(one in text for one in said)), None):
             return self.failure(ProviderError, f"{command} failed: {hint}. {in_words(findings)}", findings)
         return self.failure(ProviderError, f"{command} failed: {in_words(findings)}", findings)

@@ -1,6 +1,9 @@
-"""Values for a stack's variables: the request's over the stack's, and nothing the configuration does not declare."""
+"""Values for a stack's variables: the request's over the stack's, and nothing the configuration does not declare.
 
-from collections.abc import Collection, Iterator, Mapping
+`{"secret": slug}` names a sealed secret wherever it stands in a value.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from countersign.core.errors import InvalidArgument
 
@@ -27,8 +30,29 @@ def secret_named(value: object) -> str | None:
 
 
 def secrets_named(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """(variable, slug) of every variable that names a sealed secret."""
+    """(variable, slug) of every sealed secret that is named, however deep in the value."""
     for name, value in sorted(values.items()):
-        slug = secret_named(value)
-        if slug is not None:
+        for slug in dict.fromkeys(_slugs(value)):
             yield name, slug
+
+
+def with_secrets(value: object, found: Callable[[str], object]) -> object:
+    """The value with `found(slug)` in the place of each sealed secret that is named."""
+    if (slug := secret_named(value)) is not None:
+        return found(slug)
+    if isinstance(value, Mapping):
+        return {key: with_secrets(item, found) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_secrets(item, found) for item in value]
+    return value
+
+
+def _slugs(value: object) -> Iterator[str]:
+    if (slug := secret_named(value)) is not None:
+        yield slug
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _slugs(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _slugs(item)

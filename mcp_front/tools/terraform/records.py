@@ -136,8 +136,6 @@ def _not_yet(given: Mapping[str, Any]) -> list[str]:
     said = []
     if given["version"]:
         said.append("version is kept, and not acted on yet: the engine found on the worker's machine is used")
-    if given["reads"]:
-        said.append("reads is kept, and not acted on yet: plans do not get the outputs of those stacks")
     if given["source"].get("git_ref") and not given["source"].get("repo"):
         said.append("git_ref has no meaning without repo: the folder is planned as it is then")
     return said

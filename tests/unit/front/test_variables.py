@@ -13,6 +13,7 @@ PLAIN: dict[str, Any] = {"name": "demo", "replicas": 3, "labels": {"team": "x"},
 
 def test_plain_values_and_references_are_taken_as_they_are() -> None:
     given = {**PLAIN, "db_password": {"secret": "db-password"}, "mount": {"secret": {"name": "x"}, "path": "/x"}}
+    given["users"] = [{"name": "a", "password": {"secret": "db-password"}}, {"inner": {"secret": "other"}}]
 
     assert checked_vars(given) == given
 
@@ -25,8 +26,8 @@ def test_plain_values_and_references_are_taken_as_they_are() -> None:
         {"secret": "ok", "value": "hunter2-hunter2"},
         {"secret": 5},
         {"secret": {"value": "hunter2-hunter2"}},
-        {"inner": {"secret": "db-password"}},
-        [{"secret": "db-password"}],
+        {"inner": {"secret": "hunter2-hunter2 is no slug"}},
+        [{"secret": {"value": "hunter2-hunter2"}}],
         {"a": [{"b": {"secret": "hunter2-hunter2", "user": "x"}}]},
     ],
 )

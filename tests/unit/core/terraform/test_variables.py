@@ -3,7 +3,7 @@
 import pytest
 
 from countersign.core.errors import InvalidArgument
-from countersign.core.terraform.variables import merged, secret_named, secrets_named
+from countersign.core.terraform.variables import merged, secret_named, secrets_named, with_secrets
 from tests.requirements import requirement
 
 
@@ -58,7 +58,20 @@ def test_a_sealed_secret_is_named_by_exactly_one_key(value: object, slug: str | 
     assert secret_named(value) == slug
 
 
-def test_variables_that_name_a_secret_are_told_by_name() -> None:
-    values = {"z": {"secret": "one"}, "plain": 1, "a": {"secret": "two"}}
+NESTED: dict[str, object] = {
+    "z": {"secret": "one"},
+    "plain": 1,
+    "a": {"users": [{"name": "x", "password": {"secret": "two"}}, {"password": {"secret": "one"}}, "text"], "again": {"secret": "two"}},
+}
 
-    assert list(secrets_named(values)) == [("a", "two"), ("z", "one")]
+
+def test_secrets_are_named_by_variable_however_deep_they_stand() -> None:
+    assert list(secrets_named(NESTED)) == [("a", "two"), ("a", "one"), ("z", "one")]
+
+
+def test_a_secret_takes_the_place_where_it_is_named_and_the_rest_stays() -> None:
+    assert with_secrets(NESTED, str.upper) == {
+        "z": "ONE",
+        "plain": 1,
+        "a": {"users": [{"name": "x", "password": "TWO"}, {"password": "ONE"}, "text"], "again": "TWO"},
+    }
