@@ -18,7 +18,7 @@ TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
 PYTEST := $(BIN)/python -m pytest -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench tools clean lock test-unit test-replay test-agents test-integration test-browser test-acceptance conformance \
+.PHONY: help demo up test check bench screenshots tools clean lock test-unit test-replay test-agents test-integration test-browser test-acceptance conformance \
   venv-run venv-dev packages check-style check-format check-types check-pyright check-imports check-texts
 
 help: ## list the targets
@@ -53,7 +53,7 @@ test-agents: venv-dev ## people's own words against what tools say of themselves
 test-integration: venv-dev packages tools-opentofu ## one real thing at a time: Temporal, Terraform, a database, the built wheel
 	@$(PYTEST) tests/integration
 
-test-browser: venv-dev ## the Temporal UI as an operator uses it, in Chromium
+test-browser: venv-dev ## the pages for people and the Temporal UI as they are used, in Chromium
 	@tools/packages.sh $(PYTHON) browser
 	@$(PYTEST) tests/browser
 
@@ -86,6 +86,10 @@ check-texts: venv-dev
 
 bench: venv-dev packages ## measure what docs/targets.md promises, beside the raw tool (BENCH="--only reading --repeat 5")
 	@$(BIN)/python -m tests.bench $(BENCH)
+
+screenshots: venv-dev ## take the pictures in docs/screenshots anew, of a service of their own
+	@tools/packages.sh $(PYTHON) browser
+	@$(BIN)/python -m tests.browser.screenshots
 
 tools: ## build the pinned engines and servers that tests need from source, once per machine
 	@$(PYTHON) tools/build.py "$(CACHE)"

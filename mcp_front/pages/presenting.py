@@ -6,7 +6,7 @@ what is left out is counted. Texts from outside are cleaned where a template wri
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from countersign.core.plan import ChangeClass
@@ -185,11 +185,14 @@ def _counted(changes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def _change(change: Mapping[str, Any], *, rows: int, among: int) -> Shown:
     action = str(change["action"])
+    reason = str(change.get("reason") or "")
+    if change.get("replace_paths") and reason == "replace_because_cannot_update":
+        reason = ""  # the paths say it better
     notes = [
         ("moves from", change.get("previous_address")),
         ("replaced because of", ", ".join(map(str, change.get("replace_paths") or ()))),
         ("imports", change.get("importing")),
-        ("because", REASONS.get(str(change.get("reason")), str(change.get("reason") or "").replace("_", " "))),
+        ("because", REASONS.get(reason, reason.replace("_", " "))),
     ]
     attributes = change.get("attributes") or ()
     shown = tuple(_attribute(a) for a in attributes[:rows])
@@ -228,8 +231,11 @@ class Happened:
 
 
 def timeline(events: Sequence[Mapping[str, Any]]) -> list[Happened]:
-    """The ledger as `shown.folded` tells it, one line for each, oldest first."""
-    return [_happened(event) for event in events]
+    """The ledger as `shown.folded` tells it, one line for each, oldest first. A run begins by being asked for."""
+    told = [_happened(event) for event in events]
+    if told and events[0]["kind"] == "state" and events[0]["state"] == RunState.PENDING:
+        told[0] = replace(told[0], what="Asked for")
+    return told
 
 
 def _happened(event: Mapping[str, Any]) -> Happened:

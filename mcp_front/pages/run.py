@@ -10,7 +10,7 @@ from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import DecisionRow, PlanRow
 from countersign.adapters.store.runs import RunRow
 from countersign.core.details import who_must_agree
-from countersign.core.errors import InvalidArgument, NotFound
+from countersign.core.errors import InvalidArgument, NotFound, RateLimited
 from countersign.core.ids import RUN_ID
 from countersign.core.policy import Need
 from countersign.core.run import RunState
@@ -94,7 +94,10 @@ async def live(visit: Visit) -> Response:
     call = visit.call()
     async with visit.front.store.read() as conn:
         run = await run_of(visit, call, conn)
-    run = await visit.front.gateway.wait(run.org, run.id, lambda now: now.cursor > int(after) or now.ended, seconds=LIVE_FOR)
+    with visit.pages.followed.one(visit.caller.principal.id) as allowed:
+        if not allowed:
+            raise RateLimited("too many pages of yours wait for news; close some", retry_after_seconds=5)
+        run = await visit.front.gateway.wait(run.org, run.id, lambda now: now.cursor > int(after) or now.ended, seconds=LIVE_FOR)
     if run.cursor <= int(after):
         return Response(status_code=204, headers=HEADERS)
     async with visit.front.store.read() as conn:

@@ -17,7 +17,10 @@ from mcp_front.call import Call, Front
 from mcp_front.dispatch import Dispatch
 from mcp_front.pages.drawing import Drawing
 from mcp_front.pages.guard import HEADERS, Attempts, form_token
+from mcp_front.rates import AtOnce
 from mcp_front.rights import Caller, checked_role
+
+FOLLOWED = 20  # pages of one person that wait for news at once; a browser opens six
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class Pages:
     front: Front
     drawing: Drawing = field(default_factory=Drawing)
     attempts: Attempts = field(default_factory=Attempts)
+    followed: AtOnce = field(default_factory=lambda: AtOnce(FOLLOWED))
 
     @property
     def settings(self) -> Settings:

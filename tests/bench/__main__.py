@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from mcp import Client
 
 from tests.acceptance.installed import REPOSITORY, Installed, call, processes, until
@@ -66,6 +67,7 @@ class Bench:
     raw: Raw
     agent: Client
     person: Client
+    person_key: str
     stacks: Path
     small: Path
     repeat: int
@@ -140,10 +142,26 @@ class Bench:
         ended = await until(self.agent, answer["run"]["run_id"], "planned_and_finished")
         plan = await self.agent.call_tool("run_plan", {"run_id": ended["run"]["run_id"]})
         text = json.dumps(plan.structured_content, ensure_ascii=False) + "".join(getattr(c, "text", "") for c in plan.content)
+        pages = await self._pages(ended["run"]["run_id"])
         return [
             figure("large_ratio", ours, "× raw", 1.1, baseline=statistics.median(floor)),
             figure("plan_of_1000_changes", [len(text.encode()) / 4], "tokens (bytes / 4)", 4000),
+            figure("page_of_1000_changes", pages, "ms", 100),
         ]
+
+    async def _pages(self, run_id: str) -> list[float]:
+        """Milliseconds for the page of a run, as a person who is signed in gets it; the first one loads the templates."""
+        front = f"http://127.0.0.1:{self.it.front_port}"
+        took = []
+        async with httpx2.AsyncClient(timeout=30, headers={"Sec-Fetch-Site": "same-origin"}) as http:
+            signed_in = await http.post(f"{front}/signin", data={"key": self.person_key})
+            assert signed_in.status_code == 303, signed_in.text
+            for _ in range(32):
+                begun = time.perf_counter()
+                page = await http.get(f"{front}/runs/{run_id}")
+                took.append(1000 * (time.perf_counter() - begun))
+                assert page.status_code == 200 and "Changes 1 to 100 of 1000" in page.text
+        return took[2:]
 
     async def sixteen(self) -> list[Figure]:
         print("16 small stacks at once", flush=True)
@@ -272,7 +290,14 @@ async def assembled(folder: Path, repeat: int) -> AsyncIterator[Bench]:
         with raw() as baseline:
             async with it.client(agent) as agent_client, it.client(person) as person_client:
                 yield Bench(
-                    it=it, raw=baseline, agent=agent_client, person=person_client, stacks=stacks, small=stacks / "small", repeat=repeat
+                    it=it,
+                    raw=baseline,
+                    agent=agent_client,
+                    person=person_client,
+                    person_key=person,
+                    stacks=stacks,
+                    small=stacks / "small",
+                    repeat=repeat,
                 )
     finally:
         it.stop()

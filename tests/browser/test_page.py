@@ -101,6 +101,7 @@ async def test_progress_shows_and_is_told_while_the_apply_goes_on_and_nothing_ty
     await comment.fill("half a sentence")
 
     await call(trusted.person, "run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
+    await until(trusted.agent, run["run_id"], "applying")
 
     await expect(ui.status).to_contain_text("Applying")
     await expect(ui.page.get_by_role("progressbar", name="1 of 5 changes done")).to_be_visible()
@@ -232,6 +233,18 @@ async def test_the_command_starts_the_browser_it_is_told_and_keeps_the_code_out_
     await ui.page.goto(address)
     await ui.page.get_by_role("button", name="Sign in as person:bo").click()
     await expect(ui.page.get_by_role("heading", name="Runs")).to_be_visible()
+
+
+@requirement("page:people-only")
+def test_the_command_says_why_it_opens_nothing(trusted: Place, tmp_path: Path) -> None:
+    agent = tmp_path / "agent.key"
+    agent.write_text(trusted.it.key("agent:otto", acts_for="person:bo"))
+
+    refused = json.loads(trusted.it.cli("open", "--key-file", str(agent), "--json", code=5))["error"]
+    assert refused["code"] == "permission_denied"
+    assert "agent:otto is an agent, and this page is for people" in refused["message"]
+    assert json.loads(trusted.it.cli("open", "--url", "http://127.0.0.1:1", "--json", code=4))["error"]["code"] == "unavailable"
+    assert "no id of a run" in json.loads(trusted.it.cli("open", "run_x", "--json", code=2))["error"]["message"]
 
 
 # Texts whose contrast with what is behind them is below 4.5 (3 where they are large), by WCAG 2.2.

@@ -120,7 +120,7 @@ def test_the_timeline_says_who_agreed_and_who_was_refused_and_why() -> None:
     ]
 
     assert [(h.what, h.text) for h in timeline(events)] == [
-        ("Waiting for its turn", "agent:claude"),
+        ("Asked for", "agent:claude"),
         ("Refused", "agent:claude: agents do not count"),
         ("Agreed", "person:ana: fine"),
         ("Progress", "2 of 3: a.b"),
