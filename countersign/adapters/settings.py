@@ -27,7 +27,6 @@ DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aio
 
 BUCKET = re.compile(r"^(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,220}(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*/?\Z")
 ENDPOINT = re.compile(r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/?\Z")
-DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aiosqlite:///)\S+\Z")
 
 
 class Section(BaseModel):
@@ -166,6 +165,16 @@ class WebhookSettings(Section):
         return moment in self.events and any(fnmatchcase(env, glob) for glob in self.environments)
 
 
+class LimitSettings(Section):
+    """What one caller, and all of them together, may ask of one front."""
+
+    requests_per_minute: Annotated[int, Field(ge=1)] = 1200  # of one principal; a minute's worth may come at once
+    requests_at_once: Annotated[int, Field(ge=1)] = 100  # of one principal, those that wait for something too
+    connections: Annotated[int, Field(ge=1)] = 1000  # of everybody
+    sessions: Annotated[int, Field(ge=1)] = 4000  # of everybody, in the eras of the protocol that have them
+    body_bytes: Annotated[int, Field(ge=1024)] = 1 << 20  # of a request
+
+
 class Settings(BaseSettings):
     """Every setting has a default that makes the laptop mode work."""
 
@@ -192,6 +201,7 @@ class Settings(BaseSettings):
     git: GitSettings = GitSettings()
     plan_slots: int | None = None  # steps of one engine at once; None: twice the cores
     webhooks: tuple[WebhookSettings, ...] = ()
+    limits: LimitSettings = LimitSettings()
     development_fixtures: bool = False  # serve what conformance tests look for at /fixtures/mcp; on the loopback only
     search_path: str = "/usr/local/bin:/usr/bin:/bin"  # where engines are looked for; `load` takes PATH
 
