@@ -5,7 +5,7 @@ from pathlib import Path
 
 from countersign.adapters.git import Mirrors, Remotes
 from countersign.adapters.terraform.applying import Attempts
-from countersign.adapters.terraform.environment import absolute_only, write_cli_config
+from countersign.adapters.terraform.environment import absolute_only, origin_of_providers, write_cli_config
 from countersign.adapters.terraform.executable import Executable, resolve
 from countersign.adapters.terraform.looking import Unique
 from countersign.adapters.terraform.planning import make_plan, moved
