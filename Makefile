@@ -18,7 +18,7 @@ TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
 PYTEST := $(BIN)/python -m pytest -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench screenshots tools clean lock test-unit test-replay test-agents test-integration test-browser test-acceptance conformance \
+.PHONY: help demo up test check bench screenshots tools clean lock test-unit test-replay test-agents test-integration test-browser test-acceptance test-chaos chaos conformance \
   venv-run venv-dev packages check-style check-format check-types check-pyright check-imports check-texts
 
 help: ## list the targets
@@ -37,6 +37,7 @@ test: ## run all tests, the cheap levels first
 	@$(MAKE) --no-print-directory test-integration
 	$(if $(wildcard tests/browser/test_*.py),@$(MAKE) --no-print-directory test-browser)
 	@$(MAKE) --no-print-directory test-acceptance
+	@$(MAKE) --no-print-directory test-chaos
 	@$(MAKE) --no-print-directory conformance
 
 test-unit: venv-dev ## no process, socket or clock; the core has to be covered whole
@@ -59,6 +60,9 @@ test-browser: venv-dev ## the pages for people and the Temporal UI as they are u
 
 test-acceptance: venv-dev packages ## the service as installed, by a real MCP client and the command line
 	@$(PYTEST) tests/acceptance
+
+test-chaos: venv-dev packages ## a sample of the kill matrix, and that it would notice a mechanism that is missing
+	@$(PYTEST) tests/chaos
 
 conformance: venv-dev packages ## the official conformance suite and the Inspector, strict, against the front
 	@$(BIN)/python -m tests.conformance
@@ -90,6 +94,10 @@ bench: venv-dev packages ## measure what docs/targets.md promises, beside the ra
 screenshots: venv-dev ## take the pictures in docs/screenshots anew, of a service of their own
 	@tools/packages.sh $(PYTHON) browser
 	@$(BIN)/python -m tests.browser.screenshots
+
+# CHAOS: options, as --only "worker/*" --seed 5; MUTATE: one mechanism switched off, which has to fail; NAIVE: raw Terraform instead.
+chaos: venv-dev packages ## kill -9 of every part at every boundary of a run (CHAOS="--only worker/*", MUTATE=claim, NAIVE=1)
+	@$(BIN)/python -m tests.chaos $(CHAOS) $(if $(MUTATE),--mutate $(MUTATE)) $(if $(NAIVE),--naive)
 
 tools: ## build the pinned engines and servers that tests need from source, once per machine
 	@$(PYTHON) tools/build.py "$(CACHE)"

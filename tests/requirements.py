@@ -210,6 +210,11 @@ _BEHAVIOUR = {
     "drift:event": ("Drift that the check before had not found is an event, once.", "issue 4"),
     "drift:scheduled": ("A stack with drift_every is looked at by a schedule that follows its record, unless a run is at work.", "issue 4"),
     "worker:succeeds": ("A worker that takes the place of a dead one hands back at once what that had in its hands.", "issue 6"),
+    "chaos:matrix": (
+        "kill -9 of any part at any boundary of a run costs no resource, no duplicate, no approval and no secret, and ends as written down.",
+        "issue 6",
+    ),
+    "chaos:notices": ("Without claim, fencing, journal, proof or open attempts a point of the kill matrix fails.", "issue 6"),
     "plan:made-again": ("A plan whose engine or provider is killed is made again, and not for ever.", "issue 6"),
     "import:a-run": ("An import is planned, countersigned and applied as any other change, with what else is due.", "catalogue, terraform"),
     "import:already": ("What is managed already, or cannot be imported, is refused in words.", "catalogue, terraform"),

@@ -2,7 +2,8 @@
 
 Objects: `POST /objects`, `GET|PUT|DELETE /objects/<id>`, look-up `GET /objects?type=&project=&name=`; header `X-Marker` says
 on whose behalf. The truth: `GET /record`. Hooks: `POST /hooks`, `GET /hooks/<id>?wait=<seconds>` (answers when reached),
-`POST /hooks/<id>/release` with {"then": "go" | "drop"}, `DELETE /hooks`. Only on the loopback.
+`POST /hooks/<id>/release` with {"then": "go" | "drop"}, `DELETE /hooks`. `POST /gates` with {"op", "when", "name"}: whoever asks
+is held up by a hook that fits, as a request for an object is. Only on the loopback.
 """
 
 import argparse
@@ -28,7 +29,7 @@ class Cloud:
             case "POST", ["objects"]:
                 return 201, self._create(body, marker)
             case "GET", ["objects"]:
-                self.hooks.pass_by("lookup", "before", query["type"], query["name"])
+                self.hooks.pass_by("lookup", "before", query["type"], query["name"], query["project"])
                 return 200, self.world.named(query["type"], query["project"], query["name"])
             case "GET" | "PUT" | "DELETE", ["objects", id]:
                 one = self.world.objects.get(id)
@@ -37,6 +38,9 @@ class Cloud:
                 return 200, self._of_one(method, one, body, marker)
             case "GET", ["record"]:
                 return 200, self.world.record
+            case "POST", ["gates"]:
+                self.hooks.pass_by(body["op"], body["when"], "gate", body["name"])
+                return 200, None
             case "POST", ["hooks"]:
                 return 201, self.hooks.add(Hook(**body)).told()
             case "DELETE", ["hooks"]:
@@ -51,20 +55,20 @@ class Cloud:
                 return 404, {"error": f"no {method} {'/'.join(path)}"}
 
     def _create(self, body: Any, marker: str) -> Any:
-        self.hooks.pass_by("create", "before", body["type"], body["name"])
+        self.hooks.pass_by("create", "before", body["type"], body["name"], body["project"])
         time.sleep(float(body["attributes"].get("delay") or 0))
         one = self.world.create(**body, marker=marker)
-        self.hooks.pass_by("create", "after", body["type"], body["name"])
+        self.hooks.pass_by("create", "after", body["type"], body["name"], body["project"])
         return one
 
     def _of_one(self, method: str, one: Any, body: Any, marker: str) -> Any:
         op = {"GET": "read", "PUT": "update", "DELETE": "delete"}[method]
-        self.hooks.pass_by(op, "before", one["type"], one["name"])
+        self.hooks.pass_by(op, "before", one["type"], one["name"], one["project"])
         if method == "PUT":
             one = self.world.update(one["id"], body["attributes"], marker)
         elif method == "DELETE":
             self.world.delete(one["id"], marker)
-        self.hooks.pass_by(op, "after", one["type"], one["name"])
+        self.hooks.pass_by(op, "after", one["type"], one["name"], one["project"])
         return one
 
 

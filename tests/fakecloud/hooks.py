@@ -16,9 +16,10 @@ PATIENCE = 300.0  # seconds a request is held at most: no test waits for ever
 
 @dataclass(kw_only=True)
 class Hook:
-    op: str = "*"  # create, update, delete, read, lookup
+    op: str = "*"  # create, update, delete, read, lookup, or what a gate is called
     type: str = "*"
     name: str = "*"
+    project: str = "*"
     when: Literal["before", "after"] = "before"  # of the change, which is recorded in between
     do: Literal["block", "fail", "delay", "drop"] = "block"
     status: int = 500  # of "fail"
@@ -30,12 +31,9 @@ class Hook:
     released: str | None = None  # "go" | "drop"
     changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
-    def fits(self, op: str, when: str, type: str, name: str) -> bool:
-        return (
-            self.when == when
-            and self.times != 0
-            and all(fnmatchcase(value, glob) for value, glob in ((op, self.op), (type, self.type), (name, self.name)))
-        )
+    def fits(self, op: str, when: str, type: str, name: str, project: str) -> bool:
+        globs = ((op, self.op), (type, self.type), (name, self.name), (project, self.project))
+        return self.when == when and self.times != 0 and all(fnmatchcase(value, glob) for value, glob in globs)
 
     def told(self) -> dict[str, Any]:
         return {"id": self.id, "reached": self.reached, "waiting": self.waiting, "released": self.released}
@@ -86,11 +84,11 @@ class Hooks:
             hook.changed.wait_for(lambda: hook.reached > 0, min(seconds, PATIENCE))
             return hook.told()
 
-    def pass_by(self, op: str, when: str, type: str, name: str) -> None:
+    def pass_by(self, op: str, when: str, type: str, name: str, project: str = "") -> None:
         """Be held up by every hook that fits. Raises Dropped or Failed."""
         for hook in list(self._all.values()):
             with hook.changed:
-                if not hook.fits(op, when, type, name):
+                if not hook.fits(op, when, type, name, project):
                     continue
                 hook.times -= 1
                 hook.reached += 1
