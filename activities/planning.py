@@ -83,7 +83,7 @@ class Planning(EngineStep):
             if run.state not in _PLANNABLE:
                 return run
             if run.changes:
-                place = await turns.take(tx, org=run.org, stack_id=run.stack_id, run_id=run.id, at=stamp(now))
+                place = await turns.take(tx, org=run.org, stack_id=run.stack_id, run_id=run.id, by=run.requester.id, at=stamp(now))
                 if not place.held:
                     if run.state is not RunState.PENDING:
                         run = await runs.move(tx, run, RunState.PENDING, at=now)

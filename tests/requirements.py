@@ -51,6 +51,11 @@ _PROMISES = {
     "promise:one-command": "One command starts everything on a laptop.",
 }
 
+_QUEUE = {
+    "queue:scale": "Two hundred runs wait on one state, and a thousand stacks have open runs: every turn comes, every run is looked after.",
+    "queue:fair": "Who asked for many runs at once does not keep another requester waiting for all of them.",
+}
+
 _BAD_INPUT = {
     "bad:unknown-stack": "An unknown stack is refused by name, with what there is.",
     "bad:external-data-source": "An external data source is refused before anything of the configuration runs.",
@@ -242,5 +247,6 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     **{name: Requirement(sentence, "design §2, invariants") for name, sentence in _INVARIANTS.items()},
     **{name: Requirement(sentence, "design §1") for name, sentence in _PROMISES.items()},
     **{name: Requirement(sentence, "issue, bad input") for name, sentence in _BAD_INPUT.items()},
+    **{name: Requirement(sentence, "issue, queue at scale") for name, sentence in _QUEUE.items()},
     **{name: Requirement(*said) for name, said in _BEHAVIOUR.items()},
 }

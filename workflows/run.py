@@ -48,6 +48,7 @@ Given = TypeVar("Given", bound=Payload)
 S = RunState
 
 LOOK_AGAIN = timedelta(seconds=15)  # a wake-up may be lost with whoever should have sent it
+QUEUED = timedelta(minutes=2)  # the same for one of many who wait for their turn: the sweep wakes who is next, much sooner
 PLAN_COMES_WITHIN = timedelta(seconds=15)  # for a decision that arrives in the instant its plan is recorded
 APPLIES = 3  # tries to start an apply that is refused for a reason that stays
 REFUSALS_SHOWN = 5
@@ -127,7 +128,7 @@ class Run:
             await self._end(EndReason.CANCELED, self._cancel.reason)
             return
         if self._standing.state is S.PENDING:
-            await self._sleep_until_woken(LOOK_AGAIN)
+            await self._sleep_until_woken(QUEUED)
             if self._cancel is not None:
                 return
         await self._plan()

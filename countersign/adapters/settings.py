@@ -199,7 +199,7 @@ class Settings(BaseSettings):
     ui_approvals: Literal["trusted", "verified", "off"] | None = None  # None: trusted for the embedded Temporal, else off
     terraform: TerraformSettings = TerraformSettings()
     git: GitSettings = GitSettings()
-    plan_slots: int | None = None  # steps of one engine at once; None: twice the cores
+    plan_slots: int | None = None  # steps of one engine at once; None: as many as cores and memory carry
     webhooks: tuple[WebhookSettings, ...] = ()
     limits: LimitSettings = LimitSettings()
     development_fixtures: bool = False  # serve what conformance tests look for at /fixtures/mcp; on the loopback only

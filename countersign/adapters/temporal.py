@@ -17,6 +17,7 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
 from temporalio.client import Client, WorkflowHistoryEventFilterType, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import (
+    Priority,
     RawValue,
     SearchAttributeKey,
     SearchAttributePair,
@@ -36,6 +37,7 @@ from countersign.core.approval import ApproveInput, CancelInput, RejectInput
 from countersign.core.details import asked_by, code, plain
 from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, Unavailable
 from countersign.core.principal import Principal
+from countersign.core.run import Mode
 from countersign.core.step import RUNS_QUEUE
 from countersign.core.steps import Decided, RunInput
 
@@ -92,6 +94,11 @@ async def connect(settings: Settings, *, identity: str, lazy: bool = False) -> C
         raise Unavailable(f"Temporal does not answer at {settings.temporal_target}; start it, or set temporal_address") from None
 
 
+def _priority(run: RunRow) -> Priority:
+    """Drift checks make room for what somebody waits for; among equals, requesters take turns."""
+    return Priority(priority_key=4 if run.mode is Mode.DRIFT else None, fairness_key=run.requester.id[:64])
+
+
 def _attributes(run: RunRow) -> TypedSearchAttributes:
     values = {
         attributes.ORG: run.org,
@@ -133,6 +140,7 @@ class Runs:
                     search_attributes=_attributes(run),
                     static_summary=plain(f"{run.type} {run.stack_path}"),
                     static_details=_static_details(run),
+                    priority=_priority(run),
                     rpc_timeout=RPC,
                 )
             )
@@ -203,6 +211,13 @@ class Runs:
         except NotFound:
             return None
         return description.status.name if description.status else None
+
+    async def running(self) -> set[str]:
+        """The runs whose workflows run; Temporal may tell of one some moments late."""
+        found = await _answered(
+            _collected(self._client.list_workflows(f'WorkflowType = "{WORKFLOW}" AND ExecutionStatus = "Running"', rpc_timeout=RPC))
+        )
+        return {execution.id for execution in found}
 
     async def terminated_since(self, when: datetime) -> list[str]:
         """The runs of which a workflow was terminated since then; Temporal may tell of one some moments late."""

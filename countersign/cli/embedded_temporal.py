@@ -27,6 +27,7 @@ _DYNAMIC = {
     "history.timerProcessorMaxTimeShift": '"20ms"',
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
+    "matching.enableFairness": "true",  # who asked for two hundred runs does not keep another waiting for all of them
 }
 
 

@@ -25,6 +25,7 @@ from activities.reconciling import Reconciling
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.machine import engine_slots
 from countersign.adapters.objects import place_of
 from countersign.adapters.process import boot_id
 from countersign.adapters.schedules import Schedules
@@ -127,7 +128,7 @@ def build_workers(
             reconcile = registered(steps.reconcile, Reconciling(**given).reconcile)
             local += [reconcile]
             starting[engine.name] += [reconcile]  # of attempts whose machine is gone for good
-    slots = settings.plan_slots or 2 * (os.cpu_count() or 2)
+    slots = settings.plan_slots or engine_slots()
     common: dict[str, Any] = {
         "interceptors": [CodedErrors()],
         "max_heartbeat_throttle_interval": timedelta(seconds=1),

@@ -32,12 +32,17 @@ _ENDED_BY_SOMEBODY = frozenset({"TERMINATED", "CANCELED"})
 async def sweep(store: Store, workflows: Runs, orgs: list[str]) -> int:
     """One round over all open runs; returns how many had to be brought together."""
     mended = 0
+    running = await workflows.running()
     for org in orgs:
         async with store.read() as conn:
-            open_runs, _ = await runs.list_runs(conn, org, open_only=True, waiting_first=False, limit=MOST)
-        for run in open_runs:
-            if store.now() - run.updated_at < SETTLED:
-                continue
+            open_runs = await runs.open_before(conn, org, store.now() - SETTLED)
+            next_ones = await turns.next_ones(conn, org)
+        for run_id in next_ones:  # a wake-up may be lost with whoever should have sent it
+            with contextlib.suppress(CountersignError):
+                await workflows.wake(run_id)
+        for run_id in (one for one in open_runs if one not in running):
+            async with store.read() as conn:
+                run = await runs.get_run(conn, org, run_id)
             status = await workflows.status(run.id)
             if status == "RUNNING":
                 continue

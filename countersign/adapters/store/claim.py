@@ -77,7 +77,7 @@ async def claim(
             return NotClaimed(state=run.state, code="freeze_window", message=frozen)
         if (unapproved := await _unapproved(tx, run, plan, policy, now)) is not None:
             return unapproved
-        place = await turns.take(tx, org=org, stack_id=run.stack_id, run_id=run_id, at=stamp(now))
+        place = await turns.take(tx, org=org, stack_id=run.stack_id, run_id=run_id, by=run.requester.id, at=stamp(now), agreed=True)
         if not place.held:
             await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
             return NotClaimed(state=run.state, code="locked", message=f"{place.position} before this one on the state")

@@ -155,6 +155,12 @@ async def list_runs(
     return [_run(row) for row in rows], int(total)
 
 
+async def open_before(conn: AsyncConnection, org: str, moment_: datetime) -> list[str]:
+    """All runs that have not ended and were not touched since then, the oldest first."""
+    query = select(runs.c.id).where(runs.c.org_id == org, runs.c.ended_at.is_(None), runs.c.updated_at < stamp(moment_))
+    return [str(row.id) for row in await conn.execute(query.order_by(runs.c.created_at, runs.c.id))]
+
+
 async def run_events(conn: AsyncConnection, org: str, run_id: str, *, after: int = 0, limit: int = 200) -> list[Event]:
     query = select(events).where(events.c.org_id == org, events.c.run_id == run_id, events.c.n > after).order_by(events.c.n).limit(limit)
     return [

@@ -251,6 +251,8 @@ turns = Table(
     Column("stack_id", String(40), primary_key=True),
     Column("run_id", String(40), primary_key=True),
     Column("number", Integer, nullable=False),  # order of asking, per stack
+    Column("rank", Integer, nullable=False, server_default="0"),  # core.queue: the lowest is next, of equal ones the lowest number
+    Column("by", String(120), nullable=False, server_default=""),  # the requester's principal
     Column("held", Boolean, nullable=False),
     Column("since", String(32), nullable=False),
     Index("ix_turns_held", "org_id", "stack_id", **_only("held = 1", "held")),

@@ -1,20 +1,21 @@
 """Whose turn it is on a state: held while planning and from claim to closed attempt, never while a person decides.
 
-Rows, next to the fencing epoch and of the same truth. A run asks, gets the turn or its place, and is woken by whoever
-releases it; a timer looks again, so that a lost wake-up blocks nobody.
+Rows, next to the fencing epoch and of the same truth; who is next says `core.queue`. A run asks, gets the turn or its place, and
+is woken by whoever releases it; the sweep wakes who is next once more, so that a lost wake-up blocks nobody.
 """
 
-import itertools
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import Row, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import statements
 from countersign.adapters.store.schema import attempts, turns
+from countersign.core.queue import AGREED, Waiting, rank_of
 
 _MINE = (turns.c.org_id == bindparam("org_id")) & (turns.c.stack_id == bindparam("stack_id"))
-_QUEUE = select(turns).where(_MINE).order_by(turns.c.held.desc(), turns.c.number)  # the holder first
+_QUEUE = select(turns).where(_MINE).order_by(turns.c.held.desc(), turns.c.rank, turns.c.number)  # the holder first
 _LEFT = delete(turns).where(_MINE, turns.c.run_id == bindparam("run_id"))
 
 
@@ -30,18 +31,24 @@ class Place:
         return self.position == 0
 
 
-async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, at: str) -> Place:
-    """Ask for the turn, or for one's place. An attempt another run left open holds the turn until evidence closes it."""
+async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, by: str, at: str, agreed: bool = False) -> Place:
+    """Ask for the turn, or for one's place. An attempt another run left open holds the turn until evidence closes it.
+
+    `by` is the requester, `agreed` that its plan may be applied: such a run goes before those that have to be planned.
+    """
     mine = {"org_id": org, "stack_id": stack_id}
     rows = (await tx.execute(_QUEUE, mine)).all()
-    ahead = list(itertools.takewhile(lambda other: other != run_id, (row.run_id for row in rows)))
+    rank = AGREED if agreed else rank_of(by, (Waiting(by=row.by, rank=row.rank) for row in rows if not row.held))
+    mine_row = next((row for row in rows if row.run_id == run_id), None)
+    place_ = (mine_row.rank, mine_row.number) if mine_row is not None else (rank, max((row.number for row in rows), default=0) + 1)
+    ahead = [row.run_id for row in rows if row.run_id != run_id and (row.held or (row.rank, row.number) < place_)]
+    ahead = [] if mine_row is not None and mine_row.held else ahead
     open_by = await open_attempt_of(tx, org=org, stack_id=stack_id)
     if open_by is not None and open_by != run_id and open_by not in ahead:
         ahead.insert(0, open_by)
-    mine_row = next((row for row in rows if row.run_id == run_id), None)
     if mine_row is None:
-        number = max((row.number for row in rows), default=0) + 1
-        await statements.add(tx, turns, **mine, run_id=run_id, number=number, held=not ahead, since=at)
+        rank, number = place_
+        await statements.add(tx, turns, **mine, run_id=run_id, number=number, rank=rank, by=by, held=not ahead, since=at)
     elif not ahead and not mine_row.held:
         await statements.change(tx, turns, {**mine, "run_id": run_id}, held=True)
     return Place(position=len(ahead), ahead=tuple(ahead))
@@ -65,6 +72,15 @@ async def release(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str) 
     await tx.execute(_LEFT, {**mine, "run_id": run_id})
     row = (await tx.execute(_QUEUE, mine)).first()
     return str(row.run_id) if row is not None and not row.held else None
+
+
+async def next_ones(conn: AsyncConnection, org: str) -> list[str]:
+    """The run that is next on each state whose turn nobody holds."""
+    free = select(turns).where(turns.c.org_id == org).order_by(turns.c.stack_id, turns.c.held.desc(), turns.c.rank, turns.c.number)
+    first: dict[str, Row[Any]] = {}
+    for row in await conn.execute(free):
+        first.setdefault(row.stack_id, row)
+    return [row.run_id for row in first.values() if not row.held]
 
 
 async def open_attempt_of(conn: AsyncConnection, *, org: str, stack_id: str) -> str | None:

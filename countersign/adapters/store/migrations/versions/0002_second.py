@@ -73,9 +73,15 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("runs") as batch:
         batch.add_column(sa.Column("alarms", sa.Text(), nullable=True))
+    with op.batch_alter_table("turns") as batch:
+        batch.add_column(sa.Column("rank", sa.Integer(), server_default="0", nullable=False))
+        batch.add_column(sa.Column("by", sa.String(length=120), server_default="", nullable=False))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("turns") as batch:
+        batch.drop_column("by")
+        batch.drop_column("rank")
     with op.batch_alter_table("runs") as batch:
         batch.drop_column("alarms")
     op.drop_table("journals")
