@@ -182,6 +182,8 @@ _BEHAVIOUR = {
     "guard:interrupt": ("Where policy says so, an apply that does what nobody approved is interrupted, once.", "issue 6"),
     "cancel:at-any-moment": ("A cancel reaches the engine within three seconds, whoever follows it; what was done is told.", "issue 6"),
     "cancel:force": ("An apply is ended by force only after it had its time to stop, and is reconciled then.", "issue 6"),
+    "reconcile:decided-at-once": ("A decision that comes before the workflow hears of a reconciled plan waits for it.", "issue 6"),
+    "claim:temporal-restored": ("A Temporal restored from an older copy, or emptied, applies nothing twice.", "issue 6"),
     "reconcile:reboot": ("After a reboot no journal is whole, so whatever it does not tell is looked up.", "issue 6"),
     "reconcile:state-moved": ("A plan of what is left that got stale is made again by reconciling, never by planning.", "issue 6"),
     "reconcile:survivors": ("Beside what cannot be ended nothing is planned, and its lock stays.", "terraform §5"),

@@ -52,7 +52,8 @@ async def eventually(probe: Callable[[], Awaitable[Any]], what: str, patience: f
 
 
 @contextlib.asynccontextmanager
-async def temporal_server() -> AsyncIterator[Client]:
+async def temporal_server(database: Path | None = None) -> AsyncIterator[Client]:
+    """With a `database` it keeps what it knows there."""
     executable = str(Path(sysconfig.get_path("scripts")) / "temporal")
     keys = [SearchAttributeKey.for_keyword(name) for name in attributes.SEARCH_ATTRIBUTES]
     extra = ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=2000"]
@@ -62,6 +63,7 @@ async def temporal_server() -> AsyncIterator[Client]:
         search_attributes=keys,
         dev_server_extra_args=extra,
         dev_server_log_level="error",
+        dev_server_database_filename=str(database) if database else None,
     ) as environment:
         yield environment.client
 

@@ -37,7 +37,7 @@ from countersign.core.approval import ApproveInput, CancelInput, RejectInput
 from countersign.core.details import asked_by, code, plain
 from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, Unavailable
 from countersign.core.principal import Principal
-from countersign.core.run import Mode
+from countersign.core.run import Mode, RunState
 from countersign.core.step import RUNS_QUEUE
 from countersign.core.steps import Decided, RunInput
 
@@ -232,6 +232,14 @@ class Runs:
         )
         reasons = await _answered(_collected(closing))
         return reasons[-1].workflow_execution_terminated_event_attributes.reason if reasons else ""
+
+    async def waiting(self) -> dict[str, str]:
+        """Runs whose workflows believe that they wait for people: id → the state they published last."""
+        states = ", ".join(f'"{state}"' for state in (RunState.AWAITING_APPROVAL, RunState.NEEDS_OPERATOR))
+        query = f'WorkflowType = "{WORKFLOW}" AND ExecutionStatus = "Running" AND {attributes.STATE} IN ({states})'
+        key = SearchAttributeKey.for_keyword(attributes.STATE)
+        found = await _answered(_collected(self._client.list_workflows(query, rpc_timeout=RPC)))
+        return {execution.id: execution.typed_search_attributes.get(key) or "" for execution in found}
 
     async def alarm(self, run_id: str) -> None:
         """Tell the run's page in the Temporal UI to show what its apply does that nobody approved."""

@@ -7,6 +7,7 @@ workflow shows in Temporal what became of it.
 
 import asyncio
 import contextlib
+import itertools
 from datetime import timedelta
 
 import structlog
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 EVERY = timedelta(seconds=10)
 SETTLED = timedelta(seconds=5)  # a row younger than this may still be on its way into Temporal
+CATCH_UP = 6  # rounds; a Temporal is not restored every minute
 MOST = 200  # runs looked at in one round
 LATELY = timedelta(minutes=2)  # several rounds, so that one that fails is made up for
 _ENDED_BY_SOMEBODY = frozenset({"TERMINATED", "CANCELED"})
@@ -53,6 +55,20 @@ async def sweep(store: Store, workflows: Runs, orgs: list[str]) -> int:
     for run_id in await workflows.terminated_since(store.now() - LATELY):
         mended += await _show_its_end(store, workflows, orgs, run_id)
     return mended
+
+
+async def catch_up(store: Store, workflows: Runs, orgs: list[str]) -> int:
+    """Wake workflows that wait for people where their rows do not: a Temporal that was restored from an older copy knows nothing of
+    what was decided and done since, and would wait until time is over. Returns how many there were."""
+    waiting = await workflows.waiting()
+    woken = 0
+    for org in orgs:
+        async with store.read() as conn:
+            states = await runs.states_of(conn, org, [*waiting])
+        for run_id in (id for id, state in states.items() if state != waiting[id]):
+            await workflows.wake(run_id)
+            woken += 1
+    return woken
 
 
 async def _show_its_end(store: Store, workflows: Runs, orgs: list[str], run_id: str) -> bool:
@@ -105,8 +121,11 @@ async def resume_own(store: Store, workflows: Runs, orgs: list[str], host: str) 
 
 
 async def keep_sweeping(store: Store, workflows: Runs, orgs: list[str], stop: asyncio.Event) -> None:
+    rounds = itertools.count()
     while not stop.is_set():
         try:
+            if next(rounds) % CATCH_UP == 0:
+                await catch_up(store, workflows, orgs)
             if mended := await sweep(store, workflows, orgs):
                 log.info("brought runs and workflows together", runs=mended)
         except CountersignError as failed:

@@ -92,11 +92,17 @@ class Stubborn(TerraformEngine):
 
     survivors = 0
     meanwhile: Callable[[], Awaitable[None]] | None = None
+    at_last: Callable[[], Awaitable[None]] | None = None  # what came of it is recorded, and the workflow has not heard of it
 
     async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
         if self.meanwhile is not None:
             await self.meanwhile()
         return replace(await super().end(attempt_id, same_boot=same_boot), survivors=self.survivors)
+
+    async def forget(self, attempt_id: str) -> None:
+        if self.at_last is not None:
+            await self.at_last()
+        await super().forget(attempt_id)
 
 
 class Slow(Artifacts):

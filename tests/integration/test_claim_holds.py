@@ -10,6 +10,7 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.testing import ActivityEnvironment
 
 from countersign.adapters.store import audit, plans
+from countersign.core.approval import ApproveInput
 from countersign.core.errors import CountersignError
 from countersign.core.run import RunState
 from countersign.core.steps import ApplyInput
@@ -29,21 +30,26 @@ def toy(it: Service) -> ToyEngine:
 
 async def reset_to_start(it: Service, run_id: str) -> None:
     """What "Reset" in the Temporal UI does, to the first workflow task."""
-    handle = it.client.get_workflow_handle(run_id)
-    description = await handle.describe()
-    first = None
-    async for event in handle.fetch_history_events():
-        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
-            first = event.event_id
-            break
-    assert first is not None
+    first = (await tasks_of(it, run_id))[0]
+    await reset(it, run_id, first)
+
+
+async def tasks_of(it: Service, run_id: str) -> list[int]:
+    """Every event that a workflow can be reset to."""
+    history = await it.client.get_workflow_handle(run_id).fetch_history()
+    return [event.event_id for event in history.events if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED]
+
+
+async def reset(it: Service, run_id: str, event: int, *, of: str | None = None) -> None:
+    """To that event of its newest workflow run, or of the one named."""
+    description = await it.client.get_workflow_handle(run_id, run_id=of).describe()
     await it.client.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
             namespace=it.client.namespace,
             workflow_execution=WorkflowExecution(workflow_id=run_id, run_id=description.run_id),
             reason="a test resets it",
-            workflow_task_finish_event_id=first,
-            request_id=f"reset-{run_id}",
+            workflow_task_finish_event_id=event,
+            request_id=f"reset-{run_id}-{event}",
         )
     )
 
@@ -102,6 +108,53 @@ async def test_a_reset_after_the_approval_applies_nothing_twice(it: Service) -> 
 
     assert toy(it).world == ["a create"]
     assert (await it.run(run.id)).state is RunState.APPLIED
+
+
+@requirement("bad:reset-after-approval", "I1", "I3")
+async def test_a_reset_to_any_event_of_a_run_applies_nothing_twice(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+    await it.reaches(run.id, RunState.APPLIED)
+    await it.client.get_workflow_handle(run.id).result()
+    events = await tasks_of(it, run.id)
+    assert len(events) >= 3
+    first = (await it.client.get_workflow_handle(run.id).describe()).run_id
+
+    for event in events:
+        await reset(it, run.id, event, of=first)
+        result = await it.client.get_workflow_handle(run.id).result()
+        assert result["state"] == "applied", f"reset to event {event}"
+
+    assert toy(it).world == ["a create"]
+    assert len(toy(it).launched) == 1
+
+
+@requirement("I3")
+async def test_signals_and_updates_that_come_again_apply_nothing_twice(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    digest = waiting.plan_digest or ""
+    given = ApproveInput(plan_digest=digest, signed=it.signed(run.id, ANA, plan_digest=digest))
+    handle = it.client.get_workflow_handle(run.id)
+
+    first = await it.runs.approve(run.id, given, update_id="one")
+    assert await it.runs.approve(run.id, given, update_id="one") == first, "a retry of the same update"
+    for _ in range(3):
+        await handle.signal("approve", given)
+    with pytest.raises(CountersignError):
+        await it.runs.approve(run.id, given, update_id="another")
+
+    async def launched() -> bool:
+        return len(toy(it).launched) == 1
+
+    await eventually(launched, "the apply to be launched")
+    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    await it.reaches(run.id, RunState.APPLIED)
+    await handle.result()
+    assert (toy(it).world, len(toy(it).launched)) == (["a create"], 1)
 
 
 @requirement("bad:reset-mid-apply", "I3")

@@ -1,11 +1,13 @@
 """A lost apply, from the kill to the end of its run: what was made is kept, what is left is made, and nobody is asked in vain."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from countersign.adapters.process import marked_processes
@@ -13,6 +15,7 @@ from countersign.adapters.store import state
 from countersign.core.approval import CancelInput, Channel
 from countersign.core.engine import ApplyJob
 from countersign.core.run import RunState
+from countersign.core.steps import Decided
 from tests.gates import close, held, open_for_good
 from tests.integration.lost_applies import Lost, item, lost
 from tests.integration.processes import until
@@ -291,6 +294,36 @@ async def test_an_approval_that_expired_meanwhile_is_asked_for_again(it: Lost) -
     await it.it.reaches(run.id, S.APPLIED)
 
     assert [d.channel for d in await it.it.decisions(run.id)] == [Channel.FRONT, Channel.FRONT]
+    await it.is_settled()
+
+
+@requirement("reconcile:decided-at-once")
+async def test_a_decision_in_the_instant_a_reconciled_plan_is_recorded_waits_for_the_workflow_to_hear_of_it(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[1]))
+    run = await it.applying()
+    deciding: list[asyncio.Task[Decided]] = []
+
+    async def decided() -> None:
+        """In the last moment of reconciling: the row waits for people, and the workflow believes that it reconciles."""
+        it.engine.at_last = None
+        asked = await it.it.run(run.id)
+        assert asked.state is S.AWAITING_APPROVAL
+        deciding.append(asyncio.create_task(it.it.approve(asked)))
+        await eventually(taken, "the workflow to take the decision")
+
+    async def taken() -> bool:
+        history = await it.it.client.get_workflow_handle(run.id).fetch_history()
+        accepted = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
+        return sum(event.event_type == accepted for event in history.events) == 2
+
+    async with it.world.held(1):
+        await it.expired(run)
+        it.engine.at_last = decided
+        await it.kill(run)
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert (await deciding[0]).accepted
     await it.is_settled()
 
 
