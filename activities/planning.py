@@ -1,5 +1,6 @@
 """The step `plan` of any engine: turn, work, seal, check and record. What it did is found again, so it may be tried again."""
 
+import asyncio
 import json
 import secrets as random
 from collections.abc import Mapping
@@ -36,25 +37,29 @@ class Planning(EngineStep):
             if run.state is not RunState.PLANNING:
                 return await self.stand(ref)
             try:
-                planned = await self._made(run)
-                written = await self.seal_plan(run, planned)
+                planned, written = await self._made(run)
             except CountersignError as failed:
                 if failed.retryable:
                     raise
                 return await self._plan_failed(run, failed)
             return await self._record_plan(run, planned, written)
 
-    async def _made(self, run: RunRow) -> Planned:
-        """A plan whose engine is killed has changed nothing, so it is made again: with another id, and not for ever."""
+    async def _made(self, run: RunRow) -> tuple[Planned, Mapping[str, Written]]:
+        """The plan, sealed. One whose engine is killed has changed nothing, so it is made again: with another id, and not for ever."""
         died: EngineDied | None = None
         for _ in range(DEATHS):
             job = await self._plan_job(run)
             try:
-                return await self._planned(run, job)
+                planned = await self._planned(run, job)
             except EngineDied as once_more:
                 died = once_more
-            finally:
                 await self._end_access(run, job)
+            except BaseException:
+                await self._end_access(run, job)
+                raise
+            else:
+                written, _ = await asyncio.gather(self.seal_plan(run, planned), self._end_access(run, job))
+                return planned, written
         assert died is not None
         raise ProviderError(f"the engine was ended {DEATHS} times; the last time: {died.message}", details=died.details)
 

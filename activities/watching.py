@@ -68,7 +68,7 @@ class Watching:
             heard = progress.hear()
             self._said += heard.said
             await self._ship(progress, heard)
-        elif progress != self._told:
+        elif progress != self._told and not progress.over:  # how it ended says more, and is recorded in a moment
             async with self._step.store.begin() as tx:
                 await self._record(tx, progress)
         if progress != self._told:

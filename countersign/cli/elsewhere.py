@@ -55,9 +55,7 @@ async def artifacts(settings: Settings) -> Finding:
             read = bytes(await (await bucket.store.get_async(path)).bytes_async())
             await bucket.store.delete_async(path)
     except TimeoutError:
-        return missing(
-            "artifacts", f"{bucket.shown} does not answer", "look at its network, or correct `artifacts`"
-        )
+        return missing("artifacts", f"{bucket.shown} does not answer", "look at its network, or correct `artifacts`")
     except TROUBLE as failed:
         return missing("artifacts", bucket.why(failed), "credentials come from the environment (AWS_…, GOOGLE_…) or from the machine")
     if read != data:

@@ -40,6 +40,7 @@ class Progress:
     done: int = 0
     total: int = 0
     current: str = ""  # addresses in the works, bounded
+    over: bool = False  # the engine has ended, and what is told next is how
     alarms: tuple[str, ...] = ()  # what it does outside of what was approved, redacted; all there were so far
     hear: Callable[[], Heard] | None = field(default=None, compare=False, repr=False)  # of an apply: what goes into the store
 

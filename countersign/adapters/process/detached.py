@@ -216,7 +216,8 @@ class Detached:
         if group and (self._ours(group) or any(group_of(pid) == group for pid in left)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
-        return len((left | end_marked(self.marker)) - {group})  # the group's leader is our own wrapper
+        # A process that carries no marker started none that does.
+        return len((left | end_marked(self.marker)) - {group}) if left else 0  # the group's leader is our own wrapper
 
     def _same_boot(self) -> bool:
         return boot_id() == self._read("started") != UNKNOWN_BOOT

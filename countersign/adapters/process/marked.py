@@ -35,7 +35,7 @@ def end_marked(marker: str) -> set[int]:
 def marked_processes(marker: str) -> list[int]:
     """Every process of this machine that carries the attempt's marker, ourselves left out."""
     own = os.getpid()
-    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()] if can_be_seen() else []
+    pids = [int(name) for name in os.listdir(PROC) if name.isdigit()] if can_be_seen() else []  # noqa: PTH208 - names are enough
     return [pid for pid in pids if pid != own and carries(pid, marker)]
 
 
@@ -46,7 +46,10 @@ def can_be_seen() -> bool:
 
 def carries(pid: int, marker: str) -> bool:
     try:
-        return f"{MARKER}={marker}".encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        with open(f"{PROC}/{pid}/environ", "rb", buffering=0) as environment:  # noqa: PTH123 - of every process: Path costs as much
+            said = environment.readall()
+        mark = f"{MARKER}={marker}".encode()
+        return mark in said and mark in said.split(b"\0")
     except OSError:  # gone, another user's, or no /proc here
         return False
 

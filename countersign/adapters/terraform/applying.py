@@ -156,7 +156,7 @@ class Attempts:
                 over = await detached.ended(LOOK)
                 total = total or _expected(self.where(attempt_id))
                 for _ in witness.hear():
-                    await beat(witness.progress(total, detached.process))
+                    await beat(dataclasses.replace(witness.progress(total, detached.process), over=over))
                 if over and detached.begun:
                     return await self._told(attempt_id, detached, witness, total, beat)
         except OSError as broken:
@@ -184,7 +184,7 @@ class Attempts:
             await beat(witness.progress(total, detached.process))
             await asyncio.sleep(0.1)
         for _ in witness.hear():
-            await beat(witness.progress(total, detached.process))
+            await beat(dataclasses.replace(witness.progress(total, detached.process), over=True))
         folder = self.where(attempt_id)
         errors = tail_of(detached.folder / "errors")
         ended = events.Ended(

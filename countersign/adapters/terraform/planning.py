@@ -46,13 +46,20 @@ async def at_work(job: PlanJob, beat: Beat, *, executable: Executable, around: S
 
     try:
         async with workspace(around.work_root, job.stack.stack_id, waiting, below=folder_of(job.stack)) as place:
+            session = Session(job, beat, executable=executable, around=around, place=place)
             try:
-                yield Session(job, beat, executable=executable, around=around, place=place)
+                yield session
             finally:
-                # What a provider left behind, outside of its group even, would keep the folder taken.
-                await asyncio.to_thread(end_marked, job.attempt_id)
+                if not session.left_nothing:
+                    await sweep(session)
     except OSError as broken:
         raise Unavailable(f"the folder of plans cannot be used ({broken.strerror or broken}); see `countersign doctor`") from None
+
+
+async def sweep(session: Session) -> None:
+    """What a provider left behind, outside of its group even, would keep the folder taken."""
+    await asyncio.to_thread(end_marked, session.job.attempt_id)
+    session.left_nothing = True
 
 
 async def planned(session: Session) -> Planned:
@@ -70,7 +77,8 @@ async def planned(session: Session) -> Planned:
     await session.tell("reading the plan")
     own = frozenset({job.state.password, *credential.values(), *session.keys})
     made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values.given, own=own)
-    return await session.while_beating(made)
+    plan, _ = await asyncio.gather(session.while_beating(made), sweep(session))
+    return plan
 
 
 async def moved(job: PlanJob, inputs: Mapping[str, object], beat: Beat, *, executable: Executable, around: Surroundings) -> str | None:

@@ -64,6 +64,7 @@ class Session:
         self.keys: frozenset[str] = frozenset()  # secrets that opened repositories of modules
         self.revision: Revision | None = None  # of a source in a repository
         self.beat = beat
+        self.left_nothing = False  # of its commands lives any more
         self._said: list[str] = []
         self._progress = Progress()
 
