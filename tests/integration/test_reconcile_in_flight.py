@@ -123,9 +123,10 @@ async def test_a_replacement_in_flight_ends_with_one_object(it: InTheCloud, op: 
 
 
 @requirement("reconcile:destroying")
-async def test_a_deletion_in_flight_is_finished(it: InTheCloud) -> None:
+@pytest.mark.parametrize("name", ["two", "one"])
+async def test_a_deletion_in_flight_is_finished(it: InTheCloud, name: str) -> None:
     await it.lost.applied()
-    held = it.cloud.hook(op="delete", name="two", when="after")
+    held = it.cloud.hook(op="delete", name=name, when="after")
     run = await it.lost.applying(tool="destroy_terraform")
     await asyncio.to_thread(held.reached)
     await it.lost.kill(run)
@@ -135,6 +136,20 @@ async def test_a_deletion_in_flight_is_finished(it: InTheCloud) -> None:
 
     assert it.cloud.changes()[3:] == ["delete three", "delete two", "delete one"]
     assert it.cloud.truth(await it.lost.document()).clean
+
+
+@requirement("reconcile:unstored-state")
+async def test_an_update_that_was_the_last_thing_in_flight_is_in_the_state_afterwards(it: InTheCloud) -> None:
+    await it.lost.applied()
+    it.lost.configure(SERVERS.replace('name = "three"', 'name = "three"\n  labels = { by = "hand" }'))
+    run_id = await it.killed(it.cloud.hook(op="update", name="three", when="after"), "drop")
+
+    await it.lost.it.reaches(run_id, S.APPLIED)
+
+    assert it.cloud.changes()[3:] == ["update three"]
+    [three] = [r for r in (await it.lost.document())["resources"] if r["name"] == "three"]
+    assert three["instances"][0]["attributes"]["labels"] == {"by": "hand"}
+    await it.is_clean()
 
 
 @requirement("reconcile:look-up", "I4")

@@ -1,7 +1,8 @@
 """The state of a stack between a lost apply and the plan of what is left: read, and brought up to what is known.
 
-Nothing is written but what is certain: a state that the lost apply made and could not store, and the absence of objects whose
-deletion it completed. The engine itself writes, under the lock and the credential of this work.
+Nothing is written but what is certain: a state that the lost apply made and could not store, the absence of objects whose
+deletion it completed, and, where nothing is left to do, what is there. The engine itself writes, under the lock and the credential
+of this work.
 """
 
 import json
@@ -15,6 +16,8 @@ from countersign.core.terraform.events import Journal
 from countersign.core.terraform.operations import History
 from countersign.core.terraform.salvage import Salvage
 from countersign.core.terraform.state import Instance, StateDocument, header_of, read
+
+CHANGES = 2  # exit code of a plan that found something
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,17 @@ class State:
             return self
         await _command(self.session, self.environment, "state rm", self.session.commands.remove(gone))
         return await self.pulled(self.session, self.environment)
+
+    async def refreshed(self, var_files: Sequence[Path]) -> None:
+        """As the world is by now: what was in flight may be done, and the state not know of it. Changes nothing of the world."""
+        session, out = self.session, self.session.place.side / "refresh.tfplan"
+        await session.tell("storing what is there")
+        argv = session.commands.plan(out=out, var_files=var_files, refresh_only=True, lock=True)
+        journal, ended = await session.events("refresh", argv, self.environment)
+        if ended.code == CHANGES:
+            journal, ended = await session.events("refresh-apply", session.commands.apply(out), self.environment)
+        if ended.code != 0:
+            raise session.failed("refresh", journal, ended)
 
     async def with_made(self, salvage: Salvage, var_file: Path | None) -> None:
         """With every object of this run, those half made marked for replacement: for a run that is not to go on."""

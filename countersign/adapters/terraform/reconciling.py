@@ -135,6 +135,8 @@ class Reconciliation:
         state = await state.without((*salvage.removals, *state.deleted(told)))
         session.job = replace(session.job, state=replace(job.state, lineage=state.lineage, serial=state.serial))
         found = await self._planned(approved, salvage)
+        if found.decision.next is Next.CONTINUE and not left(found):
+            await state.refreshed(approved.var_files)  # no apply comes that would store what the last call did
         if not job.canceled or found.decision.next is Next.OPERATOR or (found.decision.next is Next.CONTINUE and not left(found)):
             return found
         await state.with_made(salvage, approved.var_file)
