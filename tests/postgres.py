@@ -176,6 +176,10 @@ class Cluster:
         self.execute(sql.SQL("; ").join([*empty, anew]), database=name)
         self._returned.append(url)
 
+    def drop(self, url: str) -> None:
+        """For a database that nobody can use any more."""
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(url.rsplit("/", 1)[1])))
+
     def execute(self, words: sql.Composable | str, *, database: str = "postgres") -> list[Any]:
         with self._connect(database) as connection:
             done = connection.execute(words)  # type: ignore[arg-type]

@@ -150,14 +150,17 @@ def _opening(url: str) -> Iterator[None]:
     """Errors of a start, as one who starts it can mend them: nothing of the driver's text, which quotes what it was given."""
     try:
         yield
-    except psycopg.Error as broken:
-        why = _of(_REFUSED, broken.sqlstate or "") or _reason(broken)
+    except (psycopg.Error, DBAPIError) as failed:
+        broken = failed if isinstance(failed, psycopg.Error) else failed.orig
+        why = _of(_REFUSED, getattr(broken, "sqlstate", None) or "") or _reason(broken)
+        if why is None and isinstance(broken, psycopg.ProgrammingError | psycopg.NotSupportedError | psycopg.IntegrityError):
+            raise  # a mistake of ours
         if why is not None:
             raise FailedPrecondition(f"the database {shown(url)}: {why}", field="database") from None
         raise Unavailable(f"the database {shown(url)} does not answer; start it, or correct `database` and ask again") from None
 
 
-def _reason(broken: psycopg.Error) -> str | None:
+def _reason(broken: BaseException | None) -> str | None:
     """What the server refused while connecting: there the driver gives a text and no SQLSTATE."""
     text = str(broken)
     for words, code in (
