@@ -17,6 +17,7 @@ Stack = Annotated[str, typer.Argument(metavar="STACK", help="env/slug, org/env/s
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 Var = Annotated[list[str] | None, typer.Option("--var", help="name=value; JSON, else text. Repeat.", show_default=False)]
 SecretVar = Annotated[list[str] | None, typer.Option("--secret-var", help="name=slug of a sealed secret. Repeat.", show_default=False)]
+VarFile = Annotated[list[Path] | None, typer.Option("--var-file", help="JSON object of values. Repeat.", show_default=False)]
 Commit = Annotated[str | None, typer.Option("--commit", help="Commit to plan; else the registered ref.", show_default=False)]
 Message = Annotated[str | None, typer.Option("--message", "-m", help="Why; goes to history and audit.", show_default=False)]
 Idempotency = Annotated[str | None, typer.Option("--idempotency-key", help="The same on every retry of one intent.", show_default=False)]
@@ -39,6 +40,7 @@ def plan(
     stack: Stack,
     var: Var = None,
     secret_var: SecretVar = None,
+    var_file: VarFile = None,
     target: Annotated[list[str] | None, typer.Option("--target", help="Only this address. Repeat.", show_default=False)] = None,
     destroy: Annotated[bool, typer.Option("--destroy", help="Plan the destruction of everything.")] = False,
     commit: Commit = None,
@@ -63,6 +65,7 @@ def plan(
         arguments=arguments,
         vars=tuple(var or ()),
         secret_vars=tuple(secret_var or ()),
+        var_files=tuple(var_file or ()),
     )
     run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
 
@@ -71,6 +74,7 @@ def apply(
     stack: Stack,
     var: Var = None,
     secret_var: SecretVar = None,
+    var_file: VarFile = None,
     plan_digest: Annotated[str | None, typer.Option("--plan", help="Digest of an earlier plan to adopt.", show_default=False)] = None,
     auto_approve: Annotated[bool, typer.Option("--auto-approve", help="Agree at once, where policy lets the asker.")] = False,
     commit: Commit = None,
@@ -98,6 +102,7 @@ def apply(
         arguments=arguments,
         vars=tuple(var or ()),
         secret_vars=tuple(secret_var or ()),
+        var_files=tuple(var_file or ()),
     )
     run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
 

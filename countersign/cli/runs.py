@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -29,12 +30,16 @@ class Start:
     wait: bool
     arguments: dict[str, Any]
     vars: tuple[str, ...] = ()  # name=value
+    var_files: tuple[Path, ...] = ()  # each a JSON object of values
     secret_vars: tuple[str, ...] = ()  # name=slug
 
 
-def variables(plain: Sequence[str], sealed: Sequence[str]) -> dict[str, Any]:
-    """`name=value` and `name=slug`. Raises InvalidArgument; its message repeats no value."""
+def variables(plain: Sequence[str], sealed: Sequence[str], files: Sequence[Path] = ()) -> dict[str, Any]:
+    """`name=value` and `name=slug` over values of files. Raises InvalidArgument; its message repeats no value."""
     found: dict[str, Any] = {}
+    of_files: dict[str, Any] = {}
+    for file in files:
+        of_files |= _values_in(file)
     for option, texts in (("--var", plain), ("--secret-var", sealed)):
         for text in texts:
             name, equals, value = text.partition("=")
@@ -43,7 +48,23 @@ def variables(plain: Sequence[str], sealed: Sequence[str]) -> dict[str, Any]:
             if name in found:
                 raise InvalidArgument(f"the variable {name[:60]} is given twice", field="vars")
             found[name] = {"secret": value} if option == "--secret-var" else _value(value)
-    return found
+    return of_files | found
+
+
+def _values_in(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as broken:
+        raise InvalidArgument(f"{file} cannot be read ({broken.strerror})", field="vars") from None
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InvalidArgument(
+            f"{file} holds no JSON object of values; write it as .tfvars.json, or keep values of an environment in the source as "
+            "env/ENVIRONMENT.tfvars",
+            field="vars",
+        )
+    return values
 
 
 def _value(text: str) -> Any:
@@ -57,7 +78,7 @@ async def start(door: Door, asked: Start) -> Exit:
     """Start the run and stay with it as far as was asked."""
     from countersign.cli.deciding import Asking
 
-    given = {**asked.arguments, "vars": variables(asked.vars, asked.secret_vars) or None}
+    given = {**asked.arguments, "vars": variables(asked.vars, asked.secret_vars, asked.var_files) or None}
     async with door.opened() as front:
         env, slug = await place_of(front, asked.stack)
         begun = await front.call(asked.tool, env=env, workspace=slug, message=asked.message, idempotency_key=asked.key, **given)

@@ -87,6 +87,18 @@ async def test_what_is_managed_already_what_is_no_address_and_what_does_not_exis
     assert "no-such-id" in missing["data"]["reason"]["text"] or "non-existent" in missing["data"]["reason"]["text"]
 
 
+async def test_imports_of_two_objects_wait_beside_each_other(it: InTheCloud) -> None:
+    await it.applied()
+    it.lost.configure(THREE + 'resource "fake_thing" "four" {\n  name = "four"\n}\n')
+    first = (await it.ended("terraform_import", address="fake_thing.three", external_id=await made_by_hand(it)))["run"]
+    second = (await it.ended("terraform_import", address="fake_thing.four", external_id=await made_by_hand(it)))["run"]
+    again = (await it.ended("terraform_import", address="fake_thing.four", external_id="another-id"))["run"]
+
+    assert (await it.lost.it.run(first["run_id"])).state is RunState.AWAITING_APPROVAL
+    assert (await it.lost.it.run(second["run_id"])).state is RunState.AWAITING_APPROVAL
+    assert again["state"] == "errored"
+
+
 @requirement("import:a-run", "promise:crash-costs-nothing")
 async def test_an_import_that_is_killed_is_finished_under_its_approval(it: InTheCloud) -> None:
     await it.applied()

@@ -241,8 +241,14 @@ async def supersede(tx: AsyncConnection, run: RunRow, now: datetime) -> list[str
     )
     told: list[str] = []
     for older in waiting:
-        if older.id != run.id and older.requester.id == run.requester.id and older.created_at <= run.created_at:
+        if older.id != run.id and _makes_way(older, run):
             why = f"superseded by {run.id}, a newer request of the same kind"
             await runs.move(tx, older, RunState.CANCELED, at=now, body={"by": SYSTEM.id, "message": why}, reason=why, code="canceled")
             told.append(older.id)
     return told
+
+
+def _makes_way(older: RunRow, run: RunRow) -> bool:
+    """Whether the newer request says anew what the older one said. Imports of two objects are two requests."""
+    same = older.requester.id == run.requester.id and older.request.get("address") == run.request.get("address")
+    return same and older.created_at <= run.created_at

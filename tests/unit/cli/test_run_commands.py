@@ -74,6 +74,22 @@ def test_plan_shows_what_would_change_and_asks_nobody(invoke: Invoke, fake: Fake
     ]
 
 
+def test_values_of_files_come_below_those_that_are_typed(invoke: Invoke, fake: FakeFront, tmp_path: Path) -> None:
+    first, second, odd = (tmp_path / name for name in ("first.tfvars.json", "second.tfvars.json", "prod.tfvars"))
+    first.write_text('{"size": 1, "zones": ["a"], "on": true}')
+    second.write_text('{"size": 2}')
+    odd.write_text("size = 1")
+    fake.states = ["planned_and_finished"]
+
+    invoke("plan", "dev/shop", "--var-file", str(first), "--var-file", str(second), "--var", "on=false")
+    refused = invoke("plan", "dev/shop", "--var-file", str(odd))
+    missing = invoke("plan", "dev/shop", "--var-file", str(tmp_path / "gone.json"))
+
+    assert fake.asked("terraform_plan")[0]["vars"] == {"size": 2, "zones": ["a"], "on": False}
+    assert (refused.exit_code, missing.exit_code) == (2, 2)
+    assert "env/ENVIRONMENT.tfvars" in " ".join(refused.stderr.split())
+
+
 def test_drift_is_looked_for_and_shown_as_what_happened(invoke: Invoke, fake: FakeFront) -> None:
     fake.states = ["planning", "planned_and_finished"]
     fake.shown_plan = {**plan(change("terraform_data.a", "update", attributes=["size: 1 → 2"])), "mode": "drift"}
