@@ -23,6 +23,7 @@ import httpx2
 from mcp import Client
 
 from tests.acceptance.installed import REPOSITORY, Installed, call, processes, until
+from tests.bench import door
 from tests.bench.raw import Raw, raw
 
 GO_SETTINGS = {"GOGC": "400"}  # what settings give the engine by default; the floor gets the same
@@ -189,6 +190,33 @@ class Bench:
             took.append(1000 * (time.perf_counter() - begun))
         return [figure("run_get", took[20:], "ms", 5)]
 
+    async def door(self) -> list[Figure]:
+        print("the door beside the SDK's own trivial tool", flush=True)
+        if not (await call(self.agent, "run_list", limit=1))["data"]["runs"]:
+            await self.stack("dev", "door", "small")
+            await call(self.agent, "terraform_plan", env="dev", workspace="door", wait_seconds=25)
+        floor, beyond, listing = await door.beside_the_sdk(self.agent)
+        return [
+            figure("tools_list", listing, "ms", 15),
+            figure("call_beyond_sdk", beyond, "ms", 3, baseline=statistics.median(floor)),
+        ]
+
+    async def crowd(self) -> list[Figure]:
+        print(f"{door.CLIENTS} clients for {door.SECONDS:.0f} s", flush=True)
+        crowd = door.Crowd(self.it)
+        await crowd.read()
+        for error in crowd.errors[:5]:
+            print(f"  {error[:300]}", flush=True)
+        took = sorted(crowd.took)
+        print(
+            f"  {len(took)} reads, median {took[len(took) // 2]:.0f} ms, 99 of 100 within {took[int(0.99 * len(took))]:.0f} ms", flush=True
+        )
+        half = crowd.memory[len(crowd.memory) // 2]
+        return [
+            figure("crowd_errors", [float(len(crowd.errors))], "errors", 0),
+            figure("crowd_memory_growth", [crowd.memory[-1] - half], "MiB over the second half", 8, baseline=half),
+        ]
+
     async def memory(self) -> list[Figure]:
         print("memory at rest", flush=True)
         await asyncio.sleep(3)
@@ -305,7 +333,9 @@ async def assembled(folder: Path, repeat: int) -> AsyncIterator[Bench]:
 
 async def main() -> int:
     arguments = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    arguments.add_argument("--only", nargs="*", default=[], help="names of parts: small_stack large_stack sixteen reading memory cold")
+    arguments.add_argument(
+        "--only", nargs="*", default=[], help="names of parts: small_stack large_stack sixteen reading door crowd memory cold"
+    )
     arguments.add_argument("--repeat", type=int, default=9)
     given = arguments.parse_args()
     figures: list[Figure] = []
@@ -319,6 +349,8 @@ async def main() -> int:
                     bench.memory,
                     bench.small_stack,
                     bench.reading,
+                    bench.door,
+                    bench.crowd,
                     bench.sixteen,
                     bench.large_stack,
                 )
