@@ -181,6 +181,9 @@ class Reconciling(Applying):
             assert first is not None  # an attempt is a claim of a recorded plan
             approved, approved_json = await self._bytes_of(conn, first, "plan_bundle"), await self._bytes_of(conn, first, "plan_json")
             witnesses = tuple([await self._witness(conn, run, a) for a in lost])
+            # A store that came back from a backup may have lost that somebody agreed.
+            said = await plans.decisions_of(conn, run.org, run.id)
+            agreed = any(d.accepted and d.decision == "approve" and d.plan_digest == run.plan_digest for d in said)
             wishes = await wishes_of(conn, run, attempt)
         return ReconcileJob(
             run_id=run.id,
@@ -196,7 +199,7 @@ class Reconciling(Applying):
             age=now - (remains.last_word or attempt.opened_at),
             # An operator who lets it go on has seen to those before.
             crashes=sum(wishes.resumed_at is None or a.opened_at > wishes.resumed_at for a in lost),
-            approval_live=run.expires_at is not None and now < run.expires_at,
+            approval_live=agreed and run.expires_at is not None and now < run.expires_at,
             stops=tuple(stops),
             canceled=wishes.canceled or wish.canceled,
             reveal=self.reveal(run.org),
