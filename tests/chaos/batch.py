@@ -14,7 +14,7 @@ from countersign.adapters.store.runs import RunRow
 from countersign.core.run import RunState
 from countersign.core.steps import ApplyInput
 from tests.acceptance.installed import eventually
-from tests.chaos.judge import STUCK, Evidence, Found, judged, verdict_of
+from tests.chaos.judge import BY_HAND, NOT_TRIED, STUCK, Evidence, Found, judged, verdict_of
 from tests.chaos.lane import ENV, ORG, PARTS, Lane
 from tests.chaos.points import WAITING, Boundary, Op, Point, Victim
 from tests.chaos.walk import Walk, Wanted
@@ -51,7 +51,9 @@ class Trial:
     gates: list[Held] = field(default_factory=list)
     walking: "asyncio.Task[Any] | None" = None
     restart: float = 0.0
-    found: Found | None = None
+
+    def __post_init__(self) -> None:
+        self.found = Found(point=self.point, seed=self.seed)
 
     # Holding
 
@@ -172,9 +174,8 @@ class Trial:
 
     async def let_go(self, restart: float) -> None:
         self.restart = self.restart or restart
-        found = self.found = Found(point=self.point, seed=self.seed)
         if self.point.victim is Victim.WORKER and self.point.in_apply and self.point.first is None:
-            found.reattach = await self._reattached()
+            self.found.reattach = await self._reattached()
         if self.point.also == "apply":
             await self._delivered_again()
         self.release()
@@ -210,7 +211,7 @@ class Trial:
         await delivered(self.lane, ApplyInput(org=ORG, run_id=row.id, plan_digest=row.plan_digest))
 
     async def judged(self) -> Found:
-        assert self.found is not None and self.walking is not None
+        assert self.walking is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self.restart + STUCK + PATIENCE - time.time())):
                 await asyncio.shield(self.walking)
@@ -233,12 +234,11 @@ class Trial:
                 events=await self.lane.events(self.walk.run_id),
                 record=since,
                 all_record=mine,
-                before_agreement=sum(line["n"] <= agreed_at and line["by"] != "the test" for line in since),
+                before_agreement=sum(line["n"] <= agreed_at and line["by"] != BY_HAND for line in since),
                 state=await self.lane.document(self.life.slug),
                 locked=await self.lane.locked(self.life.slug),
                 unapproved_attempts=sum(a.plan_digest not in agreed for a in attempts),
                 restart=self.restart,
-                now=time.time(),
                 size=self.walk.wanted.size,
                 kind=self.walk.wanted.kind,
             ),
@@ -304,13 +304,16 @@ async def _killed(lane: Lane, held: Sequence[Trial]) -> list[Found]:
     if victim in PARTS or victim is Victim.DATABASE:
         restart = await lane.kill(victim)
     else:
-        await asyncio.gather(*(trial.kill() for trial in held))
-    for trial, problem in zip(held, await asyncio.gather(*(t.let_go(restart) for t in held), return_exceptions=True), strict=True):
+        _noted(held, await asyncio.gather(*(trial.kill() for trial in held), return_exceptions=True))
+    _noted(held, await asyncio.gather(*(trial.let_go(restart or time.time()) for trial in held), return_exceptions=True))
+    return list(await asyncio.gather(*(trial.judged() for trial in held)))
+
+
+def _noted(held: Sequence[Trial], problems: Sequence[object]) -> None:
+    for trial, problem in zip(held, problems, strict=True):
         if problem is not None:
             trial.release()
-            assert trial.found is not None
             trial.found.wrong.append(f"{type(problem).__name__}: {problem}"[:500])
-    return list(await asyncio.gather(*(trial.judged() for trial in held)))
 
 
 def _trial(lane: Lane, life: Life, point: Point, seed: int, attempt: str) -> Trial:
@@ -339,7 +342,7 @@ async def _given_up(trial: Trial, why: str) -> Found:
     if trial.walking is not None:
         trial.walking.cancel()
         await asyncio.wait({trial.walking})
-    return Found(point=trial.point, seed=trial.seed, verdict="not tried", wrong=[why])
+    return Found(point=trial.point, seed=trial.seed, verdict=NOT_TRIED, wrong=[why])
 
 
 def _remember(trial: Trial, found: Found) -> None:

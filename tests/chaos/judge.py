@@ -12,6 +12,8 @@ from tests.chaos.points import ASKED, Op, Point, Verdict
 from tests.fakecloud.client import truth_of
 from tests.fakecloud.world import live
 
+BY_HAND = "the test"  # on whose behalf the cloud was asked by nobody's Terraform
+NOT_TRIED = "not tried"
 STUCK = 60.0  # seconds after the restart of the victim within which a run has come to its end, or to somebody
 
 
@@ -35,9 +37,16 @@ class Found:
     reattach: float | None = None  # seconds from the victim's restart until the live apply was followed again
     wrong: list[str] = field(default_factory=list)  # in words; empty where all is as it has to be
 
+    tries: int = 1
+
     @property
     def failed(self) -> bool:
         return bool(self.wrong)
+
+    @property
+    def late(self) -> bool:
+        """Nothing is wrong but the time, or it was never brought to its boundary: a machine may just have had no time for it."""
+        return self.failed and (self.verdict == NOT_TRIED or (self.stuck and len(self.wrong) == 1))
 
     def told(self) -> dict[str, Any]:
         point = self.point
@@ -47,6 +56,7 @@ class Found:
             "op": str(point.op),
             "boundary": point.at.id,
             "seed": self.seed,
+            "tries": self.tries,
             "expected": str(point.expected.verdict),
             "why": point.expected.why,
             "verdict": self.verdict,
@@ -78,7 +88,6 @@ class Evidence:
     locked: bool
     unapproved_attempts: int
     restart: float
-    now: float
     size: int
     kind: str
 
@@ -137,7 +146,8 @@ def _world(found: Found, seen: Evidence) -> None:
     truth = truth_of(list(seen.all_record), dict(seen.state))
     made = Counter(f"create {line['object']['name']}" for line in seen.record if line["op"] == "create")
     allowed = Counter(asked for asked in ASKED[found.point.op] if asked.startswith("create"))
-    twice = sum((made - allowed).values())
+    by_hand = (line["object"]["name"] for line in seen.record if line["op"] == "delete" and line["by"] == BY_HAND)
+    twice = sum((made - allowed - Counter(f"create {name}" for name in by_hand)).values())
     found.duplicates = max(len(truth.duplicates), twice)
     found.lost = len(truth.lost) + len(truth.orphans)
     if found.state != RunState.APPLIED:

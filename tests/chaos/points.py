@@ -232,7 +232,7 @@ def _state() -> Iterator[Point]:
 def _terraform() -> Iterator[Point]:
     v = Victim.TERRAFORM
     yield from _points(v, Op.CREATE, gates("lock.plan after"), "planned again")
-    yield from _points(v, Op.CREATE, (*STARTING, *in_cloud(Op.CREATE), *STORING), "accounted for")
+    yield from _points(v, Op.CREATE, (*STARTING[1:], *in_cloud(Op.CREATE), *STORING), "accounted for")
     for op in (Op.UPDATE, Op.REPLACE, Op.DESTROY):
         yield from _points(v, op, gates("read two before"), "planned again")
         yield from _points(
