@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from countersign.cli import backup_commands, exits, mcp_config, record_commands, run_commands, state_commands, webhook_commands
+from countersign.cli import backup_commands, dev_cluster, exits, mcp_config, record_commands, run_commands, state_commands, webhook_commands
 from countersign.cli.session import run, settings_of
 
 Data = Annotated[
@@ -139,6 +139,7 @@ backup_commands.add_to(app)
 record_commands.add_to(app)
 webhook_commands.add_to(app)
 mcp_config.add_to(app)
+dev_cluster.add_to(app)
 
 
 def main() -> None:

@@ -97,6 +97,11 @@ def token(*, key_file: Path | None, data: Path) -> str:
         ) from None
 
 
+def cache_folder() -> Path:
+    """What can be made again, and is kept for all checkouts and data folders of a user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "countersign"  # noqa: TID251  an entry point
+
+
 def stacks_folder(settings: "Settings") -> Path:
     """Where stacks are looked for; by default below the folder `up` was called in."""
     return settings.stacks or Path("infra/stacks").absolute()
