@@ -99,6 +99,8 @@ class Applying(EngineStep):
                 raise FailedPrecondition("no such attempt of this run")
             if attempt.closed_at is not None:
                 return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
+            if attempt.host != self.here.host:  # without its folder it would look like one that never started
+                raise FailedPrecondition(f"that attempt is one of {attempt.host}; only its own machine can follow it")
             return await self._follow(asked.org, asked.run_id, attempt, stop=asked.stop)
 
     async def _follow(self, org: str, run_id: str, attempt: AttemptRow, *, stop: bool = False) -> Standing:
@@ -128,7 +130,8 @@ class Applying(EngineStep):
             live = await runs.get_run(tx, run.org, run.id)
             asking = live.state is RunState.NEEDS_OPERATOR
             known = await plans.attempt_by_id(tx, run.org, attempt.id)
-            if known is not None and known.closed_at is None and live.state in _MOVING:
+            # What was given up meanwhile is testimony, and decides nothing any more.
+            if known is not None and known.closed_at is None and known.ended_at is None and live.state in _MOVING:
                 await self.artifacts.record(tx, *written)
                 live = await self._settle(tx, live, outcome, now)
                 if outcome.state is not RunState.INTERRUPTED:

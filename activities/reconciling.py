@@ -132,7 +132,7 @@ class Reconciling(Applying):
             gone = here or await is_gone(conn, run, attempt.id)
             shipped = await journals.shipped(conn, self.keyring, org=run.org, attempt=attempt)
         found = await self.engine.end(attempt.id, same_boot=here and attempt.boot_id == self.here.boot_id)
-        testimony = self.engine.joined(shipped.testimony, found.testimony)
+        testimony = self.engine.joined(shipped.testimony + shipped.late, found.testimony)
         if not gone:
             found = replace(found, survivors=max(found.survivors, 1))  # its machine is another one, and nobody speaks for that
         return replace(found, testimony=testimony, whole=found.whole and here, last_word=found.last_word or shipped.at)
@@ -221,10 +221,11 @@ class Reconciling(Applying):
         assert plan is not None
         kept = json.loads(await self.artifacts.read_named(conn, org=run.org, run_id=run.id, name=f"testimony-{attempt.id}") or b"{}")
         known = await self.artifacts.read_named(conn, org=run.org, run_id=run.id, name=f"known-{plan.number}")
+        shipped = await journals.shipped(conn, self.keyring, org=run.org, attempt=attempt)
         said = await found_after(conn, run, attempt.id)
         return Witness(
             attempt_id=attempt.id,
-            testimony=str(kept.get("testimony", "")).encode(),
+            testimony=self.engine.joined(str(kept.get("testimony", "")).encode(), shipped.testimony + shipped.late),
             whole=bool(kept.get("whole")),
             plan_json=await self._bytes_of(conn, plan, "plan_json"),
             known=known or b"{}",

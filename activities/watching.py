@@ -14,10 +14,11 @@ from temporalio import activity
 from activities import beating
 from activities.engine import EngineStep
 from countersign.adapters.store import audit, canceling, journals, runs
+from countersign.adapters.store import late as late_testimony
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
-from countersign.core.engine import Heard, Progress, Said, Wish
+from countersign.core.engine import Accountable, Heard, Progress, Said, Wish
 from countersign.core.errors import CountersignError, Unavailable
 from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
@@ -97,8 +98,9 @@ class Watching:
                 process=heard.process,
                 at=step.store.now(),
             )
-        if late and self._said:
-            activity.logger.warning("%s told something after it was given up; it is kept apart", self._attempt.id)
+            if late and self._said and isinstance(step.engine, Accountable):
+                told = step.engine.told(b"".join(one.line + b"\n" for one in self._said))
+                await late_testimony.tell(tx, run.org, self._attempt, told, at=step.store.now())
         self._said = []
 
     async def _record(self, tx: AsyncConnection, progress: Progress) -> None:

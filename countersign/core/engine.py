@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from countersign.core.plan import Plan
 from countersign.core.reconcile import Decision, Stop
@@ -300,12 +300,15 @@ class Engine(Protocol):
         ...
 
 
-class Reconciler(Engine, Protocol):
-    """An engine that can account for a lost apply. Without it an interrupted run waits for an operator."""
-
+@runtime_checkable
+class Accountable(Protocol):
     def told(self, testimony: bytes) -> Sequence[Told]:
         """What a testimony says, for people."""
         ...
+
+
+class Reconciler(Accountable, Engine, Protocol):
+    """An engine that can account for a lost apply. Without it an interrupted run waits for an operator."""
 
     def joined(self, shipped: bytes, found: bytes) -> bytes:
         """One testimony of what left the machine while the apply ran, and of what was found there afterwards."""

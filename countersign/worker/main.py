@@ -37,6 +37,7 @@ from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.interceptors import CodedErrors
 from countersign.worker.schedules import keep_settling
+from countersign.worker.strays import end_strays
 from countersign.worker.succeeding import hand_back, identity
 from countersign.worker.sweep import keep_sweeping, resume_own
 from countersign.worker.telling import keep_telling
@@ -218,13 +219,14 @@ async def serve(settings: Settings) -> None:
         if client is None:
             return
         workflows = temporal.Runs(client)
+        engines = engines_of(settings, keyring)
         workers = build_workers(
             client,
             store=store,
             artifacts=artifacts,
             keyring=keyring,
             settings=settings,
-            engines=engines_of(settings, keyring),
+            engines=engines,
             here=here,
             wake=workflows.wake,
             alarm=workflows.alarm,
@@ -239,6 +241,7 @@ async def serve(settings: Settings) -> None:
             log.info("worker ready", host=here.host, temporal=settings.temporal_target)
             (settings.data / "worker.ready").write_text(str(os.getpid()))
             await resume_own(store, workflows, orgs, here.host)
+            await end_strays(store, keyring, engines, orgs, here)
             await stop.wait()
         await sweeping
         await settling

@@ -105,6 +105,16 @@ class Installed:
             self._up.kill()
             raise
 
+    def kill_all(self) -> None:
+        """As a machine that loses its power: every part at once, and nobody says goodbye. Applies are none of them."""
+        parts = [pid for part in ("front", "worker", "state", "temporal") if (pid := self.pid_of(part)) is not None]
+        assert self._up is not None
+        for pid in (self._up.pid, *parts):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._up.wait(20)
+        self._up = None
+
     def log(self) -> str:
         file = self.data.parent / f"{self.data.name}.up.log"
         return file.read_text(errors="replace")[-4000:] if file.exists() else ""
@@ -120,6 +130,17 @@ class Installed:
                 elif ours and part in argv[:5] and any("countersign" in a for a in argv[:4]) and "setpriv" not in argv[0]:
                     return pid
         return None
+
+    @contextlib.contextmanager
+    def another(self, part: str) -> Iterator[None]:
+        """A second process of one part, on the same data folder, started by hand."""
+        with (self.data.parent / f"{self.data.name}.another.log").open("ab") as log:
+            process = subprocess.Popen([str(COMMAND), part], env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(40)
 
     async def kill(self, part: str) -> None:
         """kill -9, and wait until another process does its work."""

@@ -120,6 +120,43 @@ async def killed(engine: int) -> None:
     os.killpg(os.getpgid(engine), signal.SIGKILL)
 
 
+@requirement("I2", "I3", "reconcile:zombie")
+async def test_a_worker_that_was_frozen_and_replaced_changes_nothing_when_it_wakes_up(own: Installed, tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    world.mkdir()
+    agent_key, person_key = await agent_and_person(own)
+    async with own.client(agent_key) as agent, own.client(person_key) as person:
+        await call(
+            agent, "terraform_register_workspace", env="dev", workspace="frozen", source={"path": "gates"}, vars={"world": str(world)}
+        )
+        waiting = await call(agent, "apply_terraform", env="dev", workspace="frozen", wait_seconds=25)
+        run_id = waiting["run"]["run_id"]
+        await call(person, "run_approve", run_id=run_id, plan_digest=waiting["run"]["plan_digest"])
+        await reached(world)
+        frozen = own.pid_of("worker")
+        assert frozen is not None
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            with own.another("worker"):
+                (world / "1.open").touch()
+                await until(agent, run_id, "applied")
+                before = await call(agent, "run_get", run_id=run_id, include=["timeline", "resources"])
+                os.kill(frozen, signal.SIGCONT)
+                again = await call(agent, "terraform_plan", env="dev", workspace="frozen")
+                await until(agent, again["run"]["run_id"], "planned_and_finished")
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        last = await call(agent, "terraform_plan", env="dev", workspace="frozen", idempotency_key="by-the-old-worker")
+        await until(agent, last["run"]["run_id"], "planned_and_finished")
+        after = await call(agent, "run_get", run_id=run_id, include=["timeline", "resources"])
+        plan = await call(agent, "run_plan", run_id=last["run"]["run_id"])
+
+    assert own.pid_of("worker") == frozen, "it lives, and works on"
+    assert after == before
+    assert len([step for step in after["data"]["timeline"] if step["kind"] == "state" and step["state"] == "applied"]) == 1
+    assert plan["data"]["changes"]["total"] == 0
+
+
 async def test_a_stop_in_mid_apply_leaves_the_apply_alone_and_the_next_start_finds_it(own: Installed, tmp_path: Path) -> None:
     world = tmp_path / "world"
     world.mkdir()

@@ -1,6 +1,7 @@
 """Journals of applies that leave their machine while they run, and what they are worth where it never comes back."""
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -12,18 +13,21 @@ from pathlib import Path
 
 import pytest
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 
-from countersign.adapters.process import boot_id
+from countersign.adapters.process import boot_id, marked_processes
 from countersign.adapters.store import journals
 from countersign.adapters.store.journals import Shipped
 from countersign.adapters.store.plans import AttemptRow
-from countersign.adapters.store.reconciled import tell_gone
-from countersign.core.engine import Said
+from countersign.adapters.store.reconciled import Found, tell_found, tell_gone
+from countersign.core.engine import Remains, Said
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 from countersign.core.run import RunState
-from countersign.core.steps import ENGINES, engine_steps
+from countersign.core.steps import ENGINES, FollowInput, engine_steps
 from countersign.core.terraform.testimony import told
-from tests.integration.lost_applies import Lost, lost
+from countersign.worker.strays import end_strays
+from tests.integration.lost_applies import Lost, Stubborn, item, lost
+from tests.integration.processes import until
 from tests.requirements import requirement
 from tests.service import ANA, eventually, temporal_server
 
@@ -221,3 +225,58 @@ async def test_a_journal_is_told_by_its_own_machine_each_line_once_and_apart_whe
     async with it.it.store.begin() as tx:
         await tx.execute(journals.journals.delete().where(journals.journals.c.upto == 1002))
     assert (await shipped(it, attempt)).broken
+
+
+class Elsewhere(Stubborn):
+    """The engine of another machine: it cannot see, and not end, what runs on the first one."""
+
+    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
+        return Remains() if not self.where(attempt_id).exists() else await super().end(attempt_id, same_boot=same_boot)
+
+
+@requirement("journal:late", "I2", "state:fencing", "reconcile:zombie")
+@pytest.mark.usefixtures("impatient")
+async def test_a_machine_that_was_given_up_and_goes_on_writes_no_state_and_what_it_made_is_told_when_it_is_back(it: Lost) -> None:
+    it.configure(it.world.chain(1, gates=[1], after=item(2, "data.terraform_remote_state.gate_1")))
+    run = await it.applying()
+    first, before = it.engine, it.it.here
+    async with it.world.held(1):
+        [attempt] = await it.attempts(run)
+        await told_of(it, attempt, 1)
+        await it.it.stop_workers()
+        frozen = marked_processes(attempt.id)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+    second = copy.copy(first)
+    second.__class__ = Elsewhere
+    second._attempts = replace(first._attempts, root=it.folder / "elsewhere")
+    it.it.engine = it.engine = second
+    it.it.here = replace(before, host=f"{before.host}-new", boot_id="the boot of another machine")
+    await it.it.start_workers()
+    await it.it.reaches(run.id, S.NEEDS_OPERATOR)
+    with pytest.raises(FailedPrecondition, match=f"one of {attempt.host}; only its own machine"):
+        asked = FollowInput(org=it.it.org, run_id=run.id, attempt_id=attempt.id)
+        await ActivityEnvironment().run(it.it.steps().follow, asked)
+    await tell_gone(it.it.store, org=it.it.org, run_id=run.id, host=attempt.host, by=ANA)
+    found = Found(exists={}, missing=frozenset({"terraform_data.item_2"}))
+    await tell_found(it.it.store, org=it.it.org, run_id=run.id, found=found, by=ANA)
+    await it.it.runs.resume(run.id, ANA.id)
+    await it.it.reaches(run.id, S.APPLIED)
+    ours, head = await it.document(), await it.head()
+
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    await until(lambda: len(it.world.lines("made").get(2, ())) == 2, "the zombie to go on in the world, which no fence prevents")
+    await until(lambda: not marked_processes(attempt.id), "the zombie to come to its end")
+
+    async def comes_back() -> int:
+        return await end_strays(it.it.store, it.it.keyring, [first], [it.it.org], before)
+
+    assert (await comes_back(), await comes_back()) == (1, 0)
+    late = it.world.lines("made")[2][1]
+    told_late = f"{attempt.id} on {attempt.host} went on after it was given up: terraform_data.item_2: created, id {late}"
+    after = await it.it.run(run.id)
+    assert (after.state, [one["message"] for one in after.alarms]) == (S.APPLIED, [told_late])
+    assert (await shipped(it, attempt)).late != b""
+    assert (await it.document(), (await it.head()).serial, (await it.head()).lock) == (ours, head.serial, None), "no write, no lock"
+    assert not first.where(attempt.id).exists()

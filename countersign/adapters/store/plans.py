@@ -204,6 +204,12 @@ async def attempt_of_plan(conn: AsyncConnection, org: str, plan_digest: str) -> 
     return _attempt(row) if row else None
 
 
+async def closed_on(conn: AsyncConnection, org: str, host: str) -> list[AttemptRow]:
+    """Attempts of that machine that are accounted for."""
+    mine = (attempts.c.org_id == org) & (attempts.c.host == host) & attempts.c.closed_at.is_not(None)
+    return [_attempt(row) for row in await conn.execute(select(attempts).where(mine))]
+
+
 async def open_attempt(conn: AsyncConnection, org: str, stack_id: str) -> AttemptRow | None:
     """The attempt that is open on a state, of whatever run."""
     row = await statements.first(conn, attempts, org_id=org, stack_id=stack_id, closed_at=None)
