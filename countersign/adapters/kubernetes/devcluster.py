@@ -273,7 +273,7 @@ def _nodes_ready(http: httpx2.AsyncClient, count: int) -> Callable[[], Awaitable
     async def probe() -> bool:
         nodes: list[dict[str, Any]] = (await http.get("/api/v1/nodes")).json()["items"]
         conditions = [c for node in nodes for c in node.get("status", {}).get("conditions", ()) if c["type"] == "Ready"]
-        return sum(c["status"] == "True" for c in conditions) >= count
+        return len([c for c in conditions if c["status"] == "True"]) >= count
 
     return probe
 
