@@ -203,10 +203,34 @@ def migrate(url: str) -> None:
     fd = os.open(folder / f".{Path(parsed.database).name}.migrating", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if _schema_version(url) != SCHEMA_HEAD:
+        if not Path(parsed.database).exists():
+            _create(Path(parsed.database))
+        elif _schema_version(url) != SCHEMA_HEAD:
             _upgrade(url)
     finally:
         os.close(fd)
+
+
+def _create(path: Path) -> None:
+    """A new store as the code of today has it; a test holds that against what the migrations make. Alembic alone takes 0.3 s to load."""
+    from sqlalchemy import create_engine
+
+    from countersign.adapters.store.schema import metadata
+
+    half = path.with_name(f".{path.name}.new")
+    half.unlink(missing_ok=True)
+    engine = create_engine(f"sqlite:///{half}")
+    with engine.begin() as connection:
+        metadata.create_all(connection, checkfirst=False)
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO alembic_version (version_num) VALUES (?)", (SCHEMA_HEAD,))
+    engine.dispose()
+    half.replace(path)  # whole, or not there yet
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _upgrade(url: str) -> None:
