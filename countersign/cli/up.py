@@ -96,6 +96,7 @@ def _document(event: Ready | Ended) -> dict[str, object]:
 def places(settings: Settings) -> dict[str, str]:
     found = {
         "front": f"{settings.front_url}/mcp",
+        "pages": f"{settings.links_url}/runs",
         "temporal": settings.temporal_target,
         "data": str(settings.data),
         "logs": str(settings.data / "logs"),
@@ -116,6 +117,7 @@ def ready_view(service: Service, seconds: float) -> Group:
         facts(
             [
                 ("front", where["front"], "cyan"),
+                ("for people", f"{where['pages']}, or countersign open{again}", "cyan"),
                 ("Temporal UI", where["temporal_ui"], "cyan") if "temporal_ui" in where else ("Temporal", where["temporal"], "cyan"),
                 ("data folder", where["data"], ""),
                 ("key file", f"{service.key_file} ({local_person().id}, admin)", ""),
@@ -128,6 +130,10 @@ def ready_view(service: Service, seconds: float) -> Group:
     ]
     if settings.host != LOOPBACK:
         parts.append(safe(f"  It listens on {settings.host}, which is more than this machine: put TLS in front of it.", "yellow"))
+        if settings.public_url is None:
+            parts.append(
+                safe(f"  Links for people begin with {settings.links_url}; set public_url to the address they reach it by.", "yellow")
+            )
     parts.append(Text("  Ctrl-C ends it; an apply that runs goes on.", style="dim"))
     return Group(*parts)
 

@@ -100,7 +100,11 @@ def agreement(plan: Json, run: Json, *, how_to: bool = True) -> Group:
         lines.append(("types", str(name), "bold red"))
         approve += " --name …"
     if how_to:
-        lines += [("to agree", approve, "bold"), ("to refuse", f"countersign reject {run_id} --reason …", "")]
+        lines += [
+            ("to agree", approve, "bold"),
+            ("to refuse", f"countersign reject {run_id} --reason …", ""),
+            ("or", f"countersign open {run_id}, in a browser", ""),
+        ]
     return facts(lines)
 
 

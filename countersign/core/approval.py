@@ -94,7 +94,7 @@ def refused(approval: Approval, *, requirement: Requirement, plan_digest: str, r
         return Refusal(
             code="policy_denied",
             message="a decision from the Temporal UI names nobody, and this needs a named person other than the requester's; "
-            "approve it with `countersign approve` or an MCP client",
+            "approve it on the run's page (`countersign open`), with `countersign approve` or in an MCP client",
         )
     if need.rank >= Need.OTHER.rank and by.id == requester.person:
         return Refusal(code="policy_denied", message=f"{by.id} asked for this change, so another person has to agree ({requirement.rule})")

@@ -186,7 +186,8 @@ def _approve(plan_digest: str, requirement: Requirement) -> list[str]:
 
 def _approve_by_name(run_id: str, plan_digest: str) -> list[str]:
     return [
-        f"To agree takes a name, and nobody has one in this UI: use `countersign approve {run_id}`, or an MCP client.",
+        f"To agree takes a name, and nobody has one in this UI: use `countersign approve {run_id}`, its page "
+        f"(`countersign open {run_id}`), or an MCP client.",
         f"Digest of the plan: `{plan_digest}`",
     ]
 
@@ -194,6 +195,6 @@ def _approve_by_name(run_id: str, plan_digest: str) -> list[str]:
 def _elsewhere(run_id: str, plan_digest: str) -> list[str]:
     return [
         f"Decisions made in this UI are not taken (`ui_approvals`): use `countersign approve {run_id}`, "
-        f"`countersign reject {run_id}`, or an MCP client.",
+        f"`countersign reject {run_id}`, its page (`countersign open {run_id}`), or an MCP client.",
         f"Digest of the plan: `{plan_digest}`",
     ]

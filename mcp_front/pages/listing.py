@@ -41,6 +41,7 @@ class Row:
     destroys: bool
     at: str
     progress: str | None
+    alarm: bool  # it did what nobody approved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,7 @@ def _rows(found: Sequence[RunRow]) -> list[Row]:
             destroys=run.change_class in set(ChangeClass) and ChangeClass(run.change_class).destroys,
             at=stamp(run.ended_at or run.created_at),
             progress=f"{run.done} of {run.total}" if run.total and run.state in _COUNTED else None,
+            alarm=bool(run.alarms),
         )
         for run in found
     ]

@@ -39,7 +39,8 @@ class CountersignPage:
         """With `countersign open`, as on a person's own machine."""
         words = ["open", *([run_id] if run_id else []), "--key-file", key_file, "--json"]
         await self.page.goto(json.loads(self.it.cli(*words))["url"])
-        await self.page.keyboard.press("Enter")  # the one button has the focus
+        await expect(self.page.get_by_role("button", name="Sign in as")).to_be_focused()
+        await self.page.keyboard.press("Enter")
         await expect(self.page.get_by_role("button", name="Sign out")).to_be_visible()
 
     async def open(self, run_id: str | None = None) -> None:

@@ -211,7 +211,8 @@ async def test_where_the_ui_is_not_trusted_its_decisions_are_refused_and_the_pag
     said = await ui.details("Waiting for approval", f"countersign approve {run['run_id']}", run["plan_digest"])
     assert "To agree" not in said
     agreed = json.dumps({"plan_digest": run["plan_digest"]})
-    why = "decisions from the Temporal UI are not accepted here (ui_approvals); use `countersign approve` or an MCP client"
+    why = "decisions from the Temporal UI are not accepted here (ui_approvals); "
+    why += "use `countersign approve`, its page (`countersign open`), or an MCP client"
     assert await ui.update("approve", agreed) == why
     assert await ui.update("reject", '{"reason": "no"}') == why
     assert await ui.signal("approve", agreed) is None

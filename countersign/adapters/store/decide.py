@@ -96,7 +96,8 @@ def _who(asked: DecideInput, *, trust: Trust, verify: Verify, now: datetime) -> 
     if signed is None:
         if trust == "trusted":
             return _Who(by=UNNAMED_PERSON, channel=Channel.TEMPORAL_UI, nonce=asked.nonce)
-        why = "decisions from the Temporal UI are not accepted here (ui_approvals); use `countersign approve` or an MCP client"
+        why = "decisions from the Temporal UI are not accepted here (ui_approvals); "
+        why += "use `countersign approve`, its page (`countersign open`), or an MCP client"
         return _Who(by=_NOBODY, channel=Channel.TEMPORAL_UI, nonce=asked.nonce, refusal=_denied(why))
     claims = _claims(signed, verify)
     if claims is None:

@@ -46,10 +46,22 @@ addEventListener("pageshow", (event) => {
   if (event.persisted) location.reload();
 });
 
-// The opened log stays opened at its end, and what the reader unfolded stays unfolded.
+// Who listens is told of a change only where the place that tells it stays the same element.
+function retold(part, fresh) {
+  const [place, told] = [part.querySelector("[aria-live]"), fresh.querySelector("[aria-live]")];
+  for (const { name, value } of [...fresh.attributes]) part.setAttribute(name, value);
+  if (place.innerHTML !== told.innerHTML) place.replaceChildren(...told.childNodes);
+  while (place.nextSibling) place.nextSibling.remove();
+  while (told.nextSibling) part.append(told.nextSibling);
+  localTimes(part);
+}
+
+// The log stays where it was scrolled to, what the reader unfolded stays unfolded, and the focus stays on what it was on.
 function replaced(part, fresh) {
+  if (part.querySelector("[aria-live]") && fresh.querySelector("[aria-live]")) return retold(part, fresh);
   const scroll = part.querySelector("pre")?.scrollTop ?? 0;
   const open = [...part.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
+  const focused = part.contains(document.activeElement) ? document.activeElement : null;
   part.replaceWith(fresh);
   for (const summary of fresh.querySelectorAll("details > summary")) {
     if (open.includes(summary.textContent)) summary.parentElement.open = true;
@@ -57,16 +69,20 @@ function replaced(part, fresh) {
   const pre = fresh.querySelector("pre");
   if (pre) pre.scrollTop = scroll;
   localTimes(fresh);
+  if (focused) {
+    const same = [...fresh.querySelectorAll(focused.tagName)].find((element) => element.textContent === focused.textContent);
+    same?.focus({ preventScroll: true });
+  }
 }
 
 // True as long as the page can go on as it is.
 function moved(fresh, address) {
-  const before = document.getElementById("standing");
+  const before = { ...document.getElementById("standing").dataset };
   const now = fresh.querySelector("#standing");
   if (now === null) return false;
   const decide = document.getElementById("decide");
   const busy = typedInto(decide);
-  const other = before.dataset.digest !== now.dataset.digest || before.dataset.plan !== now.dataset.plan;
+  const other = before.digest !== now.dataset.digest || before.plan !== now.dataset.plan;
   if (other && !busy) {
     location.reload();
     return false;
@@ -76,7 +92,7 @@ function moved(fresh, address) {
     if (next === null || (part === decide && busy)) continue;
     replaced(part, next);
   }
-  if (busy && (other || before.dataset.state !== now.dataset.state)) {
+  if (busy && (other || before.state !== now.dataset.state)) {
     for (const button of decide.querySelectorAll("[data-form] button")) button.disabled = true;
     news(other ? "There is another plan now. What you typed is still here." : "The run has moved on. What you typed is still here.", address);
   }
