@@ -1,6 +1,7 @@
 """The matrix on several services at once: which points share a stack, which share a kill, and what became of all of them."""
 
 import asyncio
+import os
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ Told = Callable[[Found], None]
 @dataclass(kw_only=True)
 class Outcome:
     seed: int
+    load: float = field(default_factory=lambda: round(os.getloadavg()[0], 1))  # of the machine, before it began
     rows: list[Found] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)  # where a secret was found
     unclosed: list[str] = field(default_factory=list)  # workflows of runs that ended

@@ -1,6 +1,7 @@
 """What the matrix tells: build/chaos.json for machines, docs/kill-matrix.md for people."""
 
 import json
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,12 @@ def told(outcome: Outcome) -> dict[str, Any]:
     rows = outcome.rows
     return {
         "seed": outcome.seed,
+        "cores": os.cpu_count(),
+        "load": outcome.load,
         "points": len(rows),
         **{name: sum(getattr(row, name) for row in rows) for name in COUNTS},
         "operator_stops": sum(row.operator_stop for row in rows),
+        "tried_again": sum(row.tries > 1 for row in rows),
         "stuck": sum(row.stuck for row in rows) + len(outcome.unclosed),
         "leaks": len(outcome.leaks),
         "wrong": sum(row.failed for row in rows),
@@ -123,13 +127,14 @@ def _summary(document: Mapping[str, Any], naive: Mapping[str, Any] | None) -> st
     recovery, reattach = document["recovery_seconds"], document["reattach_seconds"]
     said = (
         f"\nFrom the restart of the victim to the end of the run: {recovery['median']} s in the median, {recovery['max']} s at most. "
-        f"Until a live apply is followed again: {reattach['median']} s and {reattach['max']} s. Seed {document['seed']}.\n"
+        f"Until a live apply is followed again: {reattach['median']} s and {reattach['max']} s. Seed {document['seed']}; "
+        f"{document['cores']} cores with a load of {document['load']} before it began.\n"
     )
     if naive is not None:
         said += (
             "\nThe loop is what people write who have no gate: `apply` of the saved plan; a lock that is left is broken by force; a plan "
             f"that is refused is made again. Of its {naive['points']} kills {naive['damaged']} left duplicates or lost objects, "
-            f"{naive['silent']} of them with exit code 0.\n"
+            f"{naive['silent']} of them with exit code 0; under changes nobody approved stand the plans it made again and applied unseen.\n"
         )
     return "\n".join([*head, *rows, said])
 
