@@ -100,6 +100,7 @@ _BAD_INPUT = {
     "bad:wrong-git-key": "A key that does not open a repository, or is none, is told at once and not repeated.",
     "bad:module-without-key": "A module that asks for a password nobody gave fails at once, with who can give it.",
     "bad:module-of-a-module": "A module of a module is not fetched from where the operator does not allow.",
+    "bad:slow-repository": "A repository that is too slow, or stops in mid-sentence, is given up and told.",
     "bad:killed-fetch": "A fetch that was killed, or a mirror that was damaged, costs another fetch and nothing else.",
 }
 

@@ -6,6 +6,8 @@ python=${1:-python3}
 missing=()
 has() { command -v "$1" >/dev/null 2>&1; }
 has git || missing+=(git)
+has ssh-keygen || missing+=(openssh-client)
+has sshd || [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
 has setpriv || missing+=(util-linux)
 has ps || missing+=(procps)
 if [ "${2:-}" = browser ]; then has chromium || has chromium-browser || has google-chrome || missing+=(chromium); fi
@@ -22,6 +24,11 @@ if [ "$(id -u)" = 0 ] && has apt-get; then
     # Tests start servers of their own; the one Debian would make and start is nobody's.
     apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
     sed -ri 's/#?(create_main_cluster) .*$/\1 = false/' /etc/postgresql-common/createcluster.conf
+  fi
+  if [[ " ${missing[*]} " == *" openssh-server "* ]]; then
+    # As above: what it would start lets people in.
+    mkdir -p /etc/systemd/system
+    for unit in ssh.service ssh.socket; do [ -e "/etc/systemd/system/$unit" ] || ln -s /dev/null "/etc/systemd/system/$unit"; done
   fi
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else

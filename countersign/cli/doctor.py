@@ -92,8 +92,18 @@ def engine(settings: Settings) -> Finding:
 
 
 def git(settings: Settings) -> Finding:
-    found = find_executable("git", settings.search_path)
-    return ok("git", str(found)) if found else missing("git", "not found", "install git: stacks that come from a repository need it")
+    told = settings.git
+    found = told.executable or find_executable("git", settings.search_path)
+    if found is None or not found.is_file():
+        return missing("git", f"{found or 'git'} not found", "install git: stacks that come from a repository need it")
+    for name, path in (("known_hosts", told.known_hosts), ("ca_bundle", told.ca_bundle), ("local", told.local)):
+        if path is not None and not path.exists():
+            return missing("git", f"{path} does not exist", f"correct git.{name}, or remove it")
+    if told.known_hosts is None and any(pattern.startswith("ssh://") for pattern in told.repositories):
+        return missing(
+            "git", "repositories over ssh are allowed, and no host key is known", "name a file with their host keys in git.known_hosts"
+        )
+    return ok("git", str(found))
 
 
 async def temporal(settings: Settings) -> Finding:

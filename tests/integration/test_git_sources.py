@@ -649,3 +649,43 @@ async def test_a_module_of_a_module_is_not_fetched_from_where_the_operator_does_
 
     assert "is not allowed" in refused.value.message or "outside of terraform.allowed_modules" in refused.value.message
     assert not [path for _, path in stacks.server.asked if "evil" in path]
+
+
+@requirement("bad:slow-repository")
+async def test_a_server_that_stops_in_mid_sentence_is_not_waited_for_without_end(stacks: Stacks) -> None:
+    stacks.repository.commit({f"stacks/shop/n{n}.tf": f"# {os.urandom(100).hex()}\n" for n in range(300)})
+    stacks.use(timeout=2.0)
+    stacks.server.hold = threading.Event()
+
+    with pytest.raises(ProviderError, match=r"took longer than 2 s; plan again, or ask the operator \(git.timeout_seconds\)"):
+        await stacks.plan()
+
+    stacks.server.hold.set()
+    stacks.server.hold = None
+    stacks.use()
+    assert (await stacks.plan()).plan.counts.total == 0
+
+
+async def test_a_git_that_does_not_take_configuration_from_its_environment_is_refused(stacks: Stacks, tmp_path: Path) -> None:
+    old = tmp_path / "git"
+    old.write_text("#!/bin/sh\necho git version 2.25.1\n")
+    old.chmod(0o700)
+    stacks.use(executable=old)
+
+    with pytest.raises(FailedPrecondition, match=r"git on the worker's machine is 2\.25; install 2\.32 or newer"):
+        await stacks.plan()
+
+
+async def test_what_many_fetches_leave_is_packed_into_one(stacks: Stacks, monkeypatch: pytest.MonkeyPatch) -> None:
+    from countersign.adapters.git import mirror
+
+    monkeypatch.setattr(mirror, "PACKS", 2)
+    for n in range(3):
+        stacks.repository.commit({"stacks/shop/main.tf": SHOP + f"# {n}\n"})
+        await stacks.plan()
+    before = [*stacks.mirror.glob("objects/pack/*.pack")]
+
+    planned = await stacks.plan()
+
+    after = [*stacks.mirror.glob("objects/pack/*.pack")]
+    assert len(before) > len(after) <= 2 and planned.plan.counts.create == 1

@@ -42,6 +42,7 @@ _SSH = (
     "GlobalKnownHostsFile /dev/null",
     "UpdateHostKeys no",
     "IdentitiesOnly yes",
+    "IdentityFile none",  # of this machine; those of the attempt come before
     "IdentityAgent none",
     "PreferredAuthentications publickey",
     "ForwardAgent no",

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ from countersign.adapters.git.environment import Keys, Remotes, environment
 from countersign.adapters.git.failures import Broken, NoAnswer, failure, no_answer
 from countersign.adapters.process import Ended, supervise
 from countersign.core.engine import Beat, Progress, Reveal
-from countersign.core.errors import FailedPrecondition, NotFound
+from countersign.core.errors import FailedPrecondition, NotFound, ProviderError
 from countersign.core.redaction import Redactor
 from countersign.core.repository import BRANCH, LOCAL, TAG
 
@@ -81,6 +82,11 @@ class Mirror:
     remotes: Remotes
     lock: list[int] = field(default_factory=list)  # of the mirror, while it is held
 
+    async def version(self) -> tuple[int, ...]:
+        """Of the git that is used here."""
+        said = re.search(r"(\d+)\.(\d+)", await self._line("version") or "")
+        return tuple(map(int, said.groups())) if said else ()
+
     # What it is now
 
     async def tip(self, names: Sequence[str]) -> Tip:
@@ -108,8 +114,14 @@ class Mirror:
         await self._outside(*_FETCH, "origin", f"+{tip.ref}:{kept}")
         if not await self.has(tip.oid):
             raise FailedPrecondition(f"{tip.ref} of {self.address} moved while it was fetched; plan again", field="source.git_ref")
-        if len(await asyncio.to_thread(_packs, self.place)) > PACKS:
-            await self._outside("repack", "-adq")
+
+    async def packed(self) -> None:
+        """All packs made into one. Raises Broken."""
+        await self._outside("repack", "-adq")
+
+    async def scattered(self) -> bool:
+        """Whether there are so many packs that reading gets slow: every question for contents leaves one."""
+        return len(await asyncio.to_thread(lambda: [*self.place.glob("objects/pack/*.pack")])) > PACKS
 
     async def _made(self) -> None:
         """An empty mirror, whole or not at all."""
@@ -194,7 +206,9 @@ class Mirror:
         async def watch() -> None:
             await self.attempt.fetching()
             if time.monotonic() - started > self.remotes.timeout:
-                raise NoAnswer(f"it took longer than {self.remotes.timeout:.0f} s (git.timeout_seconds)")
+                raise ProviderError(
+                    f"{self.address} took longer than {self.remotes.timeout:.0f} s; plan again, or ask the operator (git.timeout_seconds)"
+                )
             if await asyncio.to_thread(_size, self.place) - before > self.remotes.size:
                 raise FailedPrecondition(
                     f"{self.address} has more than {self.remotes.size >> 20} MiB to fetch; use a smaller repository, or ask the operator "
@@ -312,10 +326,6 @@ def _left_over(place: Path) -> None:
     for pattern in ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/tmp_*", "objects/incoming-*", "objects/tmp_objdir-*"):
         for path in place.glob(pattern):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _packs(place: Path) -> list[Path]:
-    return [*place.glob("objects/pack/*.pack")]
 
 
 def _size(place: Path) -> int:

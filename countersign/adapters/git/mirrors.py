@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from countersign.adapters.git.environment import Keys, Remotes
@@ -22,6 +22,7 @@ from countersign.adapters.process import find_executable
 from countersign.core.errors import FailedPrecondition, ProviderError
 from countersign.core.repository import check_ref, check_repository, key_of, meanings
 
+OLDEST = (2, 32)  # that takes configuration from its environment
 MOST, UNUSED = 64, 30 * 86_400  # mirrors that are kept whatever happens; seconds after which others go
 
 
@@ -29,6 +30,7 @@ MOST, UNUSED = 64, 30 * 86_400  # mirrors that are kept whatever happens; second
 class Mirrors:
     folder: Path
     remotes: Remotes
+    recent: set[str] = field(default_factory=set)  # executables that are known to be new enough
 
     @asynccontextmanager
     async def opened(self, address: str, ref: str | None, commit: str | None, attempt: Attempt) -> AsyncIterator[Checkout]:
@@ -40,11 +42,12 @@ class Mirrors:
         check_repository(address, self.remotes.repositories)
         names = meanings(check_ref(ref))
         async with self._speaking(address, attempt) as mirror:
+            await self._recent(mirror)
             tip = await mirror.tip(names)
             lock = await taken(self._lock(address), attempt.wait, shared=True)
             try:
                 mirror.lock[:] = [lock]
-                if not await mirror.has(tip.oid):
+                if not await mirror.has(tip.oid) or await mirror.scattered():
                     os.close(lock)
                     mirror.lock.clear()
                     lock = await taken(self._lock(address), attempt.wait)
@@ -94,9 +97,19 @@ class Mirrors:
         finally:
             await asyncio.to_thread(keys.forget)
 
+    async def _recent(self, mirror: Mirror) -> None:
+        """Raise FailedPrecondition for a git that would not hear what it is told by environment."""
+        if str(mirror.executable) not in self.recent:
+            if (version := await mirror.version()) < OLDEST:
+                told = ".".join(map(str, version)) or "of an unknown version"
+                raise FailedPrecondition(f"git on the worker's machine is {told}; install {OLDEST[0]}.{OLDEST[1]} or newer")
+            self.recent.add(str(mirror.executable))
+
     async def _fetched(self, mirror: Mirror, tip: Tip) -> None:
-        """Fetch the ref, unless somebody did meanwhile; a mirror that is broken is made anew, once."""
+        """Fetch the ref, and pack what is scattered, unless somebody did meanwhile; a broken mirror is made anew, once."""
         if await mirror.has(tip.oid):
+            if await mirror.scattered():
+                await mirror.packed()
             return
         await asyncio.to_thread(self._prune)
         try:
