@@ -1,4 +1,4 @@
-"""Record one history of each story a run can take, for the replay tests: `python -m tests.replay.record VERSION`.
+"""Record one history of each story a run can take, for the replay tests: `python -m tests.replay.record VERSION [STORY…]`.
 
 Histories of released versions stay: approvals wait for days, so a new worker meets runs that an older one began.
 """
@@ -9,7 +9,9 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+from countersign.adapters.settings import TerraformSettings
 from countersign.core.approval import ApproveInput, CancelInput
 from countersign.core.run import RunState
 from tests.service import BO, Service, eventually, service, temporal_server
@@ -103,6 +105,22 @@ async def canceled_in_mid_apply(it: Service) -> str:
     return run.id
 
 
+async def ended_by_force(it: Service) -> str:
+    """An apply that does what nobody approved, and heeds no interrupt."""
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    toy(it).heeds_interrupts = False
+    run = await it.start(await it.stack())
+    await it.approve(await it.reaches(run.id, S.AWAITING_APPROVAL))
+    await launched(it)
+    await it.runs.alarm(run.id)
+    await it.runs.cancel(run.id, CancelInput(reason="stop"))
+    await it.reaches(run.id, S.CANCELING)
+    await it.runs.cancel(run.id, CancelInput(reason="now", force=True))
+    await it.reaches(run.id, S.PARTIALLY_APPLIED)
+    return run.id
+
+
 async def queued_and_stale(it: Service) -> str:
     """The second run waits for its turn; the state moves under an approved plan of the third."""
     toy(it).want(("a", "create"))
@@ -168,20 +186,25 @@ STORIES: tuple[Callable[[Service], Awaitable[str]], ...] = (
     canceled_while_waiting,
     canceled_in_the_ui,
     canceled_in_mid_apply,
+    ended_by_force,
     queued_and_stale,
     operator_resumes,
     worker_replaced,
 )
 
 
-async def main(version: str) -> None:
+SETTINGS: dict[str, Any] = {"ui_approvals": "trusted", "terraform": TerraformSettings(force_after_seconds=0)}
+
+
+async def main(version: str, *names: str) -> None:
+    """All stories, or those that are named."""
     install()
     folder = HISTORIES / version
     folder.mkdir(parents=True, exist_ok=True)
     async with temporal_server() as client:
-        for story in STORIES:
+        for story in (s for s in STORIES if not names or s.__name__ in names):
             with tempfile.TemporaryDirectory() as data:
-                async with service(client, Path(data), ToyEngine(Path(data) / "toy"), ui_approvals="trusted") as it:
+                async with service(client, Path(data), ToyEngine(Path(data) / "toy"), **SETTINGS) as it:
                     run_id = await story(it)
                     handle = client.get_workflow_handle(run_id)
                     await asyncio.wait_for(handle.result(), 30)
@@ -192,4 +215,4 @@ async def main(version: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -6,12 +6,12 @@ far as the test lets it, through files a test can see, so nothing here sleeps on
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from countersign.core.digests import digest_of, sha256
-from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Progress
+from countersign.core.engine import ApplyJob, Beat, Heard, Outcome, PlanJob, Planned, Progress, Wanted, Wish
 from countersign.core.errors import ProviderError
 from countersign.core.plan import Change, ChangeClass, Counts, Plan, worst
 from countersign.core.run import RUN_TYPES, Mode, RunState, RunType
@@ -35,6 +35,7 @@ class ToyEngine:
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         self.hold_applies = False
+        self.heeds_interrupts = True
 
     @property
     def world(self) -> list[str]:
@@ -91,7 +92,7 @@ class ToyEngine:
         with (self.root / "launched").open("a") as launched:
             launched.write(job.attempt_id + "\n")
 
-    async def follow(self, attempt_id: str, beat: Beat, *, stop: Callable[[], bool]) -> Outcome:
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Wanted) -> Outcome:
         folder = self.where(attempt_id)
         if not (folder / "bundle").exists():
             return Outcome(state=RunState.ERRORED, message="the apply never started", evidence=("nothing was launched",))
@@ -99,10 +100,11 @@ class ToyEngine:
         total = len(changes)
         await beat(Progress(done=0, total=total))
         while self.hold_applies and not (folder / "go").exists():
-            if stop():
+            if stop() == Wish.KILL or (stop() and self.heeds_interrupts):
                 return Outcome(state=RunState.PARTIALLY_APPLIED, message="interrupted", total=total, evidence=("one interrupt",))
             if (folder / "lost").exists():
                 return Outcome(state=RunState.INTERRUPTED, message="nobody knows", total=total)
+            await beat(Progress(done=0, total=total, hear=Heard))
             await asyncio.sleep(0.02)
         if not (folder / "rc").exists():
             with (self.root / "world").open("a") as world:

@@ -9,6 +9,7 @@ from rich.console import Console
 from countersign.cli import following
 from countersign.cli.following import Narrator, Silent, follow
 from countersign.core.errors import Unavailable
+from tests.requirements import requirement
 from tests.unit.cli.fronts import RUN_ID, FakeFront
 
 pytestmark = pytest.mark.anyio
@@ -86,3 +87,14 @@ def test_where_nothing_moves_each_step_is_a_line() -> None:
         )
 
     assert out.getvalue().splitlines() == ["  0.00 s  ● applying", "  1.25 s    1 of 3 done  module.a.x[0], [bold]y"]
+
+
+@requirement("guard:alarm")
+def test_an_alarm_is_told_whether_or_not_anything_moves() -> None:
+    out = io.StringIO()
+    narrator = Narrator(Console(file=out, width=120, color_system=None))
+    alarm = {"n": 3, "kind": "warning", "state": "applying", "body": {"message": "a.b: its delete was begun", "alarm": True}}
+
+    narrator.seen({"state": "applying"}, [{"n": 2, "kind": "state", "state": "applying"}, alarm])
+
+    assert "ALARM" in out.getvalue() and "a.b: its delete was begun" in out.getvalue()
