@@ -1,7 +1,7 @@
 """One call of a tool: who makes it, what it was given, and what the front can reach for it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,7 @@ class Call:
     request_id: str
     report: Report  # progress to the client: done, total, what; each `done` larger than the one before
     can_ask: bool = False  # the client shows forms to its user
+    asked: dict[str, str] = field(default_factory=dict)  # what a question of this call was about, for the tool that gets its answer
 
     @property
     def org(self) -> str:

@@ -152,8 +152,8 @@ class Dispatch:
             try:
                 return await resolve_arguments(call.tool.questions, call.tool.plans, {"call": call, **own}, context or Context())
             except (ToolError, MCPError):  # the SDK's own: an answer that does not fit, or a client that could not ask after all
-                raise asking.unasked(run_id) from None
-        raise asking.unasked(run_id)
+                raise asking.unasked(run_id or call.asked.get("run_id")) from None
+        raise asking.unasked(run_id or call.asked.get("run_id"))
 
     def _offered(self, caller: Caller, names: Iterable[str]) -> list[str]:
         return [name for name in dict.fromkeys(names) if self.may(caller, name)]

@@ -265,7 +265,8 @@ def _arguments(name: str, function: Tool, common: Mapping[str, tuple[Any, Any]],
 
 
 def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON schema without references, unions with null, titles and defaults of null: what a model has to read, and no more."""
+    """A JSON schema without references, unions with null, titles, defaults of null and lengths that nobody would miss or exceed by
+    mistake: what a model has to read, and no more. Whatever is left out is checked all the same."""
     definitions = schema.get("$defs", {})
 
     def walk(node: Any, *, names: bool = False) -> Any:
@@ -283,7 +284,7 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
         return {
             key: walk(value, names=key == "properties")
             for key, value in node.items()
-            if names or not (key in ("title", "$defs") or (key == "default" and value is None))
+            if names or not (key in ("title", "$defs", "maxLength") or (key, value) in (("default", None), ("minLength", 1)))
         }
 
     flat: dict[str, Any] = walk(dict(schema))

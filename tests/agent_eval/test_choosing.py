@@ -124,8 +124,16 @@ def test_who_only_asks_is_led_to_nothing_that_changes_anything(name: str) -> Non
 def test_a_description_is_short_and_its_first_sentence_names_what_is_done_to_what(name: str) -> None:
     description = TOOLS[name].description
     first = description.split(". ")[0].split(":")[0].lower()
-    verbs = {"whoami": {"show"}, "run_evidence": {"show"}, "run_plan": {"show"}, "run_logs": {"read"}, "run_rerun": {"run"}}
+    verbs = {
+        "terraform_force_unlock": {"force-unlock"},
+        "whoami": {"show"},
+        "run_evidence": {"show"},
+        "run_plan": {"show"},
+        "run_logs": {"read"},
+        "run_rerun": {"run"},
+    }
     things = {"whoami": {"caller"}, "run_rerun": {"run"}, "run_approve": {"run"}}
+    things |= {"terraform_import": {"object"}, "terraform_force_unlock": {"workspace"}}
     words = set(name.split("_")) - {"terraform"}
 
     assert len(description) <= DESCRIPTION

@@ -210,6 +210,79 @@ async def test_lying_names_cannot_forge_lines_of_the_question(it: FrontService) 
     assert "\u202e" not in user.questions[0]
 
 
+# -- destroying, asked within the call ------------------------------------------------------------------------------------
+
+
+@ERAS
+@requirement("promise:destroying-asks", "ask:the-person-types")
+async def test_a_person_who_destroys_is_asked_within_the_call_and_what_they_type_is_an_approval_of_that_plan(
+    it: FrontService, mode: str
+) -> None:
+    it.engine.want(("a", "delete"), ("b", "delete"))
+    user = User(says={"confirm_name": NAME, "comment": "not needed any more"})
+    async with it.as_(ANA, "platform", mode=mode, user=user) as ana:
+        run = (await ana.call("destroy_terraform", env="dev", wait_seconds=20))["run"]
+
+    (question,) = user.questions
+    assert f"To approve it, type {NAME}" in question
+    assert "2 to destroy" in question
+    await it.reaches(run["run_id"], RunState.APPLIED)
+    (decision,) = await it.decisions(run["run_id"])
+    assert (decision.accepted, decision.by.id, decision.comment) == (True, ANA.id, "not needed any more")
+    assert f"plan {decision.plan_digest} of {run['run_id']}" in question
+
+
+@ERAS
+@requirement("ask:declining-decides-nothing")
+@pytest.mark.parametrize("says", ["decline", "cancel"])
+async def test_a_person_who_closes_that_question_gets_the_run_which_waits_on(it: FrontService, mode: str, says: str) -> None:
+    it.engine.want(("a", "delete"))
+    async with it.as_(ANA, "platform", mode=mode, user=User(says=says)) as ana:
+        answer = await ana.call("destroy_terraform", env="dev")
+
+    assert "nothing was decided; the run waits on" in answer["warnings"][0]
+    assert (await it.run(answer["run"]["run_id"])).state is RunState.AWAITING_APPROVAL
+    assert await it.decisions(answer["run"]["run_id"]) == []
+
+
+@ERAS
+@requirement("promise:destroying-asks")
+async def test_another_name_typed_there_destroys_nothing(it: FrontService, mode: str) -> None:
+    it.engine.want(("a", "delete"))
+    async with it.as_(ANA, "platform", mode=mode, user=User(says={"confirm_name": "acme/dev/other"})) as ana:
+        error = await ana.refused("destroy_terraform", env="dev")
+        (run,) = (await ana.call("run_list"))["data"]["runs"]
+
+    assert error["code"] == "confirmation_required"
+    assert run["state"] == "awaiting_approval"
+    assert it.engine.launched == []
+
+
+@requirement("ask:own-authority")
+async def test_neither_an_agent_nor_whose_approval_would_not_count_is_asked_there(it: FrontService) -> None:
+    it.engine.want(("a", "delete"))
+    agents, requesters = User(says={"confirm_name": NAME}), User(says={"confirm_name": "acme/prod/main"})
+    async with it.as_(CLAUDE, "platform", user=agents) as agent:
+        first = await agent.call("destroy_terraform", env="dev", wait_seconds=20)
+    async with it.as_(ANA, "platform", user=requesters) as ana:
+        second = await ana.call("destroy_terraform", env="prod", wait_seconds=20)  # protected: another person has to
+        dry = await ana.call("destroy_terraform", env="dev", dry_run=True)
+
+    assert (agents.questions, requesters.questions) == ([], [])
+    assert [one["run"]["state"] for one in (first, second)] == ["awaiting_approval"] * 2
+    assert dry["run"]["state"] != "awaiting_approval"
+
+
+@ERAS
+async def test_a_destruction_started_by_its_type_asks_nobody_within_the_call(it: FrontService, mode: str) -> None:
+    it.engine.want(("a", "delete"))
+    user = User(says={"confirm_name": NAME})
+    async with it.as_(ANA, "platform", mode=mode, user=user) as ana:
+        run = (await ana.call("run_start", type="destroy_terraform", input={"env": "dev"}, wait_seconds=20))["run"]
+
+    assert (run["state"], user.questions) == ("awaiting_approval", [])
+
+
 # -- rejecting ------------------------------------------------------------------------------------------------------------
 
 

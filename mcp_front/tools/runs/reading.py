@@ -170,8 +170,8 @@ async def run_logs(
     from_: Annotated[str | None, Field(alias="from", max_length=60, description="cursor of the last answer")] = None,
     lines: Annotated[int, Field(ge=1, le=1000)] = 100,
 ) -> Answer:
-    """Read a run's logs: what Terraform printed, the last lines of the step that failed, or of the last one; with the cursor, what came
-    after. Redacted and untrusted. While an apply goes on, `ledger` tells how far it is."""
+    """Read a run's logs: what Terraform printed, the end of the step that failed, or of the last one; by cursor, what came after.
+    Redacted and untrusted. While an apply goes on, `ledger` tells how far it is."""
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
         data = await logs.log_data(call, conn, run, logs.Asked(step=step, level=level, cursor=from_, lines=lines))

@@ -82,8 +82,8 @@ async def terraform_register_workspace(
     vars: Vars = None,
     drift_every: Annotated[str | None, Field(max_length=10, description="90s, 2h, 7d; off")] = None,
 ) -> Answer:
-    """Register a new workspace, or change one: its source folder or repository, engine, variables, credentials, and drift checks every
-    so often. What is left out stays as it is; its state and its first plan come later, with a run."""
+    """Register a new workspace (create its record), or change one: its source folder or repository, engine, variables, credentials, and
+    drift checks every so often. What is left out stays as it is; its state and its first plan come later, with a run."""
     path = lookup.environment(call, env)
     if source.repo is not None:
         check_repository(source.repo, call.front.settings.git.rules)

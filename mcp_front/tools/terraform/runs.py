@@ -24,7 +24,7 @@ Commit = Annotated[str | None, Field(pattern=r"^[0-9a-f]{7,64}$")]
 Address = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\s\-\x00-\x1f][^\x00-\x1f]*$")]
 
 
-async def _stack(call: Call, env: str, workspace: str, commit: str | None) -> StackRow:
+async def stack_of(call: Call, env: str, workspace: str, commit: str | None) -> StackRow:
     async with call.front.store.read() as conn:
         stack = await lookup.workspace(call, conn, env, workspace)
     if commit is not None and stack.config.source_repo is None:
@@ -34,7 +34,7 @@ async def _stack(call: Call, env: str, workspace: str, commit: str | None) -> St
     return stack
 
 
-async def _start(
+async def begin(
     call: Call,
     name: str,
     stack: StackRow,
@@ -64,8 +64,8 @@ async def _start(
 async def terraform_validate(call: Call, env: Env, workspace: Workspace = "main", commit: Commit = None) -> Answer:
     """Validate a workspace's configuration: check its syntax, lint its format, init, and what the operator allows. Takes no lock and
     writes no state; the run's plan lists the errors and other findings with file and line."""
-    stack = await _stack(call, env, workspace, commit)
-    return await _start(call, "terraform_validate", stack, {"commit": commit})
+    stack = await stack_of(call, env, workspace, commit)
+    return await begin(call, "terraform_validate", stack, {"commit": commit})
 
 
 @TERRAFORM.tool("terraform_plan", Access.WRITE, title="Plan", run=True, dry=False)
@@ -79,12 +79,11 @@ async def terraform_plan(
     destroy: bool = False,
 ) -> Answer:
     """Plan a workspace to look at what would change, or be destroyed, without applying it: a speculative plan, a dry run or preview.
-    Takes no lock and changes nothing. The same request joins the run that is open already. Unless it has targets or destroys,
-    apply_terraform can adopt it by its plan_digest."""
-    stack = await _stack(call, env, workspace, commit)
+    Takes no lock and changes nothing. Unless it has targets or destroys, apply_terraform can adopt it by its plan_digest."""
+    stack = await stack_of(call, env, workspace, commit)
     asked = {"vars": checked_vars(vars or {}), "targets": list(targets), "commit": commit, "destroy": destroy}
     warnings = ["a plan with targets is only to look at: nothing can adopt it"] if targets else []
-    return await _start(call, "terraform_plan", stack, asked, warnings=warnings)
+    return await begin(call, "terraform_plan", stack, asked, warnings=warnings)
 
 
 @TERRAFORM.tool("apply_terraform", Access.WRITE, title="Apply", run=True)
@@ -98,15 +97,14 @@ async def apply_terraform(
     auto_approve: bool = False,
 ) -> Answer:
     """Apply a workspace: deploy, create or change its infrastructure up to the merged configuration or a commit and `vars`. It plans,
-    weighs the plan by policy, waits for whoever has to agree, and applies exactly that plan. What it needs stands in the run.
-    `plan_digest` adopts an earlier terraform_plan that still holds; `auto_approve` counts only for changes policy lists, never for
-    what destroys."""
-    stack = await _stack(call, env, workspace, commit)
+    waits for whoever has to agree, and applies exactly that plan. `plan_digest` adopts an earlier terraform_plan that still holds;
+    `auto_approve` counts only where policy says so, never for what destroys."""
+    stack = await stack_of(call, env, workspace, commit)
     asked = {"vars": checked_vars(vars or {}), "commit": commit, "auto_approve": auto_approve}
     warnings = [_auto_approved(call)] if auto_approve else []
     mode = Mode.SPECULATIVE if call.given.dry_run else None
     if plan_digest is None:
-        return await _start(call, "apply_terraform", stack, asked, mode=mode, warnings=warnings)
+        return await begin(call, "apply_terraform", stack, asked, mode=mode, warnings=warnings)
 
     async def adoptable(conn: AsyncConnection) -> None:
         now = call.front.store.now()
@@ -114,7 +112,7 @@ async def apply_terraform(
         _refuse_other_inputs(asked, found)
 
     asked["plan_digest"] = plan_digest
-    return await _start(call, "apply_terraform", stack, asked, mode=mode, warnings=warnings, admit=adoptable)
+    return await begin(call, "apply_terraform", stack, asked, mode=mode, warnings=warnings, admit=adoptable)
 
 
 def _refuse_other_inputs(asked: Mapping[str, Any], adopted: Adoptable) -> None:
@@ -128,8 +126,8 @@ def _refuse_other_inputs(asked: Mapping[str, Any], adopted: Adoptable) -> None:
 async def terraform_detect_drift(call: Call, env: Env, workspace: Workspace = "main") -> Answer:
     """Detect drift: whether reality differs from a workspace's state because something was changed outside since its last apply, by
     address, and who applied that last. Refresh only: takes no lock and changes nothing, the state neither."""
-    stack = await _stack(call, env, workspace, None)
-    return await _start(call, "terraform_detect_drift", stack, {})
+    stack = await stack_of(call, env, workspace, None)
+    return await begin(call, "terraform_detect_drift", stack, {})
 
 
 @TERRAFORM.tool("terraform_import", Access.WRITE, title="Import", run=True)
@@ -142,7 +140,7 @@ async def terraform_import(
 ) -> Answer:
     """Import an existing object into a workspace's state, under an address its configuration declares: planned like an apply, with what
     else is due, and countersigned. `external_id` is what the type's import takes."""
-    stack = await _stack(call, env, workspace, None)
+    stack = await stack_of(call, env, workspace, None)
     if not is_importable(address):
         raise InvalidArgument(f'{address[:100]!r} is no address of one resource; write it as `type.name["key"]`', field="address")
     async with call.front.store.read() as conn:
@@ -153,7 +151,7 @@ async def terraform_import(
             raise AlreadyExists(f"{stack.path} manages {address} already", field="address", next=["terraform_get_state"])
 
     mode = Mode.SPECULATIVE if call.given.dry_run else None
-    return await _start(call, "terraform_import", stack, {"address": address, "external_id": external_id}, mode=mode, admit=importable)
+    return await begin(call, "terraform_import", stack, {"address": address, "external_id": external_id}, mode=mode, admit=importable)
 
 
 def _auto_approved(call: Call) -> str:
@@ -161,13 +159,3 @@ def _auto_approved(call: Call) -> str:
     if not listed:
         return "auto_approve changes nothing here: policy lists no class of change that callers may approve themselves"
     return f"auto_approve counts only where the plan's class is one of {listed}; it never counts for what destroys"
-
-
-@TERRAFORM.tool("destroy_terraform", Access.DESTROY, title="Destroy", run=True)
-async def destroy_terraform(call: Call, env: Env, workspace: Workspace = "main", auto_approve: bool = False) -> Answer:
-    """Destroy a workspace's infrastructure: delete (tear down, remove) everything its state holds. The run plans it and then waits for
-    a person who types the workspace's path; nothing skips that. The record stays."""
-    stack = await _stack(call, env, workspace, None)
-    warnings = ["auto_approve never counts for destroying; a person has to type the name and approve the plan"] if auto_approve else []
-    dry = call.given.dry_run
-    return await _start(call, "destroy_terraform", stack, {"destroy": dry}, mode=Mode.SPECULATIVE if dry else None, warnings=warnings)
