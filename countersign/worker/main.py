@@ -131,7 +131,7 @@ def build_workers(
             starting[engine.name] += [reconcile]  # of attempts whose machine is gone for good
     slots = settings.plan_slots or engine_slots()
     common: dict[str, Any] = {
-        "interceptors": [CodedErrors()],
+        "interceptors": [CodedErrors(now=store.now)],
         "max_heartbeat_throttle_interval": timedelta(seconds=1),
         "default_heartbeat_throttle_interval": timedelta(seconds=1),
         "graceful_shutdown_timeout": timedelta(seconds=2),
