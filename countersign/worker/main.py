@@ -36,6 +36,7 @@ from countersign.core.errors import Unavailable
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.interceptors import CodedErrors
+from countersign.worker.noticing import keep_noticing
 from countersign.worker.schedules import keep_settling
 from countersign.worker.strays import end_strays
 from countersign.worker.succeeding import hand_back, identity
@@ -236,6 +237,8 @@ async def serve(settings: Settings) -> None:
         sweeping = asyncio.create_task(keep_sweeping(store, workflows, orgs, stop))
         settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop))
         async with contextlib.AsyncExitStack() as working:
+        places: dict[str, Any] = {"host": here.host, "attempts_root": settings.data / "attempts"}
+        noticing = asyncio.create_task(keep_noticing(store, artifacts, workflows, orgs=orgs, stop=stop, **places))
             for worker in workers:
                 await working.enter_async_context(worker)
             log.info("worker ready", host=here.host, temporal=settings.temporal_target)
@@ -246,6 +249,7 @@ async def serve(settings: Settings) -> None:
         await sweeping
         await settling
     finally:
+        await noticing
         stop.set()
         await telling
         await store.close()

@@ -24,6 +24,7 @@ from countersign.adapters.store.database import Store
 from countersign.adapters.store.plans import AttemptRow
 from countersign.core.principal import Kind, Principal
 from countersign.core.terraform.state import header_of
+from countersign.worker.noticing import notice
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -437,3 +438,22 @@ async def test_what_is_no_state_is_never_pushed(it: Folder, tmp_path: Path, cont
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("COUNTERSIGN_KEY", raising=False)
     yield
+
+
+@requirement("restore:found")
+async def test_a_worker_notices_a_store_that_was_put_back_under_it_and_holds_what_is_behind(it: Folder) -> None:
+    store = await it.store()
+    kept = Artifacts(store, Keyring.open(it.data, role="state"), it.data / "artifacts")
+    nobody: Any = None  # no run is lost here, so no workflow is told
+    look: Any = {"host": "h", "attempts_root": it.data / "attempts", "orgs": ["local"]}
+    assert await notice(store, kept, nobody, **look) == []
+    await it.wrote(store, document(5), row=False)  # below the head: it lost a race
+    assert await notice(store, kept, nobody, **look) == []
+    await it.wrote(store, document(8), row=False)
+
+    [told] = await notice(store, kept, nobody, **look)
+
+    assert (told.path, told.before, told.serial) == (STACK, 7, 8)
+    assert await notice(store, kept, nobody, **look) == [], "once"
+    await store.close()
+    assert it.json("state", "list", "dev/shop")["held"] is not None
