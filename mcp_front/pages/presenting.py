@@ -87,6 +87,16 @@ KINDS: Mapping[ChangeClass, Kind] = {
     _C.LABELS: Kind(title="Changes labels only", tone="changes"),
     _C.NONE: Kind(title="Nothing", tone="plain"),
 }
+# Of what others did already, as drift tells it.
+HAPPENED: Mapping[ChangeClass, str] = {
+    _C.STATEFUL_DELETE: "Gone, with the data in it",
+    _C.STATEFUL_REPLACE: "Replaced, with the data in it lost",
+    _C.DELETE: "Gone",
+    _C.REPLACE: "Replaced",
+    _C.CREATE: "Added",
+    _C.UPDATE: "Changed",
+    _C.LABELS: "Labels changed",
+}
 SYMBOLS = {"create": "+", "update": "~", "replace": "±", "delete": "−", "forget": "−", "import": "⇐", "move": "→", "read": "≤"}
 
 
@@ -138,8 +148,13 @@ class PlanPage:
     actions: tuple[str, ...] = field(default=())  # there are in the plan
 
 
-def plan_page(view: Mapping[str, Any], *, page: int = 1, action: str | None = None, address: str | None = None) -> PlanPage:
-    """The changes of `countersign.view/1`, or of a summary of the same shape, that match; out of range is the last page."""
+def plan_page(
+    view: Mapping[str, Any], *, page: int = 1, action: str | None = None, address: str | None = None, happened: bool = False
+) -> PlanPage:
+    """The changes of `countersign.view/1`, or of a summary of the same shape, that match; out of range is the last page.
+
+    `happened` says that they are what others did, and not what is going to be done.
+    """
     changes: Sequence[Mapping[str, Any]] = sorted(view["changes"], key=lambda c: -ChangeClass(c["change_class"]).rank)
     total = int(view.get("total", len(changes)))
     matching = [c for c in changes if action in (None, c["action"]) and (not address or address in c["address"])]
@@ -151,14 +166,14 @@ def plan_page(view: Mapping[str, Any], *, page: int = 1, action: str | None = No
     rows = 10_000 if len(matching) <= ALL_ROWS_UP_TO else ROWS
     groups = []
     for change_class in dict.fromkeys(str(c["change_class"]) for c in shown):
-        kind = _kind(change_class)
+        kind = _kind(change_class, happened)
         drawn = tuple(_change(c, rows=rows, among=len(matching)) for c in shown if c["change_class"] == change_class)
         groups.append(Group(kind=kind, change_class=change_class, changes=drawn, total=counted.get(change_class, len(drawn))))
     outputs = view.get("outputs") or ()
     ranked = sorted(counted.items(), key=lambda item: -ChangeClass(item[0]).rank)
     return PlanPage(
         groups=tuple(groups),
-        summary=tuple((_kind(name).title, _kind(name).tone, number) for name, number in ranked if number),
+        summary=tuple((_kind(name, happened).title, _kind(name, happened).tone, number) for name, number in ranked if number),
         outputs=tuple(_attribute(o) for o in outputs),
         outputs_left_out=max(0, int(view.get("outputs_total", len(outputs))) - len(outputs)),
         total=total,
@@ -172,8 +187,9 @@ def plan_page(view: Mapping[str, Any], *, page: int = 1, action: str | None = No
     )
 
 
-def _kind(change_class: str) -> Kind:
-    return KINDS[ChangeClass(change_class)]
+def _kind(change_class: str, happened: bool = False) -> Kind:
+    kind = KINDS[ChangeClass(change_class)]
+    return replace(kind, title=HAPPENED.get(ChangeClass(change_class), kind.title)) if happened else kind
 
 
 def _counted(changes: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -187,7 +187,13 @@ async def _log(visit: Visit, call: Call, conn: AsyncConnection, run: RunRow) -> 
 
 async def _changes(visit: Visit, call: Call, conn: AsyncConnection, run: RunRow, plan: PlanRow) -> presenting.PlanPage:
     view = await planned.view_of(call, conn, run, plan)
-    return presenting.plan_page(view, page=visit.number("page"), action=visit.query("action"), address=visit.query("address", longest=500))
+    return presenting.plan_page(
+        view,
+        page=visit.number("page"),
+        action=visit.query("action"),
+        address=visit.query("address", longest=500),
+        happened=run.mode == "drift",
+    )
 
 
 def _head(plan: PlanRow) -> dict[str, Any]:

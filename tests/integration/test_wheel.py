@@ -56,6 +56,14 @@ def run(folder: Path, program: str, *arguments: str) -> str:
     return done.stdout
 
 
+def test_it_brings_what_pages_are_drawn_from(names: set[str]) -> None:
+    pages = ROOT / "mcp_front" / "pages"
+    drawn = {f"mcp_front/pages/{path.relative_to(pages)}" for kind in ("templates", "static") for path in (pages / kind).iterdir()}
+
+    assert len(drawn) > 10
+    assert drawn <= names
+
+
 def test_it_has_the_four_packages_and_nothing_beside_them(names: set[str]) -> None:
     folders = {name.split("/")[0] for name in names}
 

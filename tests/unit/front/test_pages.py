@@ -53,6 +53,15 @@ def test_what_destroys_is_read_first_whatever_the_order_of_the_plan() -> None:
     assert page.summary[0] == ("Destroys, with the data in it", "destroys", 1)
 
 
+def test_what_others_did_already_is_not_told_as_what_is_going_to_be_done() -> None:
+    view = {"changes": [change("a.made", "create"), change("a.gone", "delete"), change("a.moved", "move")]}
+
+    page = plan_page(view, happened=True)
+
+    assert [group.kind.title for group in page.groups] == ["Gone", "Moves to another address", "Added"]
+    assert page.summary[0] == ("Gone", "destroys", 1)
+
+
 def test_an_attribute_stands_side_by_side_with_what_it_was_and_says_what_it_causes() -> None:
     rows = [
         attribute("size", "small", "large", forces_replacement=True),
