@@ -98,6 +98,7 @@ class GitSettings(Section):
     executable: Path | None = None  # else `git` on PATH
     timeout_seconds: Annotated[float, Field(gt=0)] = 600.0  # for one fetch
     fetch_mib: Annotated[int, Field(gt=0)] = 2048  # one fetch may bring
+    check_objects: bool = True  # as `git fsck`: some old histories do not pass
 
     @field_validator("repositories")
     @classmethod

@@ -179,6 +179,7 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
         local=git.local,
         timeout=git.timeout_seconds,
         size=git.fetch_mib << 20,
+        check_objects=git.check_objects,
         passed=terraform.environment,
     )
     return [

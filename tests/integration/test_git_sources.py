@@ -1,6 +1,7 @@
 """Stacks that come from repositories, over a real wire: what is fetched, what of it is planned, and what is refused."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -689,3 +690,58 @@ async def test_what_many_fetches_leave_is_packed_into_one(stacks: Stacks, monkey
 
     after = [*stacks.mirror.glob("objects/pack/*.pack")]
     assert len(before) > len(after) <= 2 and planned.plan.counts.create == 1
+
+
+async def test_what_old_tools_left_in_a_history_stands_in_nobodys_way(stacks: Stacks) -> None:
+    stacks.repository.commit({"stacks/shop/main.tf": SHOP})
+    tree = stacks.repository.git("rev-parse", "HEAD^{tree}")
+    file = stacks.repository.work.with_suffix(".object")
+    file.write_text(
+        f"tree {tree}\nauthor Ana <ana@example.com> 1190000000 +051800\ncommitter Ana <ana@example.com>1190000000 +0000\n\nold\n"
+    )
+    commit = stacks.repository.git("hash-object", "-t", "commit", "-w", "--literally", str(file))
+    stacks.repository.git("push", "-q", "--force", "origin", f"{commit}:refs/heads/main")
+
+    with contextlib.suppress(FailedPrecondition):  # of a git before 2.44
+        assert (await stacks.plan()).inputs["commit"] == commit
+    stacks.use(check_objects=False)
+
+    assert (await stacks.plan()).inputs["commit"] == commit
+
+
+@requirement("bad:unsound-object")
+@pytest.mark.parametrize("name", ["..", "."])
+async def test_a_path_that_leads_out_is_refused_also_where_objects_are_not_checked(stacks: Stacks, name: str) -> None:
+    stacks.repository.commit({"stacks/shop/main.tf": SHOP})
+    blob = stacks.repository.git("rev-parse", "HEAD:stacks/shop/main.tf")
+    inner = _made_tree(stacks.repository, f"100644 blob {blob}\tescaped.tf\n")
+    shop = _made_tree(stacks.repository, f"040000 tree {inner}\t{name}\n100644 blob {blob}\tmain.tf\n")
+    commit = stacks.repository.git("commit-tree", _made_tree(stacks.repository, f"040000 tree {shop}\tshop\n"), "-m", "evil")
+    stacks.repository.git("push", "-q", "--force", "origin", f"{commit}:refs/heads/main")
+    stacks.use(check_objects=False)
+
+    with pytest.raises(FailedPrecondition, match="is no path that a commit may have"):
+        await stacks.plan("shop")
+
+
+async def test_a_validation_names_files_as_seen_from_the_stack_and_the_commit(each: Stacks) -> None:
+    commit = each.repository.commit({"stacks/shop/main.tf": USES + 'output  "a" {}\n', "modules/net/main.tf": NET})
+
+    checked = await each.plan(mode=Mode.VALIDATE)
+
+    assert checked.inputs["commit"] == commit and checked.plan.source.startswith(f"commit {commit[:12]} of refs/heads/main")
+    assert {(f.severity, f.file) for f in checked.findings} >= {("error", "main.tf"), ("warning", "main.tf")}
+
+
+async def test_an_adopted_plan_is_compared_with_its_commit(stacks: Stacks) -> None:
+    commit = stacks.repository.commit({"stacks/shop/main.tf": SHOP})
+    config = {"source_repo": stacks.server.url("acme/live.git"), "source_path": "stacks/shop", "git_ref": "main"}
+    planned = await stacks.plan(mode=Mode.SPECULATIVE)
+    stacks.repository.commit({"stacks/shop/main.tf": SHOP.replace("1", "2")})
+
+    async def moved(commit: str | None) -> str | None:
+        job = stacks.bench.plan_job("shop", config=config, commit=commit)
+        return await stacks.bench.engine.moved(job, planned.inputs, stacks.bench.beat)
+
+    assert await moved(commit) is None
+    assert await moved(None) == "the configuration is another one now"

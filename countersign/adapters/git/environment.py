@@ -17,6 +17,19 @@ from countersign.core.engine import Reveal
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 from countersign.core.repository import LOCAL, Repositories, host_of
 
+# What old tools left in histories of honest repositories; nothing that is read here depends on it. Heeded from git 2.44 on.
+_HARMLESS = (
+    "badDate",
+    "badEmail",
+    "badName",
+    "badTimezone",
+    "missingEmail",
+    "missingNameBeforeEmail",
+    "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "zeroPaddedDate",
+    "zeroPaddedFilemode",
+)
 _CONFIGURATION = {
     "protocol.allow": "never",
     "core.hooksPath": os.devnull,
@@ -28,6 +41,7 @@ _CONFIGURATION = {
     "submodule.recurse": "false",
     "fetch.recurseSubmodules": "false",
     "transfer.fsckObjects": "true",
+    **{f"fetch.fsck.{fault}": "ignore" for fault in _HARMLESS},
     "fetch.unpackLimit": "1",  # packs only: what was half fetched is one file, and no object of it counts
     "gc.auto": "0",
     "maintenance.auto": "false",
@@ -67,6 +81,7 @@ class Remotes:
     local: Path | None = None  # folder of bare repositories, named local:NAME
     timeout: float = 600.0  # seconds for one command
     size: int = 2 << 30  # bytes one fetch may bring
+    check_objects: bool = True
     passed: Mapping[str, str] = field(default_factory=dict)  # proxies
 
     def url(self, address: str) -> str:
@@ -176,6 +191,7 @@ def environment(
         **_CONFIGURATION,
         **{f"protocol.{name}.allow": "always" for name in protocols},
         **({"http.sslCAInfo": str(remotes.ca_bundle)} if remotes.ca_bundle else {}),
+        **({} if remotes.check_objects else {"transfer.fsckObjects": "false"}),
         **configuration,
     }
     pairs = [*told.items(), *helper.items()]  # a helper after the empty one, which forgets those before it

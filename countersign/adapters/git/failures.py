@@ -86,7 +86,10 @@ def failure(address: str, errors: str, *, secret: str | None, redactor: Redactor
     if says(_AWAY):
         return NoAnswer(told)
     if says(_UNSOUND):
-        return FailedPrecondition(f"{address} holds an object that git does not take: {told}", field="source.repo")
+        return FailedPrecondition(
+            f"{address} holds an object that git does not take; mend its history, or ask the operator (git.check_objects): {told}",
+            field="source.repo",
+        )
     if says(_BROKEN):
         return Broken(told)
     if says(_GONE):

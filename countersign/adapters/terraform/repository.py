@@ -104,6 +104,8 @@ class _Reading:
         entries = await self._checkout.entries(sorted(folders), most=FILES)
         if self._below in folders and not any(self._inside(e.path) for e in entries):
             raise NotFound(f"there is no folder {self._name}; name one that is in that commit", field="source.path")
+        if strange := next((e.path for e in entries if {"", ".", ".."} & {*e.path.split("/")}), None):
+            raise FailedPrecondition(f"{clean_line(strange)!r} is no path that a commit may have; mend the repository", field="source")
         kept = [e for e in entries if not any(left_out(part) for part in self._seen(e.path).split("/"))]
         for entry in kept:
             if self._inside(entry.path):
