@@ -62,6 +62,7 @@ class Push:
         written = await self.artifacts.write(**facts, data=data, readable=False)
         async with self.store.begin() as tx:
             now = self.store.now()
+            await state.hold(tx, org, stack_id)  # a state service does not wait for us to be done
             if (await self._standing(tx)).version != before.version:
                 raise Conflict("the state changed in this very moment; look at it again")
             lost = await plans.open_attempt(tx, org, stack_id)
