@@ -210,6 +210,11 @@ class Toolset:
         return self.tools.get(ALIASES.get(spelled, spelled))
 
 
+def server_named(name: str) -> str:
+    """A server by its name, or by that of a client's entry for it alone: `countersign-runs`, and `platform-runs`, are `runs`."""
+    return name.removeprefix("countersign-").removeprefix("platform-")
+
+
 ALIASES: Mapping[str, str] = {
     "terraform_apply": "apply_terraform",
     "terraform_destroy": "destroy_terraform",

@@ -27,6 +27,7 @@ from countersign.adapters.store.watch import Watch
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 from mcp_front.auth import local_agent
 from mcp_front.call import Front
+from mcp_front.domain import server_named
 from mcp_front.door import Patience
 from mcp_front.gateway import Gateway, RunsPort
 from mcp_front.http import LOOPBACK, app
@@ -166,10 +167,11 @@ async def serve_stdio(
     server: whoever configured it is to know before anything is served.
     """
     caller = local_agent(user or _local_user(), org=org or settings.organizations[0].slug, role=role or STDIO_ROLE)
-    if unknown := sorted(set(servers) - toolset().servers):
+    named = frozenset(map(server_named, servers))
+    if unknown := sorted(named - toolset().servers):
         raise InvalidArgument(f"no server {unknown[0]!r}; there are {', '.join(sorted(toolset().servers))}", field="server")
     async with build_front(settings) as front:
-        await GovernedServer(front, caller=caller, servers=frozenset(servers) or None).run_stdio_async()
+        await GovernedServer(front, caller=caller, servers=named or None).run_stdio_async()
 
 
 def _local_user() -> str:

@@ -16,7 +16,7 @@ from mcp_front import asking, completions, prompts, resources
 from mcp_front.auth import caller_now
 from mcp_front.call import Front
 from mcp_front.dispatch import Dispatch, Reply, protocol_error
-from mcp_front.domain import ToolSpec
+from mcp_front.domain import ToolSpec, server_named
 from mcp_front.rates import WEIGHTS, Rates
 from mcp_front.rights import Caller, listed
 from mcp_front.run_tasks import RunTasks
@@ -35,7 +35,7 @@ INSTRUCTIONS = (
 async def _narrowed(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """`/mcp?servers=runs,terraform` loads these servers' tools in place of the role's own. It narrows a list, it gives no right."""
     named = ctx.request.query_params.get("servers") if ctx.request is not None else None
-    token = _SERVERS.set(frozenset(filter(None, named.split(","))) if named is not None else None)
+    token = _SERVERS.set(frozenset(map(server_named, filter(None, named.split(",")))) if named is not None else None)
     try:
         return await call_next(ctx)
     finally:

@@ -150,17 +150,19 @@ async def configure(settings: Settings, asked: Asked, *, to: Path | None, as_jso
 
 def entries_of(settings: Settings, asked: Asked, environ: Mapping[str, str]) -> tuple[Client, Mapping[str, Entry]]:
     """The client, and its entries by name. Raises InvalidArgument for what there is not, so that no such file is ever written."""
+    from mcp_front.domain import server_named
     from mcp_front.rights import checked_role
     from mcp_front.tools import toolset
 
     if asked.client not in CLIENTS:
         raise InvalidArgument(f"no client {asked.client!r}; there are {', '.join(CLIENTS)}", field="client")
     client, there = CLIENTS[asked.client], toolset().servers
-    if unknown := sorted(set(asked.servers) - there):
+    servers = [server_named(name) for name in asked.servers]
+    if unknown := sorted(set(servers) - there):
         raise InvalidArgument(f"no server {unknown[0]!r}; there are {', '.join(sorted(there))}", field="server")
     if asked.role is not None:
         checked_role(asked.role, Kind.AGENT)
-    names: dict[str, str | None] = {f"{NAME}-{server}": server for server in asked.servers} or {NAME: None}
+    names: dict[str, str | None] = {f"{NAME}-{server}": server for server in servers} or {NAME: None}
     if not asked.http:
         return client, {name: client.stdio(_start(settings, asked.role, server, environ)) for name, server in names.items()}
     if client.http is None:

@@ -101,11 +101,14 @@ def front(
         list[str] | None,
         typer.Option("--server", help="With --stdio: list this server's tools in place of the role's. Repeat.", show_default=False),
     ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", envvar="PROJECT_ID", help="Understood, and selects nothing so far.", show_default=False)
+    ] = None,
 ) -> None:
     """Run the MCP front: over HTTP, or for one client over stdio."""
     from countersign.cli.serving import front as serve
 
-    run(serve(settings_of(data), stdio=stdio, role=role, servers=server or ()))
+    run(serve(settings_of(data), stdio=stdio, role=role, servers=server or (), project=project))
 
 
 @app.command(rich_help_panel=SERVICE)

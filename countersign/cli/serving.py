@@ -46,11 +46,15 @@ async def state(settings: "Settings", *, local_key: bool = False) -> Exit:
     return Exit.OK
 
 
-async def front(settings: "Settings", *, stdio: bool = False, role: str | None = None, servers: Sequence[str] = ()) -> Exit:
+async def front(
+    settings: "Settings", *, stdio: bool = False, role: str | None = None, servers: Sequence[str] = (), project: str | None = None
+) -> Exit:
     """`role` and `servers` are those of the one client over stdio; over HTTP a key says the role, and an address the servers."""
     from mcp_front import main
 
     _logged()
+    if project:  # some hosts set it for every server they start
+        logging.getLogger("countersign.front").warning("PROJECT_ID selects nothing: this version has stacks, and no projects yet")
     await _migrated(settings)
     await (main.serve_stdio(settings, role=role, servers=servers) if stdio else main.serve(settings))
     return Exit.OK

@@ -134,6 +134,8 @@ async def test_servers_in_the_address_load_other_tools_and_give_no_right(it: Fro
         by_role = {tool.name for tool in (await agent.list_tools()).tools}
     async with connected(url, token, path="/mcp?servers=terraform") as agent:
         asked = {tool.name for tool in (await agent.list_tools()).tools}
+    async with connected(url, token, path="/mcp?servers=platform-terraform") as agent:
+        assert {tool.name for tool in (await agent.list_tools()).tools} == asked
     async with connected(url, token, path="/mcp?servers=nonsense") as agent:
         with pytest.raises(MCPError, match="Unknown server: nonsense"):
             await agent.list_tools()

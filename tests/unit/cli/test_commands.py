@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import typer
 
 from countersign.cli.main import app
+from tests.unit.cli.conftest import Invoke
 
 ROOT = Path(__file__).parents[3]
 # As messages, pages and documents write a command to run.
@@ -41,3 +43,16 @@ def test_every_command_that_a_message_tells_people_to_run_exists() -> None:
 
 def test_messages_do_name_commands() -> None:
     assert {"up", "key", "secret"} <= {command for _, command, _ in named()}
+
+
+def test_a_project_that_a_host_sets_is_understood_and_said_to_select_nothing(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def served(*_: object, **__: object) -> None: ...
+
+    monkeypatch.setenv("PROJECT_ID", "acme-web")
+    monkeypatch.setattr("mcp_front.main.serve_stdio", served)
+    monkeypatch.setattr("countersign.cli.serving._logged", lambda: None)
+
+    assert invoke("front", "--stdio").exit_code == 0
+    assert "PROJECT_ID selects nothing" in caplog.text

@@ -200,12 +200,21 @@ def test_servers_have_entries_of_their_own() -> None:
     assert over_http["mcpServers"]["countersign-runs"]["url"] == "http://127.0.0.1:8700/mcp?servers=runs"
 
 
+@pytest.mark.parametrize("spelled", ["runs", "countersign-runs", "platform-runs"])
+def test_a_server_is_known_by_the_name_of_its_entry_too(spelled: str) -> None:
+    document = json.loads(text("generic", servers=(spelled,)))
+
+    assert list(document["mcpServers"]) == ["countersign-runs"]
+    assert document["mcpServers"]["countersign-runs"]["args"][-2:] == ["--server", "runs"]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         ({"client": "emacs"}, "no client 'emacs'; there are claude-code"),
         ({"client": "codex", "role": "nobody"}, "no role 'nobody'"),
         ({"client": "codex", "role": "approver"}, "for people"),  # what a client starts is an agent
+        ({"client": "codex", "servers": ("platform-pipeline",)}, "no server 'pipeline'; there are core, runs, terraform"),
         ({"client": "codex", "servers": ("helm",)}, "no server 'helm'; there are core, runs, terraform"),
     ],
 )
