@@ -25,6 +25,8 @@ from countersign.core.run import RunState
 
 EVERY = timedelta(milliseconds=900)  # engines are looked at twice a second, so what one told is in the store within one
 
+FACTS = 3  # chunks that are shipped whether or not something was said: by then the process is known, and the lock it took
+
 
 class Watching:
     def __init__(self, step: EngineStep, run: RunRow, attempt: AttemptRow) -> None:
@@ -35,6 +37,7 @@ class Watching:
         self._said: list[Said] = []
         self._upto = 0
         self._next = time.monotonic() + EVERY.total_seconds()  # what is over by then needs no journal but its own
+        self._shipped = 0
         self._alarms = 0
 
     @property
@@ -68,7 +71,9 @@ class Watching:
             self._next = time.monotonic() + EVERY.total_seconds()
             heard = progress.hear()
             self._said += heard.said
-            await self._ship(progress, heard)
+            if self._said or progress != self._told or self._shipped < FACTS:
+                await self._ship(progress, heard)
+                self._shipped += 1
         elif progress != self._told and not progress.over:  # how it ended says more, and is recorded in a moment
             async with self._step.store.begin() as tx:
                 await self._record(tx, progress)

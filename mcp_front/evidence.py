@@ -1,11 +1,12 @@
 """What proves how a run went: what was asked, planned, agreed, applied and recorded, in one bounded bundle."""
 
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign import __version__
-from countersign.adapters.store import plans, runs
+from countersign.adapters.store import journals, plans, runs
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import AttemptRow, PlanRow
 from countersign.adapters.store.runs import RunRow
@@ -35,7 +36,8 @@ async def bundle(call: Call, conn: AsyncConnection, run: RunRow) -> dict[str, An
             "version": newest.document.policy_version if newest and newest.document else None,
         },
         "decisions": [shown.decision(d) for d in decided],
-        "attempts": [_attempt(a) for a in await plans.attempts_of(conn, run.org, run.id)],
+        "attempts": [_attempt(a, await journals.received(conn, run.org, a.id)) for a in await plans.attempts_of(conn, run.org, run.id)],
+        "alarms": clean([dict(one) for one in run.alarms]),
         "states": [{"state": str(e.state), "at": stamp(e.at)} for e in events if e.kind == "state"],
         "outputs": {"untrusted": True, "source": f"outputs of {run.id}", "values": clean(dict(run.outputs or {}))},
         "resources": {"untrusted": True, "source": f"apply of {run.id}", "total": len(resources), "items": clean(resources[:100])},
@@ -60,7 +62,8 @@ def _plan(plan: PlanRow) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: AttemptRow) -> dict[str, Any]:
+def _attempt(attempt: AttemptRow, journal: journals.Received | None) -> dict[str, Any]:
+    told = {"journal": {**asdict(journal), "at": stamp(journal.at), "facts": dict(journal.facts)}} if journal is not None else {}
     return {
         "attempt": attempt.id,
         "plan_digest": attempt.plan_digest,
@@ -70,4 +73,5 @@ def _attempt(attempt: AttemptRow) -> dict[str, Any]:
         "closed_at": stamp(attempt.closed_at) if attempt.closed_at else None,
         "outcome": attempt.outcome,
         "evidence": clean(list(attempt.evidence)),
+        **told,
     }

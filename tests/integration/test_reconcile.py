@@ -16,12 +16,14 @@ from countersign.core.approval import CancelInput, Channel
 from countersign.core.engine import ApplyJob
 from countersign.core.run import RunState
 from countersign.core.steps import Decided
+from countersign.worker.sweep import sweep
 from tests.gates import close, held, open_for_good
 from tests.integration.lost_applies import Lost, item, lost
 from tests.integration.processes import until
 from tests.integration.state_service import document
+from tests.integration.test_cancel import later
 from tests.requirements import requirement
-from tests.service import ANA, eventually, temporal_server
+from tests.service import ANA, BO, eventually, temporal_server
 
 pytestmark = pytest.mark.anyio
 S = RunState
@@ -277,6 +279,28 @@ resource "terraform_data" "told" {
   input      = file("${var.world}/told")
 }
 """
+
+
+@requirement("reconcile:by-itself", "ui:terminate", "I4")
+async def test_what_a_terminated_run_left_open_is_closed_before_the_next_run_of_its_state_plans(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[1]))
+    run = await it.applying()
+    async with it.world.held(1):
+        await it.it.client.get_workflow_handle(run.id).terminate(reason="an operator terminates it")
+        await it.kill(run)
+        second = await it.it.start(it.stack, tool="apply_terraform", by=BO, vars={"world": str(it.world.folder)})
+        await it.it.reaches(second.id, S.PENDING)
+    with later(it.it.store, seconds=10):
+        await sweep(it.it.store, it.it.runs, [it.it.org])
+    await it.it.reaches(run.id, S.APPLIED)
+    await it.it.runs.wake(second.id)
+    await it.it.reaches(second.id, S.PLANNED_AND_FINISHED)
+
+    attempts = await it.attempts(run)
+    planning = next(e for e in await it.events(second) if e.state is S.PLANNING)
+    assert [a.outcome for a in attempts] == ["reconciling", "applied"]
+    assert all(a.closed_at is not None and a.closed_at < planning.at for a in attempts)
+    await it.is_settled()
 
 
 @requirement("reconcile:expired", "I8")

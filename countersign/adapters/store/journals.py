@@ -70,6 +70,25 @@ async def append(
     return late
 
 
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """What may be told of an attempt's journal without opening it."""
+
+    chunks: int
+    lines: int  # of the journal on its machine that they account for
+    late: bool  # some of it came after the attempt was given up
+    at: datetime
+    digest: str  # of the newest chunk, and through it of all before
+    facts: Mapping[str, Any]  # host, boot, process, lock and epoch
+
+
+async def received(conn: AsyncConnection, org: str, attempt_id: str) -> Received | None:
+    last = (await conn.execute(_chunks(org, attempt_id).order_by(journals.c.seq.desc()).limit(1))).first()
+    if last is None:
+        return None
+    return Received(chunks=last.seq, lines=last.upto, late=last.late, at=moment(last.at), digest=last.sha256, facts=json.loads(last.facts))
+
+
 async def shipped(conn: AsyncConnection, keyring: Keyring, *, org: str, attempt: AttemptRow) -> Shipped:
     """Raises FailedPrecondition where a chunk cannot be opened."""
     rows = (await conn.execute(_chunks(org, attempt.id).order_by(journals.c.seq))).all()
