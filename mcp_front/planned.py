@@ -103,7 +103,7 @@ def _head(run: RunRow, plan: PlanRow) -> dict[str, Any]:
         "mode": str(run.mode) if run.mode is Mode.DRIFT else None,
         "engine": summary.engine_build or summary.engine,
         "counts": summary.counts.model_dump(exclude_defaults=True),
-        "summary": str(summary.counts),
+        "summary": summary.in_words,
         "change_class": str(summary.change_class),
         "needs": f"{who_must_agree(need)} ({need.rule})" if need and not need.automatic else None,
         "confirm_name": need.confirm_name if need else None,

@@ -142,7 +142,7 @@ async def _drift(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str
         "run_id": checked.run.id,
         "checked_at": stamp(checked.plan.created_at),
         "found": plan.counts.total,
-        "summary": str(plan.counts) if plan.changes_anything else "none",
+        "summary": plan.in_words,
     }
     if checked.plan.serial != (head := await state.head(conn, call.org, stack.id)).serial:
         data["outdated"] = f"looked at serial {checked.plan.serial}, and the state is at {head.serial} now"

@@ -123,7 +123,8 @@ def _sentence(facts: Facts, moment: Moment, counts: Counts | None) -> str:
         Moment.DRIFTED: "found what was changed outside of it",
         Moment.ENDED: f"ended: {facts.state}" + (f" ({facts.code})" if facts.code else ""),
     }[moment]
-    plan = f"; {counts}, class {facts.change_class}" if counts and facts.change_class else ""
+    told = (counts.happened if moment is Moment.DRIFTED else str(counts)) if counts else ""
+    plan = f"; {told}, class {facts.change_class}" if told and facts.change_class else ""
     who = facts.requester + (f" for {facts.acts_for}" if facts.acts_for else "")
     return _SHAPES.line(f"{facts.run_type} on {facts.stack} {says}{plan}; asked for by {who}", 400)
 

@@ -67,16 +67,16 @@ class Counts(Payload):
         return self.create + self.update + self.replace + self.delete + self.imported + self.moved + self.forgotten
 
     def __str__(self) -> str:
-        words = (
-            (self.create, "to add"),
-            (self.update, "to change"),
-            (self.replace, "to replace"),
-            (self.delete, "to destroy"),
-            (self.imported, "to import"),
-            (self.moved, "to move"),
-            (self.forgotten, "to forget"),
-        )
-        return ", ".join(f"{n} {what}" for n, what in words if n) or "no changes"
+        return self._in_words("to add", "to change", "to replace", "to destroy", "to import", "to move", "to forget")
+
+    @property
+    def happened(self) -> str:
+        """The same of what others did already, as drift is told."""
+        return self._in_words("added", "changed", "replaced", "gone", "imported", "moved", "forgotten")
+
+    def _in_words(self, *words: str) -> str:
+        numbers = (self.create, self.update, self.replace, self.delete, self.imported, self.moved, self.forgotten)
+        return ", ".join(f"{n} {what}" for n, what in zip(numbers, words, strict=True) if n) or "no changes"
 
 
 class ArtifactRef(Payload):
@@ -98,8 +98,13 @@ class Plan(Payload):
     changes: tuple[Change, ...] = ()  # at most SHOWN, worst first
     risks: tuple[str, ...] = ()  # sentences a reviewer reads first
     outputs_changed: tuple[str, ...] = ()  # names only
+    drift: bool = False  # its changes are what others did, and nothing is going to be done
     semantic_digest: str = ""
     artifacts: tuple[ArtifactRef, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        return self.counts.happened if self.drift else str(self.counts)
 
     @property
     def changes_anything(self) -> bool:

@@ -47,5 +47,7 @@ async def keep_settling(store: Store, schedules: Schedules, orgs: list[str], sto
                 log.info("brought schedules of drift checks up to date", schedules=settled)
         except CountersignError as failed:
             log.warning("schedules put off", reason=failed.message)
+        except Exception:  # a schedule of somebody else's making, for one: the next round tries again, and nothing else waits for this
+            log.exception("schedules put off")
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), EVERY.total_seconds())

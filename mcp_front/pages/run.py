@@ -201,7 +201,7 @@ def _head(plan: PlanRow) -> dict[str, Any]:
     return {
         "digest": plan.plan_digest,
         "number": plan.number,
-        "counts": str(summary.counts),
+        "counts": summary.in_words,
         "change_class": str(summary.change_class).replace("_", " "),
         "engine": summary.engine_build or summary.engine,
         "risks": summary.risks,

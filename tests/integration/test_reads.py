@@ -96,3 +96,8 @@ async def test_what_reads_is_destroyed_also_where_the_other_is_gone(it: InTheClo
     await it.applied("destroy_terraform", workspace="app")
 
     assert (await it.workspace("app"))["state"]["serial"] > 1
+    forgetting = {"env": "dev", "workspace": "net", "confirm_name": "local/dev/net"}
+    error = await it.agent.refused("terraform_forget_workspace", **forgetting)
+    assert (error["code"], "local/dev/app reads the outputs of local/dev/net" in error["message"]) == ("failed_precondition", True)
+    await it.agent.call("terraform_forget_workspace", env="dev", workspace="app", confirm_name="local/dev/app")
+    await it.agent.call("terraform_forget_workspace", **forgetting)

@@ -49,7 +49,7 @@ async def _nothing_to_apply(
     await insert_plan(tx, run, planned, refs, now, document=document)
     news = await drift.noted(tx, run, planned, at=now) if run.mode is Mode.DRIFT else False
     findings = [asdict(finding) for finding in planned.findings]
-    body = {"counts": str(planned.plan.counts), "findings": findings, "warnings": list(planned.warnings)}
+    body = {"counts": planned.plan.in_words, "findings": findings, "warnings": list(planned.warnings)}
     # Of a drift check is told outside what it found and nothing else: it comes every so often and waits for nobody.
     move = runs.pass_through if run.mode is Mode.DRIFT else runs.move
     run = await move(

@@ -52,7 +52,7 @@ async def noted(tx: AsyncConnection, run: RunRow, planned: Planned, *, at: datet
         return False
     news = found and (known is None or known.semantic_digest != planned.plan.semantic_digest)
     addresses = [change.address for change in planned.plan.changes[:ADDRESSES]]
-    body = {"found": planned.plan.counts.total, "addresses": addresses, "new": news, "summary": str(planned.plan.counts)}
+    body = {"found": planned.plan.counts.total, "addresses": addresses, "new": news, "summary": planned.plan.in_words}
     await runs.note(tx, run, at=at, kind="drift", body=body)
     return news
 

@@ -242,6 +242,10 @@ async def forget_stack(
             raise FailedPrecondition(
                 f"{stack.path} has an open run, {busy[0]}; let it end or cancel it first", next=["run_get", "run_cancel"]
             )
+        if reader := await _reader_of(tx, stack):
+            raise FailedPrecondition(
+                f"{reader} reads the outputs of {stack.path}; change its reads, or forget it first", next=["terraform_register_workspace"]
+            )
         head = (
             await tx.execute(
                 select(states.c.seq, states.c.sha256).where(states.c.org_id == org, states.c.stack_id == stack.id).with_for_update()
@@ -270,6 +274,13 @@ async def _has_state(tx: AsyncConnection, org: str, stack_id: str) -> bool:
     query = select(states.c.sha256).where(states.c.org_id == org, states.c.stack_id == stack_id)
     row = (await tx.execute(query)).first()
     return row is not None and row.sha256 is not None
+
+
+async def _reader_of(tx: AsyncConnection, stack: StackRow) -> str | None:
+    """A stack that reads the outputs of this one, or None."""
+    names = {stack.id, stack.path, stack.path.partition("/")[2]}
+    reading = select(records).where(_live(stack.org), records.c.body.contains('"reads": ["')).order_by(records.c.path)
+    return next((other.path for other in map(_stack, await tx.execute(reading)) if names & set(other.config.reads)), None)
 
 
 async def _check_reads(tx: AsyncConnection, org: str, path: str, reads: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ def as_changes(document: Mapping[str, Any]) -> dict[str, Any]:
 def told(plan: Plan, document: Mapping[str, Any]) -> Plan:
     """`plan` is of `as_changes(document)`: what it says about the future is about the past here."""
     drifted = [c for c in doc.changes(document) if not c.bare_no_op]
-    return plan.model_copy(update={"risks": tuple(_sentences(drifted))})
+    return plan.model_copy(update={"risks": tuple(_sentences(drifted)), "drift": True})
 
 
 def _sentences(drifted: list[ResourceChange]) -> Iterator[str]:

@@ -92,7 +92,7 @@ def test_an_operator_hears_that_the_state_is_blocked_and_a_run_without_a_require
     lost = FACTS.model_copy(update={"state": RunState.NEEDS_OPERATOR})
     bare = FACTS.model_copy(update={"requirement": None, "change_class": None})
 
-    assert "found what was changed outside of it; 2 to change, class update;" in json.dumps(
+    assert "found what was changed outside of it; 2 changed, class update;" in json.dumps(
         told(FACTS.model_copy(update={"change_class": "update"}), Moment.DRIFTED, Counts(update=2))
     )
     assert "needs an operator; its state is blocked until then;" in json.dumps(told(lost, Moment.NEEDS_OPERATOR))

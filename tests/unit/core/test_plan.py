@@ -53,6 +53,7 @@ def test_the_worst_class_is_the_last_in_that_order(classes: list[ChangeClass]) -
     ],
 )
 def test_counts_in_words(counts: Counts, words: str) -> None:
+    assert Plan(engine="terraform", engine_build="b", counts=counts).in_words == words
     assert str(counts) == words
 
 

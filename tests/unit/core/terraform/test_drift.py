@@ -36,6 +36,7 @@ def test_what_changed_and_what_is_gone_are_told_by_address() -> None:
     )
 
     assert (plan.counts, plan.change_class) == (Counts(update=1, delete=1), ChangeClass.STATEFUL_DELETE)
+    assert plan.in_words == "1 changed, 1 gone"
     assert [(c.address, c.action, c.attributes) for c in plan.changes] == [
         ("fake_database.two", "delete", ("name",)),
         ("fake_thing.one", "update", ("size",)),
