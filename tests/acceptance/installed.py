@@ -57,6 +57,7 @@ class Installed:
     data: Path
     stacks: Path = REPOSITORY / "infra" / "stacks"
     settings: Mapping[str, str] = field(default_factory=dict)  # environment variables beside the ports
+    prefix: tuple[str, ...] = ()  # words before `countersign up`
     _up: "subprocess.Popen[bytes] | None" = None
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class Installed:
         self.data.mkdir(parents=True, exist_ok=True)
         with (self.data.parent / f"{self.data.name}.up.log").open("ab") as log:
             self._up = subprocess.Popen(
-                [str(COMMAND), "up"], env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [*self.prefix, str(COMMAND), "up"], env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     async def ready(self) -> None:
