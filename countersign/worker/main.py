@@ -237,9 +237,9 @@ async def serve(settings: Settings) -> None:
         await hand_back(store, workflows, orgs, here.host)
         sweeping = asyncio.create_task(keep_sweeping(store, workflows, orgs, stop))
         settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop))
-        async with contextlib.AsyncExitStack() as working:
         places: dict[str, Any] = {"host": here.host, "attempts_root": settings.data / "attempts"}
         noticing = asyncio.create_task(keep_noticing(store, artifacts, workflows, orgs=orgs, stop=stop, **places))
+        async with contextlib.AsyncExitStack() as working:
             for worker in workers:
                 await working.enter_async_context(worker)
             log.info("worker ready", host=here.host, temporal=settings.temporal_target)
@@ -249,8 +249,8 @@ async def serve(settings: Settings) -> None:
             await stop.wait()
         await sweeping
         await settling
-    finally:
         await noticing
+    finally:
         stop.set()
         await telling
         await store.close()
