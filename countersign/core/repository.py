@@ -71,7 +71,7 @@ def _check_url(address: str) -> None:
         raise InvalidArgument(
             "a repository's address holds no user; the operator names a secret for it (git.credentials)", field="source.repo"
         )
-    if ".." in found["path"] or found["path"].endswith(".lock"):
+    if ".." in found["path"]:
         raise InvalidArgument(f"the address of a repository has no `..` in it; {hint}", field="source.repo")
 
 
@@ -106,6 +106,7 @@ def prefixes_of_modules(patterns: Iterable[str]) -> tuple[str, ...] | None:
         if pattern.startswith(("./", "../")):
             continue
         address = f"https://{pattern}" if pattern.startswith(_SHORTHANDS) else pattern.removeprefix("git::")
+        address = re.sub(r"^([a-z_][a-z0-9_-]*@[^:/]+):(?!//)", r"ssh://\1/", address)
         literal = re.split(r"[*?\[]", address, maxsplit=1)[0]
         if not re.match(r"(?:https|ssh)://[^/]+/", literal):
             return None
@@ -153,4 +154,9 @@ def where_link_leads(path: str, target: str, above: int) -> str | None:
     if not target or target.startswith("/") or "\0" in target:
         return None
     end = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-    return None if end.split("/")[: above + 1].count("..") > above else end
+    return None if leads_out(end, above) else end
+
+
+def leads_out(path: str, above: int) -> bool:
+    """Whether a normal path leaves a source that reaches so many folders above the working folder."""
+    return path.split("/")[: above + 1].count("..") > above

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from countersign.core.engine import Finding
 from countersign.core.model import Payload
+from countersign.core.repository import leads_out
 
 # What engines add to a source address that names no host.
 DEFAULT_HOSTS = frozenset({"registry.terraform.io", "registry.opentofu.org"})
@@ -199,11 +200,6 @@ def _providers(path: str, file: Declared, sources: Mapping[str, str], allow: All
 def module_folder(source: str, folder: str) -> str:
     """Where a local module lies, seen from the working folder; `folder` holds the file that names it."""
     return posixpath.normpath(posixpath.join(folder, source))
-
-
-def leads_out(path: str, above: int) -> bool:
-    """Whether a normal path leaves a source that reaches so many folders above the working folder."""
-    return path.split("/")[: above + 1].count("..") > above
 
 
 def _module_refused(source: str, folder: str, allow: AllowList, above: int) -> str | None:
