@@ -19,6 +19,7 @@ from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
 from countersign.worker.telling import TAKEN, Teller, keep_telling
 from tests.integration.front import ANA, CLAUDE, FrontService, front_service, moved_clock
+from tests.postgres import BOTH, database_of
 from tests.receiver import OK, Receiver, answering, receiver
 from tests.requirements import requirement
 from tests.service import eventually
@@ -30,14 +31,15 @@ WAITING, ENDED, OPERATOR = "countersign.run.waiting", "countersign.run.ended", "
 Telling = Callable[..., Awaitable[Teller]]
 
 
-@pytest.fixture
-async def it(tmp_path: Path) -> AsyncIterator[FrontService]:
-    async with front_service(tmp_path) as running:
-        running.engine.want(("a", "create"))
-        await running.stack()
-        await running.stack("main", env="prod")
-        await secret(running, "chat", SECRET)
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FrontService]:
+    with database_of(request) as database:
+        async with front_service(tmp_path, database=database) as running:
+            running.engine.want(("a", "create"))
+            await running.stack()
+            await running.stack("main", env="prod")
+            await secret(running, "chat", SECRET)
+            yield running
 
 
 @pytest.fixture
