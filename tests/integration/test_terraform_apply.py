@@ -417,7 +417,7 @@ async def test_an_apply_that_does_not_stop_is_killed_after_the_grace_and_nobody_
     outcome = await asyncio.wait_for(bench.follow(attempt, stop=True), PATIENCE)
 
     assert outcome.state is RunState.INTERRUPTED
-    assert "it was killed after the grace time" in outcome.evidence
+    assert "it was asked to stop, did not, and was killed" in outcome.evidence
     assert told(outcome) == {"terraform_data.a": None}
 
 

@@ -293,7 +293,7 @@ def _evidence(ended: events.Ended, witness: Witness, left_over: int) -> tuple[st
     if ended.stop_asked:
         said.append("it was interrupted on request")
     if ended.killed:
-        said.append("it was killed after the grace time")
+        said.append("it was asked to stop, did not, and was killed")
     if left_over:
         said.append(f"{left_over} processes it left behind were ended")
     if journal.guard is None and journal.touched:

@@ -198,7 +198,7 @@ class Ended:
     exit_code: int | None  # None: it died without a word
     whole: bool  # the journal was read to its end after every process was gone
     stop_asked: bool = False
-    killed: bool = False  # by us, after the grace
+    killed: bool = False  # by us, after it was asked to stop
     state_left_over: bool = False  # errored.tfstate lies in the work directory: the state was not stored
 
 
@@ -208,7 +208,7 @@ def verdict(journal: Journal, ended: Ended) -> tuple[RunState, str | None, str]:
     Only exit code *and* journal together count; whatever they do not prove is `interrupted`.
     """
     if ended.exit_code is None:
-        how = "it was killed after the grace time" if ended.killed else "its process is gone without an exit code"
+        how = "it was asked to stop, did not, and was killed" if ended.killed else "its process is gone without an exit code"
         return RunState.INTERRUPTED, "internal", f"Nobody knows what the apply did: {how}."
     if not ended.whole:
         return RunState.INTERRUPTED, "internal", f"Nobody knows what the apply did: it left exit code {ended.exit_code} and a torn journal."
