@@ -38,6 +38,7 @@ class Moment(StrEnum):
     WAITING = "waiting"  # for people to agree
     NEEDS_OPERATOR = "needs_operator"
     ENDED = "ended"
+    ALARM = "alarm"  # an apply does what nobody approved; told once an attempt
     DRIFTED = "drifted"  # a check found drift that the one before had not
 
 
@@ -120,6 +121,7 @@ def _sentence(facts: Facts, moment: Moment, counts: Counts | None) -> str:
     says = {
         Moment.WAITING: f"waits for {who_must_agree(facts.requirement) if facts.requirement else 'a decision'}",
         Moment.NEEDS_OPERATOR: "needs an operator; its state is blocked until then",
+        Moment.ALARM: "does what nobody approved; look at it now",
         Moment.DRIFTED: "found what was changed outside of it",
         Moment.ENDED: f"ended: {facts.state}" + (f" ({facts.code})" if facts.code else ""),
     }[moment]

@@ -154,6 +154,21 @@ async def test_an_operator_is_called_when_a_run_needs_one_and_not_when_it_only_p
     assert sent.event["data"]["text"].startswith("apply_terraform on acme/dev/main needs an operator; its state is blocked until then")
 
 
+async def test_an_apply_that_does_what_nobody_approved_calls_somebody_once_and_names_no_address(it: FrontService, telling: Telling) -> None:
+    async with receiver() as pager:
+        teller = await telling(hook(pager, events=("alarm",)))
+        run = await it.run((await asked(it))["run_id"])
+        async with it.front.store.begin() as tx:
+            for message in (f"{CANARY}.a: its delete was begun", f"{CANARY}.b: its delete was begun"):
+                run = await runs.alarm(tx, run, at=it.front.store.now(), attempt="att_1", message=message, guard="alarm")
+        await told(teller)
+
+    (sent,) = pager.got
+    assert sent.kind == "countersign.run.alarm"
+    assert "does what nobody approved; look at it now" in sent.event["data"]["text"]
+    assert CANARY not in sent.body.decode()
+
+
 async def test_what_did_not_happen_is_not_told(it: FrontService, telling: Telling) -> None:
     async with receiver() as chat:
         teller = await telling(hook(chat))

@@ -255,7 +255,11 @@ async def progress(tx: AsyncConnection, run: RunRow, *, at: datetime, done: int,
 
 
 async def alarm(tx: AsyncConnection, run: RunRow, *, at: datetime, attempt: str, message: str, guard: str) -> RunRow:
-    """An apply does something that nobody approved."""
+    """An apply does something that nobody approved. The first of an attempt is told outside; it is looked at then."""
+    first = all(one["attempt"] != attempt for one in run.alarms)
     known = [*run.alarms, {"attempt": attempt, "message": message, "at": stamp(at)}]
     body = {"alarm": True, "attempt": attempt, "message": message, "guard": guard}
-    return await note(tx, run, at=at, kind="warning", body=body, alarms=json.dumps(known[:ALARMS], ensure_ascii=False))
+    run = await note(tx, run, at=at, kind="warning", body=body, alarms=json.dumps(known[:ALARMS], ensure_ascii=False))
+    if first:
+        await tell(tx, run, Moment.ALARM, at=at)
+    return run

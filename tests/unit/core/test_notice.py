@@ -96,6 +96,7 @@ def test_an_operator_hears_that_the_state_is_blocked_and_a_run_without_a_require
         told(FACTS.model_copy(update={"change_class": "update"}), Moment.DRIFTED, Counts(update=2))
     )
     assert "needs an operator; its state is blocked until then;" in json.dumps(told(lost, Moment.NEEDS_OPERATOR))
+    assert "does what nobody approved; look at it now;" in json.dumps(told(lost, Moment.ALARM))
     assert "waits for a decision; asked for by" in json.dumps(told(bare, Moment.WAITING, Counts(create=1)))
 
 
