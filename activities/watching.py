@@ -19,7 +19,7 @@ from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
 from countersign.core.engine import Accountable, Heard, Progress, Said, Wish
-from countersign.core.errors import CountersignError, Unavailable
+from countersign.core.errors import CountersignError
 from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
 
@@ -62,8 +62,8 @@ class Watching:
             if len(progress.alarms) > self._alarms:
                 await self._alarm(progress.alarms)
             await self._pass_on(progress)
-        except Unavailable as busy:
-            activity.logger.warning("%s: not passed on yet: %s", self._attempt.id, busy.message)
+        except CountersignError as failed:
+            activity.logger.warning("%s: not passed on yet: %s", self._attempt.id, failed.message)
 
     async def _pass_on(self, progress: Progress) -> None:
         due = time.monotonic() >= self._next

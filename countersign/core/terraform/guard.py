@@ -13,6 +13,8 @@ from countersign.core.terraform import document as doc
 
 ALARMS = 20  # told one by one; whatever goes on after that is no news
 HARMLESS = frozenset({"read", "no-op", "noop"})
+# Events have one word where plans have two, or another one.
+_IN_PLANS: Mapping[str, Sequence[str]] = {"replace": ("delete", "create"), "remove": ("forget",)}
 
 
 def operations_of(document: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -41,9 +43,12 @@ class Guard:
         self._may_destroy = sum(list(actions).count("delete") for actions in self.approved.values())
 
     def begun(self, address: str, action: str) -> None:
-        """An operation was begun; actions of the configuration are invoked."""
-        if action in HARMLESS:
-            return
+        """An operation was begun, as an event names it; actions of the configuration are invoked."""
+        for one in _IN_PLANS.get(action, (action,)):
+            if one not in HARMLESS:
+                self._judge(address, one)
+
+    def _judge(self, address: str, action: str) -> None:
         times = list(self.approved.get(address, ())).count(action)
         self._begun[address, action] += 1
         if times == 0:

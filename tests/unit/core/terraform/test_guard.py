@@ -90,6 +90,19 @@ def test_everything_else_is_an_alarm(event: dict[str, Any], alarms: list[str]) -
     assert guarded(*WELL, event) == alarms
 
 
+def test_events_may_have_another_word_than_plans_have() -> None:
+    forgotten = Guard(operations_of(plan(change("thing.left", "forget", before={"a": 1}), change("thing.other", "delete", "create"))))
+    for address, action in (("thing.left", "remove"), ("thing.other", "replace")):
+        forgotten.begun(address, action)
+    assert forgotten.alarms == []
+    forgotten.begun("thing.other", "replace")
+    assert forgotten.alarms == [
+        "thing.other: its delete was begun again",
+        "objects whose destruction was begun: 2, approved: 1",
+        "thing.other: its create was begun again",
+    ]
+
+
 def test_it_says_so_once_and_not_for_ever() -> None:
     twice = [begun("thing.new", "create")] * 4
     assert guarded(*twice) == ["thing.new: its create was begun again"]
