@@ -34,7 +34,7 @@ async def open_page(door: Door, run_id: str | None, *, browser: bool) -> Exit:
     if browser and _somebody_looks() and shown_in_browser(_kept(door.settings.data, url)):
         door.show(safe("opened in your browser; if nothing shows, this address signs you in once, within a minute:"))
     else:
-        door.show(safe("open this address on this machine; it signs you in once, within a minute:"))
+        door.show(safe("open this address, it signs you in once, within a minute:"))
     door.show(safe(url))
     return Exit.OK
 

@@ -202,6 +202,24 @@ async def test_a_link_from_a_chat_leads_to_the_run_although_the_browser_holds_th
     assert run["plan_digest"] in (await web.open(page_of(run), Sec_Fetch_Site="same-origin")).text
 
 
+async def test_behind_a_public_address_links_name_it_and_the_cookie_is_for_it_alone(tmp_path: Path) -> None:
+    async with front_service(tmp_path, public_url="https://cs.example.com") as it:
+        it.engine.want(("a", "create"))
+        await it.stack()
+        run = await asked(it)
+        assert run["approval"]["url"] == f"https://cs.example.com{page_of(run)}"
+        key = await it.key(ANA, "approver")
+        async with served(it) as url, httpx2.AsyncClient() as http:
+            assert (await code(url, key))["url"].startswith("https://cs.example.com/signin?")
+            sent = {"Host": "cs.example.com", "Sec-Fetch-Site": "same-origin", "Origin": "https://cs.example.com"}
+            signed_in = await http.post(f"{url}/signin", data={"key": key}, headers=sent)
+            foreign = await http.post(f"{url}/signin", data={"key": key}, headers={**sent, "Host": "cs.example.com.evil.example"})
+
+    assert re.match(r"__Host-countersign=[0-9a-f]{64}; ", signed_in.headers["set-cookie"])
+    assert {"Secure", "HttpOnly", "SameSite=strict", "Path=/"} <= set(signed_in.headers["set-cookie"].split("; "))
+    assert foreign.status_code == 421
+
+
 # -- sessions -------------------------------------------------------------------------------------------------------------
 
 
