@@ -32,7 +32,7 @@ from countersign.adapters.store.schema import attempts as attempts_table
 from countersign.adapters.store.schema import runs as runs_table
 from countersign.adapters.store.schema import states
 from countersign.adapters.terraform import TerraformEngine
-from countersign.core.engine import Remains
+from countersign.core.engine import ApplyJob, Remains
 from countersign.core.errors import CountersignError
 from countersign.core.fencing import Head
 from countersign.core.run import RunState
@@ -92,12 +92,18 @@ class Stubborn(TerraformEngine):
 
     survivors = 0
     meanwhile: Callable[[], Awaitable[None]] | None = None
+    launching: Callable[[], Awaitable[None]] | None = None
     at_last: Callable[[], Awaitable[None]] | None = None  # what came of it is recorded, and the workflow has not heard of it
 
     async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
         if self.meanwhile is not None:
             await self.meanwhile()
         return replace(await super().end(attempt_id, same_boot=same_boot), survivors=self.survivors)
+
+    async def launch(self, job: ApplyJob) -> None:
+        if self.launching is not None:
+            await self.launching()
+        await super().launch(job)
 
     async def forget(self, attempt_id: str) -> None:
         if self.at_last is not None:

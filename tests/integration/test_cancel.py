@@ -1,5 +1,6 @@
 """Cancels at any moment: how soon the engine gets its one SIGINT, and what becomes of an apply that does not heed it."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -20,7 +21,7 @@ from tests.integration.lost_applies import Lost, lost
 from tests.integration.processes import until
 from tests.integration.test_run_signals import details_say
 from tests.requirements import requirement
-from tests.service import eventually, temporal_server
+from tests.service import PATIENCE, eventually, temporal_server
 
 pytestmark = pytest.mark.anyio
 S = RunState
@@ -114,6 +115,28 @@ async def test_a_cancel_reaches_a_plan_that_is_being_made_within_three_seconds(c
         [_, at] = said.read_text().split()
         assert float(at) - asked <= WITHIN
         assert (await it.head()).lock is None
+
+
+@requirement("cancel:at-any-moment")
+async def test_a_cancel_between_the_claim_and_the_start_starts_nothing(it: Lost) -> None:
+    launching = asyncio.Event()
+
+    async def hangs() -> None:
+        launching.set()
+        await asyncio.Event().wait()
+
+    it.engine.launching = hangs
+    it.configure(it.world.chain(1, gates=[]))
+    run = await it.applying()
+    await asyncio.wait_for(launching.wait(), PATIENCE)
+    await it.it.runs.cancel(run.id, CancelInput(reason="enough"))
+
+    ended = await it.it.reaches(run.id, S.CANCELED)
+
+    assert (ended.code, it.world.lines("made"), await it.ids()) == ("canceled", {}, {})
+    [attempt] = await it.attempts(run)
+    assert (attempt.outcome, ended.reason) == ("canceled", "Stopped on request before anything was changed.")
+    assert (await it.head()).lock is None
 
 
 @contextlib.contextmanager
