@@ -77,6 +77,7 @@ async def whole(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str,
     data = record(stack) | {
         "state": {"serial": head.serial, "lineage": head.lineage, "size": head.size, "snapshots": head.seq, "epoch": head.epoch},
         "lock": await _lock(call, conn, head),
+        "applied_commit": await plans.commit_applied(conn, call.org, stack.id, repo) if (repo := stack.config.source_repo) else None,
         "outputs": await _outputs(call, conn, stack),
         "engine_build": await _engine_build(call, conn, stack),
         "reads_moved": await _reads_moved(call, conn, stack),

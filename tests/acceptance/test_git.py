@@ -63,6 +63,7 @@ async def test_a_stack_of_a_private_repository_is_registered_planned_applied_and
         server.users["/acme/"] = ("nobody", "gets in any more")
         await call(ana, "run_approve", run_id=run_id, plan_digest=waits["run"]["plan_digest"])
         await until(agent, run_id, "applied")
+        assert (await call(agent, "terraform_get_workspace", env="dev", workspace="shop"))["data"]["applied_commit"] == second
 
         server.users["/acme/"] = ("x-access-token", TOKEN)
         repository.git("reset", "-q", "--hard", first)
