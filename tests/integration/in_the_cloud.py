@@ -63,11 +63,13 @@ class InTheCloud:
 
 
 @contextlib.asynccontextmanager
-async def in_the_cloud(client: Client, folder: Path, configuration: str = THING, **engine: Any) -> AsyncIterator[InTheCloud]:
+async def in_the_cloud(
+    client: Client, folder: Path, configuration: str = THING, *, database: str | None = None, **engine: Any
+) -> AsyncIterator[InTheCloud]:
     (folder / "cloud").mkdir()
     async with cloud(folder / "cloud") as world, provider(world) as fake:
         options = {"allowed_providers": (ADDRESS, "terraform.io/builtin/*"), "environment": {"TF_REATTACH_PROVIDERS": fake.reattach}}
-        async with lost(client, folder, engine={**options, **engine}) as running:
+        async with lost(client, folder, engine={**options, **engine}, database=database) as running:
             running.configure(configuration)
 
             async def runs() -> Any:

@@ -13,6 +13,7 @@ from countersign.adapters.store.schema import outbox
 from countersign.core.run import RunState
 from countersign.worker.schedules import settle
 from tests.integration.in_the_cloud import THING, InTheCloud, in_the_cloud
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 from tests.service import eventually, temporal_server
 
@@ -25,10 +26,11 @@ async def client() -> AsyncIterator[Client]:
         yield running
 
 
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
-    async with in_the_cloud(client, tmp_path) as running:
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
+    with database_of(request) as database:
+        async with in_the_cloud(client, tmp_path, database=database) as running:
+            yield running
 
 
 async def changed_by_hand(it: InTheCloud) -> None:

@@ -9,17 +9,19 @@ import pytest
 from countersign.adapters.store.schema import plans, states
 from countersign.core.run import RunState
 from tests.integration.front import ANA, CLAUDE, Caller, FrontService, front_service, moved_clock
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def it(tmp_path: Path) -> AsyncIterator[FrontService]:
-    async with front_service(tmp_path) as running:
-        running.engine.want(("a", "create"))
-        await running.stack()
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FrontService]:
+    with database_of(request) as database:
+        async with front_service(tmp_path, database=database) as running:
+            running.engine.want(("a", "create"))
+            await running.stack()
+            yield running
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.schema import attempts, states
 from countersign.core.fencing import Head, lock_of
 from tests.integration.front import CLAUDE, Caller, FrontService, User, front_service
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -21,10 +22,11 @@ LOCK = {"ID": "lock-1", "Operation": "OperationTypeApply", "Who": "worker@h", "C
 NAME = "acme/dev/main"
 
 
-@pytest.fixture
-async def it(tmp_path: Path) -> AsyncIterator[FrontService]:
-    async with front_service(tmp_path) as running:
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FrontService]:
+    with database_of(request) as database:
+        async with front_service(tmp_path, database=database) as running:
+            yield running
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ async def test_the_lock_of_a_dead_attempt_goes_by_the_typed_name_and_is_audited(
     ],
 )
 async def test_any_other_lock_stays_and_its_holder_is_named(
-    it: FrontService, agent: Caller, given: dict[str, bool], lock_id: str, says: str
+    it: FrontService, agent: Caller, given: dict[str, Any], lock_id: str, says: str
 ) -> None:
     stack = await locked(it, **given)
     error = await agent.refused("terraform_force_unlock", env="dev", lock_id=lock_id, confirm_name=NAME)
