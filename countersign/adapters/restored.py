@@ -267,13 +267,8 @@ class Restored:
 
     def _reason(self, path: str, doubts: Sequence[str]) -> str:
         quoted = shlex.quote(path)
-        return " ".join(
-            (
-                f"the store came back from a backup of {self.since}, and what was applied since may be unknown to it.",
-                *doubts,
-                f"Compare `countersign state list {quoted}` with what exists, then `countersign state accept {quoted} --reason TEXT`.",
-            )
-        )
+        looked = f"compare `countersign state list {quoted}` with what exists, then `countersign state accept {quoted} --reason TEXT`."
+        return " ".join((f"held after a restore (backup of {self.since}): {looked}", *doubts))
 
 
 async def _path_of(conn: AsyncConnection, org: str, stack_id: str) -> str | None:

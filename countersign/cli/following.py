@@ -75,6 +75,8 @@ class Narrator:
                 self._say(state, at)
             elif change.get("kind") == "warning":
                 self._out.print(Text("  ALARM  ", style="bold white on red").append_text(safe(f" {body.get('message', '')}", "red")))
+            elif change.get("kind") == "refused" and body.get("channel") == "claim":  # it waits, and somebody can do something about it
+                self._out.print(Text("  ").append_text(safe(body.get("message", ""), "yellow")))
             elif change.get("kind") == "progress":
                 self._in_the_works(str(body.get("current", "")), int(body.get("done", 0)), int(body.get("total", 0)), at)
         if (state := str(run.get("state", ""))) != self._state:

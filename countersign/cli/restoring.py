@@ -179,7 +179,7 @@ async def _put_in_place(settings: Settings, stage: Path, manifest: Manifest, ask
             (stage / backups.SETTINGS).replace(data / backups.SETTINGS)
         async with staged(stage) as store:
             artifacts = Artifacts(store, Keyring.open(data, role="state"), place_of(settings))
-            told = await _settled(settings, store, artifacts, asked, manifest.made_at)
+            told = await _settled(settings, store, artifacts, asked, f"{datetime.fromisoformat(manifest.made_at):%Y-%m-%d %H:%M} UTC")
         await asyncio.to_thread(_aside, data, aside, [*data.glob("countersign.db*")])
         (stage / backups.STORE).replace(data / "countersign.db")
         _on_disk(data)
