@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from countersign.adapters.store import keys, page_sessions
+from countersign.adapters.store import keys, page_sessions, runs
 from countersign.core.principal import SYSTEM, Kind, Principal
 from countersign.core.run import RunState
 from tests.integration.browser import Browser, Page, browser
@@ -682,6 +682,22 @@ async def test_news_arrive_while_one_waits_for_them_and_only_then(it: FrontServi
     assert (await web.http.get(f"{web.address}{page_of(run)}/live?after={cursor}")).status_code == 204
     for wrong in ("x", "-1", "9" * 20, "1;2"):
         assert (await web.http.get(f"{web.address}{page_of(run)}/live?after={wrong}")).status_code == 400
+
+
+async def test_what_an_apply_did_that_nobody_approved_stands_on_top_of_its_page_and_in_the_list(it: FrontService, web: Browser) -> None:
+    run = await asked(it)
+    await web.sign_in(await it.key(ANA, "approver"))
+    store = it.front.store
+    async with store.begin() as tx:
+        row = await runs.get_run(tx, it.org, run["run_id"])
+        await runs.alarm(tx, row, at=store.now(), attempt="att_x", message="deletes <b>more</b> than 0", guard="alarm")
+
+    page = await web.open(page_of(run))
+
+    assert "It did what nobody approved. deletes <b>more</b> than 0" in page.text
+    assert page.text.index("nobody approved") < page.text.index("Plan 1 to add")
+    assert ("div", {"class": "problem alarm", "role": "alert"}) in page.elements
+    assert "did what nobody approved" in (await web.open("/runs")).text
 
 
 async def test_nothing_of_a_page_is_kept_by_anybody_in_between_but_files_that_never_change(it: FrontService, web: Browser) -> None:
