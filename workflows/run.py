@@ -7,7 +7,7 @@ whether anything is applied.
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -52,9 +52,6 @@ QUEUED = timedelta(minutes=2)  # the same for one of many who wait for their tur
 PLAN_COMES_WITHIN = timedelta(seconds=15)  # for a decision that arrives in the instant its plan is recorded
 APPLIES = 3  # tries to start an apply that is refused for a reason that stays
 REFUSALS_SHOWN = 5
-# What began after the first release: histories from before it replay without.
-FORCE_IS_A_STEP = "force-is-a-step"
-RECONCILED_IS_WAITED_FOR = "reconciled-is-waited-for"
 CANCELED_IN_UI = "cancellation requested in Temporal"
 _STATE = SearchAttributeKey.for_keyword(attributes.STATE)
 _CLASS = SearchAttributeKey.for_keyword(attributes.CHANGE_CLASS)
@@ -224,7 +221,7 @@ class Run:
 
     @approve.validator
     def _approvable(self, *given: object) -> None:
-        self._check(_read(ApproveInput, given), _DECIDABLE)
+        self._check(_read(ApproveInput, given))
 
     @workflow.update(description='End the run before any change: {"reason": "…"}')
     async def reject(self, *given: object) -> Decided:
@@ -232,7 +229,7 @@ class Run:
 
     @reject.validator
     def _rejectable(self, *given: object) -> None:
-        self._check(_read(RejectInput, given), _DECIDABLE)
+        self._check(_read(RejectInput, given))
 
     @workflow.signal(name="approve", description="Like the update, without an answer: a refusal stands in the run's details")
     async def approve_signal(self, *given: object) -> None:
@@ -250,7 +247,7 @@ class Run:
             self._refused(f"cancel: {refused.message}")
             return
         canceling = self._cancel is not None or self._standing.state is S.CANCELING
-        if wish.force and canceling and workflow.patched(FORCE_IS_A_STEP):
+        if wish.force and canceling:
             asked = EndInput(
                 org=self._start.org, run_id=self._start.run_id, reason=EndReason.CANCELED, by=_canceler(wish), message=wish.reason
             )
@@ -277,7 +274,7 @@ class Run:
     async def _decide_by_signal(self, kind: type[ApproveInput] | type[RejectInput], given: Sequence[object]) -> None:
         try:
             decision = _read(kind, given)
-            self._check(decision, {S.AWAITING_APPROVAL, *_before_its_plan()})
+            self._check(decision)
             await self._decide(self._asked(decision, via="signal"), or_raise=False)
         except ApplicationError as refused:
             self._refused(f"{_name(kind)}: {refused.message}")
@@ -292,20 +289,21 @@ class Run:
         nonce = str(workflow.uuid4())
         return DecideInput(org=self._start.org, run_id=self._start.run_id, approve=approve, reject=reject, nonce=nonce, via=via)
 
-    def _check(self, given: ApproveInput | RejectInput, decidable: Collection[RunState]) -> None:
+    def _check(self, given: ApproveInput | RejectInput) -> None:
         """Shape and state, for the update's validator and for signals alike. What counts is decided by the step."""
         if isinstance(given, ApproveInput) and not DIGEST.match(given.plan_digest):
             raise ApplicationError("plan_digest must be sha256: and 64 hex digits, as shown with the plan", type="invalid_argument")
         if isinstance(given, RejectInput) and not given.reason.strip():
             raise ApplicationError("a rejection needs a reason", type="invalid_argument")
-        if self._standing.state not in decidable:
+        if self._standing.state not in _DECIDABLE:
             raise ApplicationError(f"the run waits for no decision: it is {self._standing.state}", type="failed_precondition")
 
     async def _decide(self, asked: DecideInput, *, or_raise: bool) -> Decided:
         """Let the step decide. A decision that came before the plan waits for it; only the recorded verdict counts."""
-        before = _before_its_plan()
         try:
-            await workflow.wait_condition(lambda: self._standing.state not in before, timeout=PLAN_COMES_WITHIN, timeout_summary="its plan")
+            await workflow.wait_condition(
+                lambda: self._standing.state not in _BEFORE_ITS_PLAN, timeout=PLAN_COMES_WITHIN, timeout_summary="its plan"
+            )
         except TimeoutError:
             raise ApplicationError(
                 "the run has no plan to decide about yet; decide when it waits for approval", type="failed_precondition"
@@ -396,14 +394,8 @@ class Run:
 
 
 # A decision may come before the workflow hears of the plan it is about: the row says first that it waits.
-_PLANNED_NEXT = frozenset({S.PENDING, S.PLANNING, S.STALE})
-_RECONCILED_NEXT = frozenset({S.INTERRUPTED, S.RECONCILING})
-_DECIDABLE = _PLANNED_NEXT | _RECONCILED_NEXT | {S.AWAITING_APPROVAL}
-
-
-def _before_its_plan() -> frozenset[RunState]:
-    """In a handler: a validator is not replayed, and must not ask which version it is."""
-    return _PLANNED_NEXT | _RECONCILED_NEXT if workflow.patched(RECONCILED_IS_WAITED_FOR) else _PLANNED_NEXT
+_BEFORE_ITS_PLAN = frozenset({S.PENDING, S.PLANNING, S.STALE, S.INTERRUPTED, S.RECONCILING})
+_DECIDABLE = _BEFORE_ITS_PLAN | {S.AWAITING_APPROVAL}
 
 
 def _aim(request: Payload) -> str | None:
