@@ -19,10 +19,14 @@ REFUSED = "refused-by-countersign"  # a protocol that nobody speaks
 
 @asynccontextmanager
 async def fetching_modules(session: Session, files: Mapping[str, Declared]) -> AsyncIterator[dict[str, str]]:
-    """Variables for `init`, while this is open; from then on its keys are hidden in what is told."""
+    """Variables for `init`, while this is open; from then on its keys are hidden in what is told. None where nothing is fetched."""
+    sources = [module.name for file in files.values() for module in file.modules]
+    if all(source.startswith(("./", "../")) for source in sources):
+        yield {}
+        return
     around, remotes = session.around, session.around.mirrors.remotes
     keys = Keys(session.place.side / "keys", remotes)
-    hosts = {host_of_module(module.name) for file in files.values() for module in file.modules}
+    hosts = {host_of_module(source) for source in sources}
     for pattern, slug in remotes.repositories.credentials.items():
         if host_of(pattern) in hosts:
             await keys.add(pattern, slug, session.job.reveal)
