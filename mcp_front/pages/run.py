@@ -79,6 +79,7 @@ async def show(
         artifacts=[d for d in documents if d.size],
         problem=problem,
         problem_of=tool,
+        nameless=code == "confirmation_required",
         typed=typed,
         said=SAID.get(visit.request.query_params.get("said", "")) if problem is None else None,
         filter={"action": visit.query("action"), "address": visit.query("address")},
@@ -103,7 +104,7 @@ async def live(visit: Visit) -> Response:
     async with visit.front.store.read() as conn:
         run = await run_of(visit, call, conn)
         known = await _known(visit, call, conn, run, await documents_of(call, conn, run))
-    return await visit.draw("live.html", **known, typed=dict.fromkeys(FIELDS, ""))
+    return await visit.draw("live.html", **known, typed=dict.fromkeys(FIELDS, ""), nameless=False)
 
 
 async def _known(visit: Visit, call: Call, conn: AsyncConnection, run: RunRow, documents: list[Document]) -> dict[str, Any]:

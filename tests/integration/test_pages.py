@@ -534,6 +534,7 @@ async def test_what_destroys_needs_the_name_typed_and_the_rest_stays_typed(it: F
     assert "Not approved. It destroys something, and the name was not typed, or not exactly." in refused.text
     assert refused.form("/approve").fields["comment"] == "a long comment"
     assert refused.form("/approve").fields["confirm_name"] == typed
+    assert [given["id"] for _, given in refused.elements if given.get("aria-invalid") == "true"] == ["confirm_name"]
     assert (await it.run(run["run_id"])).state is RunState.AWAITING_APPROVAL
     await web.send(refused, "/approve", confirm_name=" acme/dev/main ")
     await it.reaches(run["run_id"], RunState.APPLIED)
