@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from countersign.adapters.settings import Settings
 from countersign.core.errors import CountersignError, FailedPrecondition
@@ -79,6 +80,7 @@ def _served(kind: type[GovernedServer], front: Front) -> tuple[GovernedServer, S
         session_idle_timeout=SESSION_IDLE,
     )
     mounted.add_exception_handler(Exception, _broken)
+    mounted.add_middleware(Unavailable)
     # Behind the check of the key: around the SDK's limit of bodies, and between it and what reads them.
     limited = server.session_manager.asgi_app
     limited.app = Shallow(limited.app)
@@ -110,6 +112,32 @@ def security(settings: Settings) -> TransportSecuritySettings:
         hosts.append(urlsplit(settings.public_url).netloc)
         origins.append(settings.public_url)
     return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=origins)
+
+
+class Unavailable:
+    """Answers 503 where the store cannot be asked whose key this is, and lets the connection go on.
+
+    An exception that reaches the server ends the connection, and with it, where the request was not read yet, the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except CountersignError as error:
+            if begun or scope["type"] != "http" or not error.retryable:
+                raise
+            log.warning("a request was not answered: %s", error.message)
+            await (await _broken(Request(scope), error))(scope, receive, send)
 
 
 async def _broken(_: Request, error: Exception) -> Response:

@@ -292,10 +292,15 @@ async def test_writers_who_give_up_leave_no_lock_behind(store: Store) -> None:
 
 
 async def test_a_text_no_database_keeps_is_the_callers_to_mend(store: Store) -> None:
-    with pytest.raises(InvalidArgument, match="a character no text may have"):
-        await event(store, "a\0b")
     with pytest.raises(InvalidArgument, match="too long for the store"):
         await event(store, "x" * 50)
+
+
+async def test_a_text_with_nul_is_kept_and_shows_that_something_stood_there(store: Store) -> None:
+    await event(store, "run_1", kind="a\0b")
+
+    async with store.read() as conn:
+        assert (await conn.execute(text("SELECT kind FROM events WHERE kind = :kind"), {"kind": "a\0b"})).scalars().all() == ["a\ufffdb"]
 
 
 async def test_a_rule_of_the_schema_that_is_broken_is_a_mistake_of_ours_and_not_passing_trouble(store: Store) -> None:

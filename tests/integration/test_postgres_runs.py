@@ -146,7 +146,7 @@ async def test_of_runs_that_race_for_a_turn_one_holds_it_and_the_places_are_all_
 
         async def take(store: Store, run_id: str, stack_id: str = stack_id) -> int:
             async with store.begin() as tx:
-                return (await turns.take(tx, org=ORG, stack_id=stack_id, run_id=run_id, at=stamp(store.now()))).position
+                return (await turns.take(tx, org=ORG, stack_id=stack_id, run_id=run_id, by=ANA.id, at=stamp(store.now()))).position
 
         places = await at_once(*(take(store, f"run_{n}") for n, store in enumerate(stores * 3)))
 

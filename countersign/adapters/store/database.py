@@ -103,8 +103,8 @@ class Store:
         if not parsed.drivername.startswith("sqlite") or not parsed.database:
             return cls(*_postgres_engines(url), url=url, clock=clock)
         opened = partial(inline_sqlite.connect, parsed.database, asyncio.Lock(), inline_sqlite.Disk())
-        writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened)
-        reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened)
+        writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened, hide_parameters=True)
+        reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened, hide_parameters=True)
         for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
             _say_begin(engine, begin)
         return cls(writer, reader, url=url, clock=clock)
@@ -150,7 +150,7 @@ async def _on_postgres(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     from countersign.adapters.store import postgres
 
     try:
-        async with engine.begin() as connection:
+        async with postgres.begun(engine) as connection:
             yield connection
     except PoolTimeout:
         raise Unavailable("the store is busy; ask again in a moment") from None

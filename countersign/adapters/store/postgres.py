@@ -10,15 +10,16 @@ Nothing waits without end: for a lock, for a statement, or for a holder that sto
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
 
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, Unavailable
 
@@ -28,6 +29,7 @@ SCHEMA = LEDGER + 1  # and whoever migrates
 
 CONNECT_WITHIN = 5  # seconds; and so on
 LOCKED_FOR = 10  # for a lock somebody else holds
+QUEUED_FOR = 20  # for a connection of ours
 STATEMENT_TAKES = 30
 IDLE_INSIDE = 15  # a holder that stops inside of a transaction, or is cut off, loses it
 READS_IDLE_INSIDE = 120  # a reader fetches an artifact of megabytes meanwhile, and keeps nobody waiting
@@ -93,13 +95,14 @@ def engines(url: str) -> tuple[AsyncEngine, AsyncEngine]:
     """(writer, reader). Whoever connects says BEGIN: the driver would say it in a turn of its own."""
     common: dict[str, Any] = {
         "isolation_level": "AUTOCOMMIT",
-        "pool_pre_ping": True,  # a database that was restarted costs nobody an error
-        "pool_timeout": LOCKED_FOR,
+        "pool_timeout": QUEUED_FOR,
         "hide_parameters": True,
     }
     at = parsed(url)
     writer = create_async_engine(at, pool_size=2, max_overflow=4, connect_args=_arguments(at, IDLE_INSIDE), **common)
-    reader = create_async_engine(at, pool_size=4, max_overflow=6, connect_args=_arguments(at, READS_IDLE_INSIDE), **common)
+    reader = create_async_engine(at, pool_size=5, max_overflow=10, connect_args=_arguments(at, READS_IDLE_INSIDE), **common)
+    for engine in (writer, reader):
+        event.listen(engine.sync_engine, "before_cursor_execute", _keep_nul_out, retval=True)
     return writer, reader
 
 
@@ -117,6 +120,45 @@ def _arguments(url: URL, idle: int) -> dict[str, Any]:
     options += [given] if isinstance(given, str) else list(given)
     arguments = {name: value for name, value in ALIVE.items() if name not in url.query}
     return {"application_name": "countersign", **arguments, "options": " ".join(filter(None, options))}
+
+
+@contextlib.asynccontextmanager
+async def begun(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction. A connection that died in the pool is noticed by BEGIN, before anything was done, and costs nobody an error."""
+    connection, transaction = await _begin(engine, again=True)
+    try:
+        try:
+            yield connection
+        except BaseException:
+            with contextlib.suppress(DBAPIError):  # what broke it is told, not that it is broken
+                await transaction.rollback()
+            raise
+        if transaction.is_active:  # whoever rolled it back itself is done
+            await transaction.commit()
+    finally:
+        await asyncio.shield(connection.close())
+
+
+async def _begin(engine: AsyncEngine, *, again: bool) -> tuple[AsyncConnection, AsyncTransaction]:
+    connection = await engine.connect()
+    try:
+        return connection, await connection.begin()
+    except BaseException as broken:
+        await asyncio.shield(connection.close())
+        if again and isinstance(broken, DBAPIError) and broken.connection_invalidated:
+            return await _begin(engine, again=False)  # the whole pool was given up with it
+        raise
+
+
+def _keep_nul_out(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> tuple[str, Any]:
+    """Text from outside may hold NUL, which Postgres keeps in no text; a reader sees that something stood there."""
+    return statement, [_without_nul(row) for row in parameters] if many else _without_nul(parameters)
+
+
+def _without_nul(row: Any) -> Any:
+    if isinstance(row, dict):
+        return {name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in row.items()}
+    return row
 
 
 def trouble(broken: DBAPIError) -> CountersignError | None:
