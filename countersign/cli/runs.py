@@ -133,6 +133,9 @@ async def told(door: Door, front: Front, run: dict[str, Any]) -> Exit:
     plan = await plan_of(front, run_id) if state in (RunState.PLANNED_AND_FINISHED, RunState.ERRORED, RunState.AWAITING_APPROVAL) else None
     if state == RunState.PLANNED_AND_FINISHED and plan is not None:
         door.show(plan_view(plan, run))
+        if (plan.get("changes") or {}).get("total") and (digest := plan.get("plan_digest")):
+            adopting = command("countersign", "apply", str(data.get("workspace", "")), "--plan", str(digest))
+            door.show(safe(f"  to apply exactly this: {adopting}", "dim"))
     elif state == RunState.APPLIED:
         door.show(*results(data), outputs_view(data.get("outputs")))
     else:

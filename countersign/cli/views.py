@@ -46,7 +46,7 @@ def plan_view(plan: Json, run: Json, *, all_attributes: bool = False, how_to: bo
 
 def _headline(plan: Json, run: Json) -> Group:
     drift = plan.get("mode") == "drift"
-    title = Text().append("Drift", style="bold").append(" found by ") if drift else Text().append("Plan", style="bold")
+    title = Text().append("Drift", style="bold").append(", looked for by ") if drift else Text().append("Plan", style="bold")
     title.append("" if drift else f" {plan.get('number', 1)} of ").append_text(safe(run.get("run_id", "")))
     facts = [str(plan.get("summary") or "no changes"), f"class {plan.get('change_class', 'none')}", str(plan.get("engine", ""))]
     if commit := plan.get("commit"):

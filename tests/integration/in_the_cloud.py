@@ -37,7 +37,7 @@ class InTheCloud:
             waits = (RunState.AWAITING_APPROVAL, RunState.NEEDS_OPERATOR)
             return now if now["run"]["state"] in (*ENDS, *waits) else None
 
-        found: dict[str, Any] = await eventually(there, f"{tool} to end")
+        found: dict[str, Any] = await eventually(there, f"{tool} to end", patience=90.0)
         return found
 
     async def applied(self, tool: str = "apply_terraform", **arguments: Any) -> str:
@@ -48,7 +48,7 @@ class InTheCloud:
         async with self.front.as_(ANA, "approver") as ana:
             given = {"confirm_name": name} if name else {}
             await ana.call("run_approve", run_id=waiting["run_id"], plan_digest=waiting["plan_digest"], **given)
-        await self.lost.it.reaches(waiting["run_id"], RunState.APPLIED)
+        await self.lost.it.reaches(waiting["run_id"], RunState.APPLIED, patience=90.0)
         return str(waiting["run_id"])
 
     async def plan(self, run_id: str) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def test_plan_shows_what_would_change_and_asks_nobody(invoke: Invoke, fake: Fake
 
     assert result.exit_code == 0
     assert "terraform_data.a" in result.stdout
+    assert f"countersign apply {NAME} --plan {DIGEST}" in " ".join(result.stdout.split())
     assert fake.asked("terraform_plan") == [
         {"env": "dev", "workspace": "shop", "targets": ["module.a"], "destroy": True, "commit": "abcdef1"}
     ]
@@ -97,7 +98,7 @@ def test_drift_is_looked_for_and_shown_as_what_happened(invoke: Invoke, fake: Fa
     result = invoke("drift", "dev/shop")
 
     assert result.exit_code == 0
-    assert f"Drift found by {RUN_ID}" in result.stdout
+    assert f"Drift, looked for by {RUN_ID}" in result.stdout
     assert "size: 1 → 2" in result.stdout
     assert fake.asked("terraform_detect_drift") == [{"env": "dev", "workspace": "shop"}]
 
