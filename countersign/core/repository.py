@@ -115,6 +115,12 @@ def prefixes_of_modules(patterns: Iterable[str]) -> tuple[str, ...] | None:
     return tuple(found)
 
 
+def protocols_of_modules(patterns: Iterable[str]) -> tuple[str, ...]:
+    """What git may speak where only these module sources are allowed: what the operator names, and what is private and checked."""
+    known = ("file", "git", "http")
+    return ("https", "ssh", *(p for p in known if any(pattern.startswith(("*", "git::*", f"git::{p}:")) for pattern in patterns)))
+
+
 def check_ref(ref: str | None) -> str:
     """The ref, as it is: a branch or a tag, short or whole. Raises InvalidArgument."""
     if not ref:

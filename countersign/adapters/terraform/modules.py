@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from countersign.adapters.git import Keys, environment
 from countersign.adapters.terraform.session import Session
 from countersign.core.redaction import Redactor
-from countersign.core.repository import host_of, host_of_module, prefixes_of_modules
+from countersign.core.repository import host_of, host_of_module, prefixes_of_modules, protocols_of_modules
 from countersign.core.terraform.source import Declared
 
 REFUSED = "refused-by-countersign"  # a protocol that nobody speaks
@@ -39,7 +39,7 @@ async def fetching_modules(session: Session, files: Mapping[str, Declared]) -> A
         attempt=session.job.attempt_id,
         keys=keys,
         configuration=_bounds(around.allow.modules),
-        protocols=("https", "ssh"),
+        protocols=protocols_of_modules(around.allow.modules),
     )
     try:
         yield {name: value for name, value in given.items() if name.startswith("GIT_")}

@@ -14,6 +14,7 @@ from countersign.core.repository import (
     key_of,
     meanings,
     prefixes_of_modules,
+    protocols_of_modules,
     where_link_leads,
 )
 from tests.requirements import requirement
@@ -257,3 +258,18 @@ def test_the_host_a_module_comes_from(source: str, host: str | None) -> None:
 )
 def test_what_addresses_of_modules_begin_with(patterns: tuple[str, ...], prefixes: tuple[str, ...] | None) -> None:
     assert prefixes_of_modules(patterns) == prefixes
+
+
+@pytest.mark.parametrize(
+    ("patterns", "protocols"),
+    [
+        (("./*", "git::https://git.example.com/*"), ("https", "ssh")),
+        (("git::file:///srv/modules/*",), ("https", "ssh", "file")),
+        (("git::http://git.example.com/*",), ("https", "ssh", "http")),
+        (("*",), ("https", "ssh", "file", "git", "http")),
+    ],
+)
+def test_a_protocol_that_is_not_checked_is_spoken_only_where_the_operator_names_it(
+    patterns: tuple[str, ...], protocols: tuple[str, ...]
+) -> None:
+    assert protocols_of_modules(patterns) == protocols
