@@ -25,6 +25,7 @@ from tests.requirements import requirement
 from tests.service import eventually
 
 pytestmark = pytest.mark.anyio
+PATIENT = 120.0  # seconds a request may take on a machine that does other things as well
 LIST = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -84,7 +85,7 @@ def post(token: str, body: bytes, *, length: int | None = None, **more: str) -> 
 
 async def answers(url: str, token: str) -> int:
     """How many tools somebody else sees, asked as usual."""
-    async with httpx2.AsyncClient(timeout=10) as http:
+    async with httpx2.AsyncClient(timeout=PATIENT) as http:
         headers = {**MODERN, "Authorization": f"Bearer {token}", "Mcp-Method": "tools/list"}
         response = await http.post(f"{url}/mcp", json=LIST, headers=headers)
     assert response.status_code == 200, response.text
@@ -217,9 +218,14 @@ async def test_clients_that_go_in_any_phase_leave_nothing_behind(it: tuple[Front
         b"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer " + token.encode() + b"\r\nAccept: text/event-stream\r\n\r\n",
     ]
 
+    async def begun() -> bool:
+        return bool(service.temporal.starts)
+
     async def go(beginning: bytes, abort: bool) -> None:
         async with raw(url) as client:
             await client.send(beginning)
+            if waiting in beginning:  # who goes at once has not asked
+                await eventually(begun, "the run to be begun", PATIENT)
             await asyncio.sleep(0.05)
             if abort:
                 client.writer.transport.abort()
@@ -266,7 +272,7 @@ async def test_a_document_too_deep_is_refused_and_said_so(it: tuple[FrontService
     token = await service.key(CLAUDE, "platform")
     nested = call_of("terraform_plan", env="dev", vars={"v": 1}).replace(b'"v": 1', b'"v": ' + b"[" * deep + b"]" * deep)
     headers = {**MODERN, "Authorization": f"Bearer {token}", "Mcp-Method": "tools/call", "Mcp-Name": "terraform_plan"}
-    async with httpx2.AsyncClient(timeout=10) as http:
+    async with httpx2.AsyncClient(timeout=PATIENT) as http:
         refused = await http.post(f"{url}/mcp", content=nested, headers=headers)
 
     assert refused.status_code == 400
@@ -288,15 +294,12 @@ async def test_one_principal_has_so_many_requests_at_once_and_another_is_served_
         service.temporal.go_on.clear()
         token, other = await service.key(CLAUDE, "platform"), await service.key(ANA, "viewer")
         headers = {**MODERN, "Authorization": f"Bearer {token}", "Mcp-Method": "tools/call", "Mcp-Name": "apply_terraform"}
-        async with httpx2.AsyncClient(timeout=30, headers=headers) as http:
+        async with httpx2.AsyncClient(timeout=PATIENT, headers=headers) as http:
             waiting = call_of("apply_terraform", env="dev", wait_seconds=20)
-            held = [asyncio.create_task(http.post(f"{url}/mcp", content=waiting)) for _ in range(2)]
-
-            async def full() -> httpx2.Response | None:
-                said = await http.post(f"{url}/mcp", json=LIST, headers={"Mcp-Method": "tools/list", "Mcp-Name": ""})
-                return said if said.status_code == 429 else None
-
-            refused = await eventually(full, "the third request to be refused")
+            asked = [asyncio.create_task(http.post(f"{url}/mcp", content=waiting)) for _ in range(3)]
+            done, held = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            refused = done.pop().result()
+            assert (refused.status_code, len(held)) == (429, 2)
             assert refused.headers["retry-after"] == "1"
             assert refused.json()["error"]["message"].startswith("rate_limited: ")
             assert await answers(url, other) > 5
@@ -362,7 +365,7 @@ async def test_two_hundred_sessions_at_once_are_served_in_both_eras(it: tuple[Fr
     async def session(number: int) -> None:
         headers = {"Authorization": f"Bearer {tokens[number % 50]}"}
         async with (
-            httpx2.AsyncClient(headers=headers, timeout=60, verify=trust) as http,
+            httpx2.AsyncClient(headers=headers, timeout=PATIENT, verify=trust) as http,
             Client(streamable_http_client(f"{url}/mcp", http_client=http), mode="auto" if number % 2 else "legacy") as client,
         ):
             await together.wait()  # all are open at the same time
@@ -370,7 +373,7 @@ async def test_two_hundred_sessions_at_once_are_served_in_both_eras(it: tuple[Fr
             await call(client, "list_environments")
             await client.list_tools()
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         await asyncio.gather(*(session(number) for number in range(200)))
 
     assert sorted(known) == sorted(f"agent:a{n % 50}" for n in range(200))
