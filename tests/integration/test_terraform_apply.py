@@ -327,6 +327,31 @@ async def test_an_engine_that_proves_nothing_is_never_told_to_have_changed_nothi
     assert outcome.state is expected, outcome
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The plugin encountered an error, and failed to respond to the plugin6.(*GRPCProvider).ApplyResourceChange call.",
+        "The plugin6.(*GRPCProvider).ApplyResourceChange request was cancelled.",
+        "The plugin returned an unexpected error from plugin6.(*GRPCProvider).ApplyResourceChange: rpc error: code = Internal",
+    ],
+)
+async def test_an_apply_whose_provider_gave_no_answer_is_accounted_for_whatever_the_engine_calls_it(bench: Bench, said: str) -> None:
+    hook = {"resource": {"addr": "terraform_data.before"}, "action": "create"}
+    lines = [
+        {"type": "version", "terraform": "1.11.4", "ui": "1.2"},
+        {"type": "apply_start", "hook": hook},
+        {"type": "apply_errored", "hook": hook},
+        {"type": "diagnostic", "@level": "error", "diagnostic": {"severity": "error", "summary": "of the plugin", "detail": said}},
+    ]
+    planned = await bench.plan()
+    bench.use(executable=failing(bench, "\n".join(["cat <<'END'", *map(json.dumps, lines), "END", "exit 1"])))
+
+    outcome = await bench.apply(planned)
+
+    assert outcome.state is RunState.INTERRUPTED
+    assert "A provider died in mid-apply" in outcome.message
+
+
 async def test_an_engine_that_cannot_start_changed_nothing(bench: Bench) -> None:
     planned = await bench.plan()
     bench.use(executable=failing(bench, "echo 'no such library' >&2; exit 1"))

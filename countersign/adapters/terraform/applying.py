@@ -19,7 +19,7 @@ from countersign.adapters.process import Detached, Hold, Lines, supervise, tail_
 from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
-from countersign.adapters.terraform.session import Surroundings
+from countersign.adapters.terraform.session import Surroundings, provider_died
 from countersign.adapters.terraform.witness import Witness, redactor_of
 from countersign.adapters.terraform.workspace import remove_short, short_folder
 from countersign.core.engine import ApplyJob, Beat, Outcome, Remains, Wanted, Wish
@@ -232,9 +232,6 @@ class Attempts:
         await asyncio.to_thread(_remove, folder)
 
 
-_DIED = "failed to respond to the plugin"
-
-
 def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState, str | None, str]:
     """How the apply ended: state, code, message. The message holds the engine's words: redact it.
 
@@ -250,7 +247,7 @@ def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState
     if ended.exit_code == 1 and not journal.errors:
         ended = dataclasses.replace(ended, whole=False)
     state, code, message = events.verdict(journal, ended)
-    if state is RunState.PARTIALLY_APPLIED and any(_DIED in f.detail for f in journal.errors):
+    if state is RunState.PARTIALLY_APPLIED and any(provider_died(f.detail) for f in journal.errors):
         why = "A provider died in mid-apply, and what it was asked for last may exist without being recorded."
         state, code, message = RunState.INTERRUPTED, "internal", f"{why} {message}"
     if code == "locked" and not any("already locked" in f.detail for f in journal.errors):

@@ -188,7 +188,7 @@ class Session:
             return self.failure(
                 Unavailable, "the state service does not know this attempt any more; it is tried again with a new one", findings
             )
-        if PLUGIN_DIED in text:
+        if provider_died(text):
             return self.failure(EngineDied, f"{command} failed because a provider died: {in_words(findings)}", findings)
         words = " ".join(f"{f.summary} {f.detail}" for f in findings if f.severity == "error")
         if (hint := advice(words, engine=self.executable.name, origin=self.around.origin)) is not None:
@@ -202,7 +202,8 @@ class Session:
         return kind(self.redactor.line(message, 1500), details={"findings": shown, "log": self.log()[-4000:]})
 
 
-PLUGIN_DIED = "failed to respond to the plugin"
+# How the engines put it that no answer came from a plugin: it depends on where the connection broke.
+_DIED = ("failed to respond to the plugin", "request was cancelled", "unexpected error from plugin")
 _OF_MODULES = (
     (
         ("refused-by-countersign",),
@@ -228,6 +229,12 @@ _NO_ANSWER = (
     "giving up after",
     "http error: 5",
 )
+
+
+def provider_died(text: str) -> bool:
+    """Whether the engine says that a provider gave no answer: whatever it was asked for may have been done."""
+    said = text.lower()
+    return any(words in said for words in _DIED)
 
 
 def document_in(path: Path) -> bytes:
