@@ -107,7 +107,6 @@ class GitServer:
         return f"{self.address}/{name}"
 
 
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     it: GitServer
