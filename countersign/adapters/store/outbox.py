@@ -23,6 +23,7 @@ BATCH = 100  # notices in one transaction
 PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
 KEPT = timedelta(days=30)  # what was delivered
 DEAD_KEPT = timedelta(days=90)
+UNADDRESSED_KEPT = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +92,13 @@ async def is_anything_waiting(conn: AsyncConnection) -> bool:
 
 
 async def forget_unaddressed(store: Store) -> None:
-    """Where no webhook is set, nothing is kept: one that is set later is not flooded with the past."""
+    """Where no webhook is set, only the last day is kept: another worker may have one, and one that is set later hears of no more."""
+    old = outbox.c.document.is_(None) & (outbox.c.at < stamp(store.now() - UNADDRESSED_KEPT))
     async with store.read() as conn:
-        if not await is_anything_waiting(conn):
+        if (await conn.execute(select(outbox.c.id).where(old).limit(1))).first() is None:
             return
     async with store.begin() as tx:
-        await tx.execute(delete(outbox).where(outbox.c.document.is_(None)))
+        await tx.execute(delete(outbox).where(old))
 
 
 async def due(conn: AsyncConnection, webhook: str, *, now: datetime, limit: int) -> list[Delivery]:
