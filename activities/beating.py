@@ -55,18 +55,26 @@ async def until_done(work: Awaitable[T], *, on_cancel: Callable[[], Awaitable[No
     Anything else that ends this step leaves the work's tool running and raises CancelledError.
     """
     task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(activity.wait_for_worker_shutdown())
     asked = False
-    while True:
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done() and not task.cancelled():
-                return task.result()
-            if not asked and not task.cancelled() and asked_to_cancel():
-                asked = True  # a second cancellation is another thing: this worker shuts down
-                await on_cancel()
-                continue
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            raise
+    try:
+        while True:
+            try:
+                if asked:  # whoever was told of a cancel is not told that the worker shuts down
+                    await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                    if not task.done():
+                        raise asyncio.CancelledError
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.done() and not task.cancelled():
+                    return task.result()
+                if not asked and not task.cancelled() and asked_to_cancel():
+                    asked = True  # a second cancellation is another thing
+                    await on_cancel()
+                    continue
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                raise
+    finally:
+        leaving.cancel()

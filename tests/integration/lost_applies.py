@@ -22,7 +22,7 @@ from temporalio.client import Client
 from activities.engine import Here
 from countersign.adapters.artifacts import Artifacts, Written
 from countersign.adapters.keyring import Keyring
-from countersign.adapters.process import boot_id, marked_processes
+from countersign.adapters.process import boot_id, end_marked, marked_processes
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import plans, records, runs, state
 from countersign.adapters.store.database import Store, stamp
@@ -316,5 +316,7 @@ async def lost(client: Client, folder: Path, *, engine: dict[str, Any] | None = 
                 yield Lost(it=it, engine=made, disk=artifacts, folder=folder, world=World(folder / "world"), stack=await it.stack())
             finally:
                 await it.stop_workers()
+                for left in (data / "attempts").iterdir():  # of a test that failed
+                    end_marked(left.name)
     finally:
         await store.close()

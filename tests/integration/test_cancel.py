@@ -14,6 +14,7 @@ import pytest
 from temporalio.client import Client
 
 from countersign.adapters.process import marked_processes
+from countersign.adapters.settings import TerraformSettings
 from countersign.adapters.store.database import Store
 from countersign.core.approval import CancelInput
 from countersign.core.run import RunState
@@ -151,7 +152,12 @@ def later(store: Store, **by: Any) -> Iterator[None]:
 
 
 @requirement("cancel:force", "reconcile:zombie", "I4")
-async def test_an_apply_that_heeds_no_interrupt_is_ended_by_force_after_its_time_and_is_reconciled(it: Lost) -> None:
+async def test_an_apply_that_heeds_no_interrupt_is_ended_by_force_after_its_time_and_is_reconciled(client: Client, tmp_path: Path) -> None:
+    async with lost(client, tmp_path, terraform=TerraformSettings(force_after_seconds=30)) as it:
+        await ended_by_force(it)
+
+
+async def ended_by_force(it: Lost) -> None:
     it.configure(it.world.chain(2, gates=[1]))
     run = await it.applying()
     async with it.world.held(1):
@@ -165,7 +171,7 @@ async def test_an_apply_that_heeds_no_interrupt_is_ended_by_force_after_its_time
         assert "may still do so by itself, which loses nothing" in told
         assert marked_processes(attempt.id)
 
-        with later(it.it.store, seconds=121):
+        with later(it.it.store, seconds=31):
             await it.it.runs.cancel(run.id, CancelInput(reason="now", force=True))
             await it.it.runs.cancel(run.id, CancelInput(reason="now", force=True))
             await until(lambda: not marked_processes(attempt.id), "it to be killed")
@@ -174,6 +180,32 @@ async def test_an_apply_that_heeds_no_interrupt_is_ended_by_force_after_its_time
     assert (ended.code, sorted(await it.ids())) == ("canceled", ["item_1"])
     assert (await it.states(run))[-5:] == ["applying", "canceling", "interrupted", "reconciling", "partially_applied"]
     assert [e.body["message"] for e in await it.events(run) if e.kind == "force"] == ["now"]
+    await it.is_settled(left=1)
+
+
+@requirement("cancel:at-any-moment", "promise:crash-costs-nothing")
+async def test_a_worker_that_shuts_down_does_not_wait_for_an_apply_that_is_being_canceled(it: Lost) -> None:
+    it.configure(it.world.chain(2, gates=[1]))
+    run = await it.applying()
+    async with it.world.held(1):
+        [attempt] = await it.attempts(run)
+        frozen = marked_processes(attempt.id)
+        try:
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            await it.it.runs.cancel(run.id, CancelInput(reason="enough"))
+            await interrupted(it.it.engine.where(attempt.id) / "run")
+            await asyncio.wait_for(it.it.stop_workers(), 15)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        journal = it.it.engine.where(attempt.id) / "run" / "journal"
+        await until(lambda: b"Interrupt received" in journal.read_bytes(), "Terraform to hear of it")
+    await it.it.start_workers()
+
+    ended = await it.it.reaches(run.id, S.PARTIALLY_APPLIED)
+
+    assert (ended.code, sorted(await it.ids())) == ("canceled", ["item_1"])
     await it.is_settled(left=1)
 
 
