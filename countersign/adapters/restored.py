@@ -267,8 +267,9 @@ class Restored:
 
     def _reason(self, path: str, doubts: Sequence[str]) -> str:
         quoted = shlex.quote(path)
-        looked = f"compare `countersign state list {quoted}` with what exists, then `countersign state accept {quoted} --reason TEXT`."
-        return " ".join((f"held after a restore (backup of {self.since}): {looked}", *doubts))
+        # Lists and terminals show some 250 characters of it: what lets go comes first.
+        lifted = f"`countersign state accept {quoted} --reason TEXT` lets go, when `countersign state list {quoted}` tells what exists."
+        return " ".join((f"held after a restore (backup of {self.since}). {lifted}", *doubts))
 
 
 async def _path_of(conn: AsyncConnection, org: str, stack_id: str) -> str | None:

@@ -80,6 +80,14 @@ class Machine:
             raise AssertionError(f"{run_id} is not {states} but {self.it.cli('show', run_id, code=None)}") from None
         return found
 
+    async def tells(self, run_id: str, text: str) -> None:
+        """Whoever looks at the run is told that."""
+
+        async def said() -> bool:
+            return text in self.it.cli("show", run_id, code=None)
+
+        await eventually(said, f"{run_id} to tell {text}")
+
     async def applied(self) -> str:
         run_id = self.waiting()
         self.agree(run_id)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def kept(store: Store, folder: Path) -> Artifacts:
 @requirement("restore:found")
 async def test_what_the_store_does_not_know_is_found_with_what_it_is(store: Store, tmp_path: Path) -> None:
     artifacts = kept(store, tmp_path)
-    facts = {"org": "local", "stack_id": "st_1", "run_id": "run_1", "readable": False}
+    facts: Any = {"org": "local", "stack_id": "st_1", "run_id": "run_1", "readable": False}
     known = await artifacts.write(**facts, kind="state", name="state-6", data=b"{}")
     async with store.begin() as tx:
         await artifacts.record(tx, known)
@@ -48,7 +49,7 @@ async def test_what_the_store_does_not_know_is_found_with_what_it_is(store: Stor
 @requirement("restore:found")
 async def test_what_was_moved_or_damaged_or_comes_from_before_proves_nothing(store: Store, tmp_path: Path) -> None:
     artifacts = kept(store, tmp_path)
-    facts = {"org": "local", "stack_id": "st_1", "run_id": "run_1", "readable": False, "kind": "state"}
+    facts: Any = {"org": "local", "stack_id": "st_1", "run_id": "run_1", "readable": False, "kind": "state"}
     one = await artifacts.write(**facts, name="state-1", data=STATE)
     path = tmp_path / "artifacts" / "local" / "st_1" / one.id
     stored = path.read_bytes()
