@@ -260,7 +260,15 @@ class Lane:
         self._stacks += 1
         slug = f"{SOURCES[type]}-{self._stacks}"
         given = {"project": slug, "canary": {"secret": "canary"}}
-        told = await self.call(PERSON, "terraform_register_workspace", env=ENV, workspace=slug, source={"path": SOURCES[type]}, vars=given)
+
+        async def registered() -> dict[str, Any] | None:
+            with contextlib.suppress(Away):  # the front may be on its way back from the point before
+                return await self.call(
+                    PERSON, "terraform_register_workspace", env=ENV, workspace=slug, source={"path": SOURCES[type]}, vars=given
+                )
+            return None
+
+        told = await eventually(registered, "the stack to be registered", RESTARTS_WITHIN)
         assert "error" not in told, told
         return slug
 
