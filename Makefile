@@ -18,7 +18,7 @@ TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
 PYTEST := $(BIN)/python -m pytest -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench screenshots tools clean lock test-unit test-replay test-agents test-integration test-browser test-acceptance test-chaos chaos conformance \
+.PHONY: help demo up test check bench screenshots tools clean lock test-unit test-replay test-agents test-fuzz test-integration test-browser test-acceptance test-chaos chaos conformance \
   venv-run venv-dev packages check-style check-format check-types check-pyright check-imports check-texts
 
 help: ## list the targets
@@ -34,6 +34,7 @@ test: ## run all tests, the cheap levels first
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-replay
 	@$(MAKE) --no-print-directory test-agents
+	@$(MAKE) --no-print-directory test-fuzz
 	@$(MAKE) --no-print-directory test-integration
 	$(if $(wildcard tests/browser/test_*.py),@$(MAKE) --no-print-directory test-browser)
 	@$(MAKE) --no-print-directory test-acceptance
@@ -50,6 +51,9 @@ test-replay: venv-dev ## recorded histories against the workflows of today
 
 test-agents: venv-dev ## people's own words against what tools say of themselves, and what that costs to read
 	@$(PYTEST) -s tests/agent_eval
+
+test-fuzz: venv-dev ## thousands of requests nobody would send on purpose, against the front (FUZZ=random: others every time)
+	@$(PYTEST) -s tests/fuzz
 
 test-integration: venv-dev packages tools-opentofu ## one real thing at a time: Temporal, Terraform, a database, the built wheel
 	@$(PYTEST) tests/integration
