@@ -241,7 +241,10 @@ _BEHAVIOUR = {
     "postgres:schema": ("On Postgres one process migrates at a time, and who may not is told how it is done.", "issue 4"),
     "postgres:password": ("No error, setting shown or argument list holds the password of the database.", "issue 4"),
     "postgres:serial": ("On Postgres what a transaction read is true when it writes, and a reader of events misses none.", "issue 4"),
-    "postgres:bounded": ("Nobody waits for a lock of the database without end, also where its holder stopped in mid-transaction.", "issue 4"),
+    "postgres:bounded": (
+        "Nobody waits for a lock of the database without end, also where its holder stopped in mid-transaction.",
+        "issue 4",
+    ),
     "postgres:told": ("Who waits for a run is told by the database, and looks again after it was away.", "issue 4"),
     "postgres:restart": ("A database that dies and comes back loses and doubles nothing: steps and callers ask again.", "issue 4"),
     "postgres:two-of-each": ("Several fronts, workers and state services work on one database as one would.", "issue 4"),

@@ -106,7 +106,8 @@ def details(
     if reason:
         head.append(_reason(reason))
     if plan is not None and plan.changes_anything:
-        head.append("\n".join([f"**{plan.in_words}** · class **{plan.change_class}**", *(f"⚠ {code(risk)}" for risk in plan.risks[:RISKS])]))
+        risks = [f"⚠ {code(risk)}" for risk in plan.risks[:RISKS]]
+        head.append("\n".join([f"**{plan.in_words}** · class **{plan.change_class}**", *risks]))
     foot = []
     if state is RunState.AWAITING_APPROVAL and plan_digest and requirement:
         foot.append(_who_and_until(requirement, expires_at, agreed))
