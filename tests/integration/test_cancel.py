@@ -203,7 +203,7 @@ async def test_a_worker_that_shuts_down_does_not_wait_for_an_apply_that_is_being
         await until(lambda: b"Interrupt received" in journal.read_bytes(), "Terraform to hear of it")
     await it.it.start_workers()
 
-    ended = await it.it.reaches(run.id, S.PARTIALLY_APPLIED)
+    ended = await it.it.reaches(run.id, S.PARTIALLY_APPLIED, patience=90)  # steps in dead hands time out first
 
     assert (ended.code, sorted(await it.ids())) == ("canceled", ["item_1"])
     await it.is_settled(left=1)
