@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.artifacts import Artifacts, Written
-from countersign.adapters.store import audit, plans, records, runs, state
+from countersign.adapters.store import audit, page_sessions, plans, records, runs, state
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.holds import hold
 from countersign.adapters.store.plans import AttemptRow
@@ -68,6 +68,7 @@ class Restored:
 
     async def settle(self, *, held: bool) -> list[Told]:
         """Take every state of every organization over into the present. `held`: applies wait until somebody accepts the state."""
+        await self._signed_out()
         async with self.store.read() as conn:
             unknown = await self.artifacts.unknown(conn)
             known = {(row.org_id, row.stack_id) for row in await conn.execute(select(states.c.org_id, states.c.stack_id))}
@@ -90,10 +91,16 @@ class Restored:
             paths: dict[tuple[str, str], str | None] = {}
             for org, stack_id in newer:
                 paths[org, stack_id] = await _path_of(conn, org, stack_id)
+        if paths:
+            await self._signed_out()
         return [
             await self._state(org, stack_id, path, [one for one in unknown if (one.org, one.stack_id) == (org, stack_id)], held=True)
             for (org, stack_id), path in sorted(paths.items())
         ]
+
+    async def _signed_out(self) -> None:
+        async with self.store.begin() as tx:
+            await page_sessions.end_all(tx, at=self.store.now())
 
     async def _newer(self, conn: AsyncConnection, one: Written) -> bool:
         return (_serial(one) or 0) > (await state.head(conn, one.org, one.stack_id)).serial

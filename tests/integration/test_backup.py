@@ -19,7 +19,7 @@ import pytest
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
-from countersign.adapters.store import audit, keys, plans, records, state
+from countersign.adapters.store import audit, keys, page_sessions, plans, records, state
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.plans import AttemptRow
 from countersign.core.principal import Kind, Principal
@@ -279,6 +279,29 @@ async def test_a_newer_state_becomes_the_head_and_no_credential_of_before_opens_
     assert it.json("state", "list", "dev/shop")["held"] is None
     acted = [a["action"] for a in await it.audited() if a["action"].startswith("state.")]
     assert acted == ["state.hold", "state.restore", "state.accept"]
+
+
+@requirement("restore:fenced")
+async def test_whoever_was_signed_in_when_the_backup_was_made_is_signed_out_by_a_restore(it: Folder, tmp_path: Path) -> None:
+    store = await it.store()
+    key, _ = await keys.create_key(store, org="local", principal=ANA, role="approver", by=ANA)
+    token = await page_sessions.open_session(store, key, how="key")
+    code, _ = await page_sessions.make_code(store, key)
+    it.cli("backup", str(tmp_path / "b"))
+    async with store.read() as conn:
+        session = await page_sessions.session_of(conn, token, now=store.now())
+    assert session is not None
+    await page_sessions.close_session(store, session)  # which the backup does not know
+    await store.close()
+
+    it.cli("restore", str(tmp_path / "b"), "--replace")
+
+    store = await it.store()
+    async with store.read() as conn:
+        assert await keys.key_by_id(conn, "local", key.id) is not None
+        assert await page_sessions.session_of(conn, token, now=store.now()) is None
+    assert await page_sessions.use_code(store, code) is None
+    await store.close()
 
 
 @requirement("restore:found")

@@ -84,6 +84,12 @@ async def close_session(store: Store, session: PageSession) -> None:
         await audit.append(tx, org=session.key.org, at=now, action="page.sign_out", by=session.key.principal)
 
 
+async def end_all(tx: AsyncConnection, *, at: datetime) -> None:
+    """Sign everybody out, of every organization, and let no code sign anybody in: after a restore nobody knows who had signed out since."""
+    await tx.execute(update(page_sessions).where(page_sessions.c.ended_at.is_(None)).values(ended_at=stamp(at)))
+    await tx.execute(delete(page_codes))
+
+
 def _mine(session: PageSession) -> ColumnElement[bool]:
     return (page_sessions.c.org_id == session.key.org) & (page_sessions.c.hash == session.hash)
 
