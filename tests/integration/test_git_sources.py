@@ -333,6 +333,20 @@ async def test_a_stack_of_too_many_files_or_a_fetch_of_too_many_bytes_is_refused
         await stacks.plan("shop")
 
 
+@requirement("bad:huge-repository")
+async def test_a_small_commit_that_holds_more_files_than_anybody_can_read_is_refused_at_once(stacks: Stacks) -> None:
+    stacks.repository.commit({"stacks/shop/main.tf": SHOP, "empty": ""})
+    tree = _made_tree(stacks.repository, "".join(f"100644 blob {EMPTY}\t{n}.tf\n" for n in range(10)))
+    for _ in range(9):  # ten thousand million files
+        tree = _made_tree(stacks.repository, "".join(f"040000 tree {tree}\t{n}\n" for n in range(10)))
+    commit = stacks.repository.git("commit-tree", _made_tree(stacks.repository, f"040000 tree {tree}\tshop\n"), "-m", "a bomb")
+    stacks.repository.git("push", "-q", "--force", "origin", f"{commit}:refs/heads/main")
+
+    async with asyncio.timeout(30):
+        with pytest.raises(FailedPrecondition, match="has more than 16 MiB of names of files there"):
+            await stacks.plan("shop")
+
+
 @requirement("bad:unsound-object")
 async def test_a_repository_that_would_trick_a_checkout_is_not_even_taken(stacks: Stacks) -> None:
     stacks.repository.commit({"stacks/shop/main.tf": SHOP})

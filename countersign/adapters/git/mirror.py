@@ -18,6 +18,7 @@ from countersign.core.errors import FailedPrecondition, NotFound, ProviderError
 from countersign.core.redaction import Redactor
 from countersign.core.repository import BRANCH, LOCAL, TAG
 
+LISTING = 16 << 20  # bytes of names in one answer: a commit of some kilobytes can hold more files than there are disks for
 GRACE = 5.0  # seconds between SIGINT and SIGKILL
 PACKS = 40  # in a mirror; more are packed into one
 AT_ONCE = 5000  # objects asked for by one command: each is 41 bytes of its arguments
@@ -166,9 +167,10 @@ class Mirror:
         return (await self._run("merge-base", "--is-ancestor", other, commit)).code == 0
 
     async def entries(self, commit: str, paths: Iterable[str]) -> list[Entry]:
-        """All below these folders, or these files, "" being the root. Raises Broken."""
+        """All below these folders, or these files, "" being the root. Raises Broken, FailedPrecondition for more than anybody reads."""
         wanted = [path for path in paths if path]
-        ended = await self._inside("ls-tree", "-r", "-l", "-z", "--full-tree", commit, *(["--", *wanted] if wanted else []))
+        listing = ("ls-tree", "-r", "-l", "-z", "--full-tree", commit, *(["--", *wanted] if wanted else []))
+        ended = await self._inside(*listing, watch=self._listed)
         found = []
         for line in (await asyncio.to_thread(ended.out.read_bytes)).split(b"\0")[:-1]:
             head, _, path = line.partition(b"\t")
@@ -176,6 +178,14 @@ class Mirror:
             name = path.decode("utf-8", "surrogateescape")
             found.append(Entry(path=name, mode=mode, oid=oid, size=int(size) if size.isdecimal() else None))
         return found
+
+    async def _listed(self) -> None:
+        await self.attempt.fetching()
+        if (self.attempt.side / "git-ls-tree.out").stat().st_size > LISTING:
+            raise FailedPrecondition(
+                f"{self.address} has more than {LISTING >> 20} MiB of names of files there; name a folder that holds only the configuration",
+                field="source.path",
+            )
 
     async def contents(self, oids: Iterable[str]) -> dict[str, bytes]:
         """Of objects that are here. Raises Broken."""
@@ -231,8 +241,14 @@ class Mirror:
             await watch()
         return ended
 
-    async def _inside(self, *arguments: str, folder: Path | None = None, stdin: Path | None = None) -> Ended:
-        ended = await self._run(*arguments, folder=folder, stdin=stdin)
+    async def _inside(
+        self,
+        *arguments: str,
+        watch: Callable[[], Awaitable[None]] | None = None,
+        folder: Path | None = None,
+        stdin: Path | None = None,
+    ) -> Ended:
+        ended = await self._run(*arguments, watch=watch, folder=folder, stdin=stdin)
         if ended.code != 0:
             raise Broken(ended.errors)
         return ended
