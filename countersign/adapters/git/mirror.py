@@ -183,7 +183,7 @@ class Mirror:
         await self.attempt.fetching()
         if (self.attempt.side / "git-ls-tree.out").stat().st_size > LISTING:
             raise FailedPrecondition(
-                f"{self.address} has more than {LISTING >> 20} MiB of names of files there; name a folder that holds only the configuration",
+                f"{self.address} has more than {LISTING >> 20} MiB of names of files there; name a folder that holds only configuration",
                 field="source.path",
             )
 
