@@ -70,7 +70,11 @@ class Buckets:
     def start(self, *, bucket: bool = True) -> "Buckets":
         quiet = subprocess.DEVNULL
         self._server = subprocess.Popen(
-            [sys.executable, "-c", _S3, str(self.port), str(self._away)], stdout=quiet, stderr=quiet, stdin=quiet, start_new_session=True
+            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", _S3, str(self.port), str(self._away)],
+            stdout=quiet,
+            stderr=quiet,
+            stdin=quiet,
+            start_new_session=True,
         )
         until = time.monotonic() + PATIENCE
         while not self._answers():

@@ -91,7 +91,8 @@ class Cluster:
         until = time.monotonic() + PATIENCE
         while True:
             with (self.folder / "log").open("ab") as log:
-                command = [str(binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+                # It ends with us, also where we are killed; it starts with the same process id.
+                command = ["setpriv", "--pdeathsig", "QUIT", str(binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port)]
                 self._server = subprocess.Popen(
                     command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder, start_new_session=True, **self._as
                 )
