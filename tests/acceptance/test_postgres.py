@@ -60,6 +60,15 @@ async def it(tmp_path: Path, cluster: Cluster, bucket: buckets.Buckets) -> Async
         made.stop()
 
 
+@pytest.fixture
+def world(it: Installed, tmp_path: Path) -> Iterator[Path]:
+    """Where an apply waits at its gate; none waits there after the test, however that ends."""
+    made = tmp_path / "world"
+    made.mkdir()
+    yield made
+    (made / "1.open").touch()
+
+
 def reached(world: Path) -> bool:
     return (world / "1.reached").exists()
 
@@ -84,10 +93,8 @@ def findings(it: Installed, *, code: int) -> dict[str, Any]:
 
 @requirement("postgres:restart", "bad:database-restarted", "postgres:password")
 async def test_a_database_that_is_killed_in_mid_apply_costs_nothing_and_its_password_is_nowhere(
-    it: Installed, cluster: Cluster, bucket: buckets.Buckets, tmp_path: Path
+    it: Installed, cluster: Cluster, bucket: buckets.Buckets, world: Path
 ) -> None:
-    world = tmp_path / "world"
-    world.mkdir()
     looks = findings(it, code=0)
     assert looks["database"]["told"].startswith("postgresql://countersign@127.0.0.1")
     assert looks["artifacts"]["told"] == f"{bucket.url}: written, read and removed"
