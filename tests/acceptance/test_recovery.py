@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.installed import COMMAND, REPOSITORY
+from tests.acceptance.installed import COMMAND, REPOSITORY, eventually
 from tests.acceptance.restored import SERVERS, THREE, Machine, machine
 from tests.acceptance.test_crashes import engines
 from tests.fakecloud.client import Held
@@ -100,6 +100,16 @@ async def test_a_worker_whose_machine_is_lost(it: Machine) -> None:
 
     await typed(it, "A worker's machine is lost", names={"RUN": run_id, "HOST": host})
 
+    async def told() -> str:
+        """Applied, or asking about what the machine's last second did not tell."""
+        shown = it.it.cli("show", run_id, code=None)
+        return shown if "● applied" in shown or "--exists" in shown else ""
+
+    shown = await eventually(told, "the run to end, or to ask", 120)
+    made = {line["object"]["name"]: line["object"]["id"] for line in it.cloud.record}
+    if asked := set(re.findall(r"--exists fake_server\.(\w+)=", shown)):
+        answers = [word for name in sorted(asked) for word in ("--exists", f"fake_server.{name}={made[name]}")]
+        it.it.cli("resume", run_id, *answers, code=None)
     await it.reaches(run_id, "applied", patience=120)
     it.is_clean()
     assert it.cloud.changes() == ["create one", "create two"]
