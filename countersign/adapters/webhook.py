@@ -7,11 +7,13 @@ is looked up once and the connection goes to exactly what was judged.
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
@@ -24,7 +26,7 @@ WITHIN = 10.0  # seconds for all of it: look-up, connection, answer
 CONNECT = 5.0
 READ = 4096  # bytes of an answer; more is never looked at
 LONGEST_WAIT = 3600.0  # seconds a receiver may ask us to wait
-_SHAPES = Redactor()
+SECRET = 12  # characters of a part of an address that may be one
 _GONE = 410
 
 
@@ -75,7 +77,7 @@ class Sender:
             status, said, retry_after = None, refused.message, None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as failed:
             status, said, retry_after = None, _why(failed), None
-        return Answer(status=status, said=_SHAPES.line(said, 300), retry_after=retry_after, took=time.monotonic() - begun)
+        return Answer(status=status, said=_hiding(url).line(said, 300), retry_after=retry_after, took=time.monotonic() - begun)
 
     async def _post(
         self, url: httpx2.URL, id: str, body: bytes, keys: Sequence[bytes], allow_private: bool
@@ -99,6 +101,13 @@ class Sender:
             return answer.status_code, await _beginning(answer), _retry_after(answer.headers.get("retry-after"))
         finally:
             await answer.aclose()
+
+
+def _hiding(url: str) -> Redactor:
+    """Some addresses have their secret in the path or the query, and pages that say what was not found quote it."""
+    parts = urlsplit(url)
+    found = re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")
+    return Redactor(text for part in found for text in (part, unquote(part)) if len(text) >= SECRET)
 
 
 async def _address(url: httpx2.URL, *, allow_private: bool) -> str | None:

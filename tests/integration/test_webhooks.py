@@ -358,6 +358,16 @@ async def test_an_answer_of_any_size_is_read_to_its_beginning_only(it: FrontServ
     assert len((await only(it)).said or "") <= 300
 
 
+async def test_what_a_receiver_says_of_its_address_tells_nobody_the_secret_in_it(it: FrontService, telling: Telling) -> None:
+    path = "/services/T024BE7/Zk3vQm9sXw1pRt7yLb2nCd8f"
+    async with receiver(answering(404, f"Cannot POST {path}?thread=c2VjcmV0LXRocmVhZA%3D%3D (c2VjcmV0LXRocmVhZA==)")) as chat:
+        await asked(it)
+        address = chat.url.rpartition("/")[0] + f"{path}?thread=c2VjcmV0LXRocmVhZA%3D%3D"
+        await told(await telling(hook(address)))
+
+    assert (await only(it)).said == "404 As the test says: Cannot POST /services/T024BE7/(redacted)?thread=(redacted) ((redacted))"
+
+
 async def test_redirects_are_not_followed(it: FrontService, telling: Telling) -> None:
     async with receiver() as elsewhere, receiver(answering(307, "", f"Location: {elsewhere.url}")) as chat:
         await asked(it)
