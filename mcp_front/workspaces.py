@@ -40,6 +40,7 @@ def record(stack: StackRow) -> dict[str, Any]:
         "plan_credential": body.get("plan_credential"),
         "apply_credential": body.get("apply_credential"),
         "drift_every": body.get("drift_every"),
+        "custody": dict(stack.custody) or None,
         "updated_at": stamp(stack.updated_at),
     }
     return {name: value for name, value in data.items() if value is not None}

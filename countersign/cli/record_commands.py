@@ -196,3 +196,31 @@ def stack_register(
         dry_run=dry_run,
     )
     run(stacks.register(settings_of(data, as_json=as_json), asked, url=url, key_file=key_file, as_json=as_json), as_json=as_json)
+
+
+Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit chain.")]
+
+
+@stack.command("adopt")
+def stack_adopt(
+    path: Annotated[str, typer.Argument(metavar="STACK", help="env/slug or org/env/slug.")],
+    file: Annotated[
+        Path | None, typer.Option("--from", help="File with the state; else the backend its configuration declares.", show_default=False)
+    ] = None,
+    newer: Annotated[
+        bool, typer.Option("--newer", help="Also where it goes on from a state that is here: same lineage, higher serial.")
+    ] = False,
+    reason: Reason = "",
+    key_file: KeyFile = None,
+    org: Org = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take over a state that exists: from now on it is kept here, fenced, whatever backend the configuration declares.
+
+    Works on this data folder, with the key of an administrator. What lies there stays as it is.
+    """
+    from countersign.cli import custody
+
+    asked = custody.Asked(stack=path, file=file, reason=reason, key_file=key_file, org=org)
+    run(custody.adopt(settings_of(data, as_json=as_json), asked, newer=newer, as_json=as_json), as_json=as_json)

@@ -67,9 +67,9 @@ class Accept:
 
 async def show(settings: Settings, stack: str, *, org: str | None, as_json: bool) -> Exit:
     async with opened(settings) as store:
-        kept = _artifacts(settings, store)
+        kept = artifacts_of(settings, store)
         async with store.read() as conn:
-            row = await _stack(conn, settings, stack, org)
+            row = await stack_named(conn, settings, stack, org)
             head = await state.head(conn, row.org, row.id)
             history = await state.snapshots(conn, row.org, row.id, limit=SHOWN)
             why = await holds.held(conn, row.org, row.path)
@@ -106,9 +106,9 @@ async def show(settings: Settings, stack: str, *, org: str | None, as_json: bool
 
 async def pull(settings: Settings, given: Pull, *, as_json: bool) -> Exit:
     async with opened(settings) as store:
-        kept, by = _artifacts(settings, store), await _administrator(settings, store, given.key_file)
+        kept, by = artifacts_of(settings, store), await administrator(settings, store, given.key_file)
         async with store.read() as conn:
-            row = await _stack(conn, settings, given.stack, given.org)
+            row = await stack_named(conn, settings, given.stack, given.org)
             if given.found is not None:
                 one = await _found(conn, kept, row, given.found)
                 data, serial = await kept.content(one), one.name.removeprefix("state-")
@@ -119,7 +119,7 @@ async def pull(settings: Settings, given: Pull, *, as_json: bool) -> Exit:
                     raise NotFound(f"no state of {row.path} is stored{which}", field="serial")
                 data, serial = await kept.read(conn, org=row.org, artifact_id=snapshot.artifact_id), str(snapshot.serial)
         async with store.begin() as tx:
-            facts = {"reason": _short(given.reason), "serial": serial}
+            facts = {"reason": short(given.reason), "serial": serial}
             at = stamp(store.now())
             await audit.append(tx, org=row.org, at=at, action="state.pull", by=by, target=row.path, **facts)
     if given.to is None:
@@ -137,19 +137,19 @@ async def pull(settings: Settings, given: Pull, *, as_json: bool) -> Exit:
 async def push(settings: Settings, given: PushAsked, *, as_json: bool) -> Exit:
     if not given.reason.strip():
         raise InvalidArgument("a reason is needed; it stands in the audit chain", field="reason")
-    data = await asyncio.to_thread(_bytes, given.file)
+    data = await asyncio.to_thread(bytes_of, given.file)
     async with opened(settings) as store:
-        by = await _administrator(settings, store, given.key_file)
+        by = await administrator(settings, store, given.key_file)
         async with store.read() as conn:
-            row = await _stack(conn, settings, given.stack, given.org)
+            row = await stack_named(conn, settings, given.stack, given.org)
         await _confirmed(row, given.confirm)
         check = _Alive(settings=settings, said_lost=given.lost)
         work = Push(
             store=store,
-            artifacts=_artifacts(settings, store),
+            artifacts=artifacts_of(settings, store),
             stack=row,
             by=by,
-            reason=_short(given.reason),
+            reason=short(given.reason),
             force=given.force,
             check=check,
         )
@@ -171,15 +171,15 @@ async def accept(settings: Settings, given: Accept, *, as_json: bool) -> Exit:
     if given.all == bool(given.stacks):
         raise InvalidArgument("name the stacks, or say --all", field="stack")
     async with opened(settings) as store:
-        by = await _administrator(settings, store, given.key_file)
+        by = await administrator(settings, store, given.key_file)
         async with store.begin() as tx:
             now = store.now()
             org = organization(settings, given.org)
             if given.all:
                 found = (await records.list_stacks(tx, org, limit=1_000_000))[0]
             else:
-                found = [await _stack(tx, settings, one, given.org) for one in given.stacks]
-            facts: Any = {"reason": _short(given.reason), "by": by, "now": now}
+                found = [await stack_named(tx, settings, one, given.org) for one in given.stacks]
+            facts: Any = {"reason": short(given.reason), "by": by, "now": now}
             lifted = [row.path for row in found if await holds.lift(tx, org=row.org, path=row.path, **facts)]
     if as_json:
         emit({"accepted": lifted})
@@ -210,7 +210,7 @@ class _Alive:
             )
 
 
-async def _administrator(settings: Settings, store: Store, key_file: Path | None) -> Principal:
+async def administrator(settings: Settings, store: Store, key_file: Path | None) -> Principal:
     """Who does this. Raises PermissionDenied for any key that is no administrator's."""
     shown = token(key_file=key_file or await local_key(settings, store), data=settings.data)
     async with store.read() as conn:
@@ -222,7 +222,7 @@ async def _administrator(settings: Settings, store: Store, key_file: Path | None
     return key.principal
 
 
-async def _stack(conn: Any, settings: Settings, named: str, org: str | None) -> StackRow:
+async def stack_named(conn: Any, settings: Settings, named: str, org: str | None) -> StackRow:
     slug = organization(settings, org if org is not None or named.count("/") != 2 else named.partition("/")[0])
     if "/" not in named and not named.startswith("st_"):
         raise InvalidArgument(f"{named!r} is no stack; write env/slug or org/env/slug", field="stack")
@@ -255,11 +255,11 @@ async def _whose(conn: Any, org: str, run_id: str, credential_id: str) -> str:
     return f"{run.id} ({run.type}, {run.requester.id})"
 
 
-def _artifacts(settings: Settings, store: Store) -> Artifacts:
+def artifacts_of(settings: Settings, store: Store) -> Artifacts:
     return Artifacts(store, Keyring.open(settings.data, role="state"), place_of(settings))
 
 
-def _bytes(file: str) -> bytes:
+def bytes_of(file: str) -> bytes:
     try:
         if file == "-":
             data = sys.stdin.buffer.read(LARGEST + 1)
@@ -273,7 +273,7 @@ def _bytes(file: str) -> bytes:
     return data
 
 
-def _short(reason: str) -> str:
+def short(reason: str) -> str:
     return Redactor().line(reason.strip(), REASON)
 
 

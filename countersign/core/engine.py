@@ -75,6 +75,7 @@ class StackConfig:
     plan_credential: str | None = None  # slug of a secret whose JSON object becomes environment of the plan's child
     apply_credential: str | None = None
     reads: tuple[str, ...] = ()  # stacks whose outputs its plans get: ids, or paths
+    adopted: bool = False  # its state was taken over from where its configuration says, or there was none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,6 +172,20 @@ def pushing(head: Head, header: Header, *, force: bool) -> str | None:
     return None
 
 
+def adopting(head: Head, header: Header, *, same: bool, newer: bool) -> str | None:
+    """Why a state from elsewhere may not be taken over, or None. `same` says that it is what is stored, `newer` that somebody asked
+    for a later one of the same history."""
+    if head.empty:
+        return None
+    if header.lineage != head.lineage:
+        return f"the lineage there is {header.lineage}, and that of the state kept here {head.lineage}: they have no common history"
+    if header.serial > head.serial:
+        return None if newer else f"the serial there is {header.serial}, and the state kept here has {head.serial}"
+    if header.serial == head.serial and same:
+        return None
+    return f"the serial there is {header.serial}, and the state kept here has {head.serial} with other content: it is the newer one"
+
+
 def repeats(head: Head, header: Header, sha256: str) -> bool:
     """A client whose answer got lost sends the same bytes again."""
     return not head.empty and header.serial == head.serial and sha256 == head.sha256

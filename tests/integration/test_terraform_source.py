@@ -80,7 +80,7 @@ async def test_it_does_not_run_from_json_either(bench: Bench, how: str) -> None:
         ("external", 'data source "external" is not allowed', "main.tf", 1),
         ("data_in_check", 'data source "http" is not allowed', "main.tf.json", 4),
         ("foreign", "provider 'someone/stranger' is not allowed", "main.tf", 4),
-        ("remote_backend", 'backend "gcs" is not supported yet', "main.tf", 2),
+        ("remote_backend", 'backend "gcs" keeps the state elsewhere', "main.tf", 2),
     ],
 )
 @requirement("bad:foreign-provider", "source:judged")
@@ -120,13 +120,13 @@ REFUSED = {
         "this file cannot be checked",
         None,
     ),
-    "a backend elsewhere": ('terraform {\n  backend "remote" {}\n}\n', 'backend "remote" is not supported yet', 2),
+    "a backend elsewhere": ('terraform {\n  backend "remote" {}\n}\n', 'backend "remote" keeps the state elsewhere', 2),
     "a backend by address": (
         'terraform {\n  backend "http" {\n    address = "http://127.0.0.1:1"\n  }\n}\n',
-        'backend "http" is not supported yet',
+        'backend "http" keeps the state elsewhere',
         2,
     ),
-    "a cloud": ("terraform {\n  cloud {}\n}\n", 'backend "cloud" is not supported yet', 2),
+    "a cloud": ("terraform {\n  cloud {}\n}\n", 'backend "cloud" keeps the state elsewhere', 2),
     "an action of a stranger": (
         'terraform {\n  required_providers {\n    s = { source = "someone/stranger" }\n  }\n}\naction "s_do" "a" {}\n',
         "provider 'someone/stranger' is not allowed",

@@ -154,6 +154,38 @@ def test_what_is_no_lock_is_refused(body: bytes) -> None:
         fencing.lock_of(body)
 
 
+@pytest.mark.parametrize(
+    ("held", "there", "same", "newer", "refused"),
+    [
+        (Head(), ("any", 9), False, False, None),
+        (Head(seq=3, lineage="l", serial=7), ("l", 7), True, False, None),
+        (
+            Head(seq=3, lineage="l", serial=7),
+            ("l", 7),
+            False,
+            True,
+            "the serial there is 7, and the state kept here has 7 with other content",
+        ),
+        (
+            Head(seq=3, lineage="l", serial=7),
+            ("l", 6),
+            False,
+            True,
+            "the serial there is 6, and the state kept here has 7 with other content",
+        ),
+        (Head(seq=3, lineage="l", serial=7), ("l", 8), False, False, "the serial there is 8, and the state kept here has 7"),
+        (Head(seq=3, lineage="l", serial=7), ("l", 8), False, True, None),
+        (Head(seq=3, lineage="l", serial=7), ("m", 9), False, True, "the lineage there is m, and that of the state kept here l"),
+    ],
+)
+def test_a_state_from_elsewhere_is_taken_over_where_nothing_here_is_lost(
+    held: Head, there: tuple[str, int], same: bool, newer: bool, refused: str | None
+) -> None:
+    why = fencing.adopting(held, Header(lineage=there[0], serial=there[1]), same=same, newer=newer)
+
+    assert why is None if refused is None else why is not None and why.startswith(refused)
+
+
 def test_an_empty_unlock_names_no_lock_and_opentofus_names_its_id() -> None:
     assert fencing.lock_id_of(b"") is None
     assert fencing.lock_id_of(b'{"ID": "i", "Operation": "", "Info": "", "Who": ""}') == "i"

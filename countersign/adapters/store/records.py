@@ -8,7 +8,7 @@ import json
 import re
 import secrets as random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,6 +33,9 @@ DRIFT_AT_MOST = timedelta(minutes=1)
 # Given for a field to leave it as it is; None clears it.
 KEEP: Any = object()
 
+# Where a state is kept that was moved: it came here from elsewhere, or went there.
+HERE, AWAY = "here", "away"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackRow:
@@ -40,7 +43,7 @@ class StackRow:
     org: str
     path: str  # "org/env/slug"
     version: int
-    body: Mapping[str, Any]  # env, slug, source{repo, path, git_ref}, engine, version, vars, credentials, reads, drift_every
+    body: Mapping[str, Any]  # env, slug, source{repo, path, git_ref}, engine, version, vars, credentials, reads, drift_every, state
     created_at: datetime
     updated_at: datetime
 
@@ -69,7 +72,13 @@ class StackRow:
             plan_credential=self.body.get("plan_credential"),
             apply_credential=self.body.get("apply_credential"),
             reads=tuple(self.body.get("reads") or ()),
+            adopted=self.custody.get("kept") == HERE,
         )
+
+    @property
+    def custody(self) -> Mapping[str, Any]:
+        """Where its state is kept, if it was ever moved; as `store.custody` wrote it."""
+        return self.body.get("state") or {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +268,13 @@ async def forget_stack(
             await tx.execute(update(records).where(mine).values(deleted_at=now, updated_at=now))
             await audit.append(tx, org=org, at=now, action="terraform_forget_workspace", by=by, target=stack.path, version=stack.version)
         return stack
+
+
+async def note_custody(tx: AsyncConnection, row: StackRow, custody: Mapping[str, Any], *, now: datetime) -> StackRow:
+    """Write down where the state of `row`, as it was read in this transaction, is kept from now on."""
+    noted = replace(row, body={**row.body, "state": dict(custody)}, version=row.version + 1, updated_at=now)
+    await _write(tx, noted, created=False, now=stamp(now))
+    return noted
 
 
 async def _write(tx: AsyncConnection, row: StackRow, *, created: bool, now: str) -> None:

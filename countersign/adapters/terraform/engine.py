@@ -5,6 +5,7 @@ from pathlib import Path
 
 from countersign.adapters.git import Mirrors, Remotes
 from countersign.adapters.terraform.applying import Attempts
+from countersign.adapters.terraform.elsewhere import Elsewhere, give, look
 from countersign.adapters.terraform.environment import absolute_only, origin_of_providers, write_cli_config
 from countersign.adapters.terraform.executable import Executable, resolve
 from countersign.adapters.terraform.looking import Unique
@@ -98,6 +99,14 @@ class TerraformEngine:
 
     async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:
         return await moved(job, inputs, beat, executable=self.executable(job.stack.engine), around=self._around)
+
+    async def elsewhere(self, job: PlanJob, beat: Beat) -> Elsewhere:
+        """The state in the backend that the configuration declares. Raises FailedPrecondition where it declares none."""
+        return await look(job, beat, executable=self.executable(job.stack.engine), around=self._around)
+
+    async def give(self, job: PlanJob, state: bytes, beat: Beat) -> Elsewhere:
+        """Make `state` the one in the backend that the configuration declares; what was there, if anything, comes back."""
+        return await give(job, state, beat, executable=self.executable(job.stack.engine), around=self._around)
 
     async def launch(self, job: ApplyJob) -> None:
         await self._attempts.launch(job, self.executable(job.stack.engine))

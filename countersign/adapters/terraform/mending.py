@@ -32,7 +32,7 @@ class State:
     @classmethod
     async def pulled(cls, session: Session, environment: Mapping[str, str]) -> "State":
         await session.tell("reading the state")
-        data = await _command(session, environment, "state pull", session.commands.pull())
+        data = await command(session, environment, "state pull", session.commands.pull())
         # Where nothing was stored yet the engine makes up an empty one, without a lineage.
         there = bool(data) and bool(json.loads(data).get("lineage"))
         return cls(session=session, environment=environment, data=data if there else None, document=read(data) if there else None)
@@ -54,7 +54,7 @@ class State:
         file.touch(mode=0o600)
         file.write_bytes(left_over)
         try:
-            await _command(session, self.environment, "state push", session.commands.push(file))
+            await command(session, self.environment, "state push", session.commands.push(file))
         except ProviderError as refused:
             # Cut short by a full disk, for one. It says nothing that the journal does not.
             session.note(f"what was left of the state is not stored: {refused.message}")
@@ -85,7 +85,7 @@ class State:
     async def without(self, addresses: Iterable[str]) -> "State":
         if not (gone := sorted(set(addresses))):
             return self
-        await _command(self.session, self.environment, "state rm", self.session.commands.remove(gone))
+        await command(self.session, self.environment, "state rm", self.session.commands.remove(gone))
         return await self.pulled(self.session, self.environment)
 
     async def refreshed(self, var_files: Sequence[Path]) -> None:
@@ -104,13 +104,13 @@ class State:
         commands, session = self.session.commands, self.session
         for address, id in salvage.imports.items():
             await session.tell(f"recording {address}")
-            await _command(session, self.environment, "import", commands.take(address, id, var_file=var_file))
+            await command(session, self.environment, "import", commands.take(address, id, var_file=var_file))
         for need in salvage.needs.values():
             if need.half:
-                await _command(session, self.environment, "taint", commands.taint(need.address))
+                await command(session, self.environment, "taint", commands.taint(need.address))
 
 
-async def _command(session: Session, environment: Mapping[str, str], name: str, argv: list[str]) -> bytes:
+async def command(session: Session, environment: Mapping[str, str], name: str, argv: list[str]) -> bytes:
     ended = await session.document(name.replace(" ", "-"), argv, environment)
     if ended.code != 0:
         raise session.failed(name, Journal(), ended)

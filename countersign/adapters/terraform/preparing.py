@@ -28,8 +28,11 @@ class Checked:
     files: Mapping[str, Declared]
 
 
-async def checked(session: Session) -> Checked:
-    """Copy the source and judge it. Raises PolicyDenied or ProviderError with findings."""
+async def checked(session: Session, *, elsewhere: bool = False) -> Checked:
+    """Copy the source and judge it. Raises PolicyDenied or ProviderError with findings.
+
+    With `elsewhere` the backend it declares is left to count; else ours replaces whatever it says.
+    """
     await session.tell("reading the source")
     stack, around, place = session.job.stack, session.around, session.place
     if stack.source_repo is not None:
@@ -40,8 +43,10 @@ async def checked(session: Session) -> Checked:
     files, unreadable = await session.while_beating(asyncio.to_thread(around.reader.read, tree.files))
     if unreadable:
         await _unreadable(session, unreadable)
-    session.refuse(source.judge(files, around.allow, above=len(Path(tree.below).parts)))
-    (place.tree / OVERRIDE).write_text(_BACKEND)
+    backends = elsewhere or stack.adopted
+    session.refuse(source.judge(files, around.allow, above=len(Path(tree.below).parts), backends=backends))
+    if not elsewhere:
+        (place.tree / OVERRIDE).write_text(_BACKEND)
     return Checked(tree=tree, files=files)
 
 

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from countersign.core.digests import digest_of
 from countersign.core.errors import FailedPrecondition
@@ -87,16 +88,22 @@ def check_backend(work: Path) -> None:
 
     The last override file by name wins silently, and one of the source may sort behind ours.
     """
-    try:
-        chosen = json.loads((work / _DOT / "terraform.tfstate").read_bytes()).get("backend") or {}
-    except (OSError, ValueError):
-        chosen = {}
+    chosen = backend_of(work)
     settings = chosen.get("config") or {}
     if chosen.get("type") != "http" or any(value is not None for value in settings.values()):
         raise FailedPrecondition(
             "a file of the source overrides where the state is kept; remove backend and cloud blocks from its *override.tf files",
             field="source",
         )
+
+
+def backend_of(work: Path) -> dict[str, Any]:
+    """What init chose: `type` and `config`; nothing where it chose none."""
+    try:
+        chosen = json.loads((work / _DOT / "terraform.tfstate").read_bytes()).get("backend") or {}
+    except (OSError, ValueError):
+        return {}
+    return dict(chosen)
 
 
 def _fetched(made: Path) -> bool:

@@ -94,10 +94,11 @@ def declared(parsed: Mapping[str, Any], text: str = "") -> Declared:
     )
 
 
-def judge(files: Mapping[str, Declared], allow: AllowList, *, above: int = 0) -> list[Finding]:
+def judge(files: Mapping[str, Declared], allow: AllowList, *, above: int = 0, backends: bool = False) -> list[Finding]:
     """What the operator does not allow; empty where all of it may run.
 
-    `files` maps paths seen from the working folder to what they declare; its source reaches `above` as many folders.
+    `files` maps paths seen from the working folder to what they declare; its source reaches `above` as many folders. With
+    `backends` it may declare one: what was there is here by now, and ours replaces it.
     """
     found: list[Finding] = []
     by_folder: dict[str, dict[str, str]] = {}
@@ -140,14 +141,14 @@ def judge(files: Mapping[str, Declared], allow: AllowList, *, above: int = 0) ->
             for place in file.commands
         ]
         for backend in file.backends:
-            if backend.name != "local":
+            if backend.name != "local" and not backends:
                 found.append(
                     _refusal(
                         path,
                         backend.line,
-                        f'backend "{backend.name}" is not supported yet',
-                        "Countersign keeps the state itself, fenced so that only one run can write it. Remove the backend or cloud block "
-                        "and move the state in with `terraform state push`.",
+                        f'backend "{backend.name}" keeps the state elsewhere',
+                        "Countersign keeps the state itself, fenced so that only one run can write it. An administrator takes over what "
+                        "is there with `countersign stack adopt`; the block may stay then, and counts no more.",
                     )
                 )
     return found

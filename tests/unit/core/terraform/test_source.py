@@ -313,16 +313,22 @@ def test_a_key_provider_that_runs_a_command_is_refused() -> None:
 @pytest.mark.parametrize(
     ("body", "summary"),
     [
-        ({"backend": [{'"gcs"': block(bucket='"b"')}]}, 'backend "gcs" is not supported yet'),
-        ({"backend": [{'"http"': block(address='"http://evil"')}]}, 'backend "http" is not supported yet'),
-        ({"backend": {"s3": {}}}, 'backend "s3" is not supported yet'),
-        ({"cloud": [block(organization='"o"')]}, 'backend "cloud" is not supported yet'),
+        ({"backend": [{'"gcs"': block(bucket='"b"')}]}, 'backend "gcs" keeps the state elsewhere'),
+        ({"backend": [{'"http"': block(address='"http://evil"')}]}, 'backend "http" keeps the state elsewhere'),
+        ({"backend": {"s3": {}}}, 'backend "s3" keeps the state elsewhere'),
+        ({"cloud": [block(organization='"o"')]}, 'backend "cloud" keeps the state elsewhere'),
         ({"backend": [{'"local"': BLOCK}]}, None),
         ({}, None),
     ],
 )
 def test_the_state_is_kept_by_countersign(body: dict[str, Any], summary: str | None) -> None:
     assert judged({"terraform": [block(**body)]}) == ([summary] if summary else [])
+
+
+def test_a_backend_may_be_declared_where_what_was_there_is_here_by_now() -> None:
+    files = {"main.tf": declared({"terraform": [block(backend=[{'"gcs"': block(bucket='"b"')}])]})}
+
+    assert judge(files, DEFAULT, backends=True) == []
 
 
 # What a file declares.
