@@ -226,7 +226,7 @@ _BEHAVIOUR = {
     "drift:scheduled": ("A stack with drift_every is looked at by a schedule that follows its record, unless a run is at work.", "issue 4"),
     "worker:succeeds": ("A worker that takes the place of a dead one hands back at once what that had in its hands.", "issue 6"),
     "chaos:matrix": (
-        "kill -9 of any part at any boundary of a run costs no resource, no duplicate, no approval and no secret, and ends as written down.",
+        "kill -9 of any part at any boundary of a run costs no resource, no duplicate, no approval and no secret, and ends as foretold.",
         "issue 6",
     ),
     "chaos:notices": ("Without claim, fencing, journal, proof or open attempts a point of the kill matrix fails.", "issue 6"),

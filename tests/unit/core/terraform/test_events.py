@@ -180,7 +180,11 @@ def test_the_ends_of_a_real_engine(name: str, ended: Ended, state: str, code: st
 @pytest.mark.parametrize(
     ("events", "ended", "message"),
     [
-        ([], Ended(exit_code=None, whole=True, killed=True), "Nobody knows what the apply did: it was asked to stop, did not, and was killed."),
+        (
+            [],
+            Ended(exit_code=None, whole=True, killed=True),
+            "Nobody knows what the apply did: it was asked to stop, did not, and was killed.",
+        ),
         ([], Ended(exit_code=None, whole=True), "Nobody knows what the apply did: its process is gone without an exit code."),
         ([], Ended(exit_code=0, whole=False), "Nobody knows what the apply did: it left exit code 0 and a torn journal."),
         ([], Ended(exit_code=0, whole=True), "Nobody knows what the apply did: exit code 0, no summary in its journal."),
