@@ -19,7 +19,8 @@ HEAD_WITHIN = 10.0  # seconds for a request's head, from the connection or its f
 BODY_WITHIN = 30.0  # seconds from the head to the end of the body
 READ_WITHIN = 30.0  # seconds a reader may leave our answer where it is
 DEPTH = 64  # of nested objects and lists in a request
-_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# One that is not ended goes to the end, and nothing is tried twice: else each of its quotes would begin a search of its own.
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 

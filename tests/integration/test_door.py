@@ -6,6 +6,7 @@ import gc
 import json
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,22 @@ async def test_what_is_deep_only_within_texts_is_not_deep(it: tuple[FrontService
         answer = await call(agent, "search_tools", text="[" * 90 + "{" * 90 + ' \\" apply')
 
     assert answer["data"]["tools"][0]["name"] == "apply_terraform"
+
+
+@requirement("door:bounds")
+async def test_a_text_of_quotes_that_never_ends_keeps_nobody_waiting(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    token = await service.key(CLAUDE, "viewer")
+    body = b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": ' + b"[]" * 70 + b'"' + b'\\"' * 400_000
+    headers = {**MODERN, "Authorization": f"Bearer {token}", "Mcp-Method": "tools/list"}
+    async with httpx2.AsyncClient(timeout=PATIENT) as http:
+        before = time.process_time()
+        refused = await http.post(f"{url}/mcp", content=body, headers=headers)
+        took = time.process_time() - before
+
+    assert refused.status_code == 400
+    assert took < 5, "a search for each of the quotes would take hours"
+    assert await answers(url, token) > 5
 
 
 @requirement("door:bounds")
