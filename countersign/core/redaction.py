@@ -29,7 +29,8 @@ _SHAPES = tuple(
     (marker, re.compile(pattern, re.DOTALL))
     for marker, pattern in (
         ("private key", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"),
-        ("eyj", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON web tokens
+        # JSON web tokens. What only begins like one is taken whole and kept: else each "-eyJ" in it would be read to its end again.
+        ("eyj", r"(?P<kept>\beyJ[A-Za-z0-9_-]{8,}+(?!\.[A-Za-z0-9_-]{8,}\.))|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
         ("akia", r"\bAKIA[A-Z0-9]{16}\b"),
         ("asia", r"\bASIA[A-Z0-9]{16}\b"),
         ("aiza", r"\bAIza[A-Za-z0-9_-]{35}"),
@@ -112,7 +113,7 @@ class Redactor:
         small = text.lower()
         for marker, shape in _SHAPES:
             if marker in small:
-                text = shape.sub(HIDDEN, text)
+                text = shape.sub(_hidden, text)
         return text
 
     def line(self, text: str, limit: int = 256) -> str:
@@ -153,6 +154,10 @@ class Redactor:
             out += (text[begin:at], HIDDEN)
             begin = at = at + len(found)
         return "".join((*out, text[begin:]))
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return found[0] if found.lastgroup == "kept" else HIDDEN
 
 
 def _harmless(value: object) -> bool:

@@ -188,6 +188,14 @@ def test_the_shape_of_a_credential_is_hidden_without_being_known(credential: str
 
 
 @requirement("redaction:shapes")
+def test_text_that_begins_like_a_token_again_and_again_is_read_once_and_stays() -> None:
+    many = "eyJaaaaaaaa-" * 100_000  # read to its end at each of them, it would take hours
+
+    assert Redactor().text(many) == many
+    assert Redactor().text(f"{many}.eyJbbbbbbbb.c") == HIDDEN
+
+
+@requirement("redaction:shapes")
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
