@@ -66,6 +66,7 @@ def test_an_address_that_can_be_read_in_one_way_is_taken(address: str) -> None:
         "https://git.example.com/a b",
         "https://git.example.com/shop\n",
         "https://git..example.com/shop",
+        "https://git.example.com/a..b",
         "HTTPS://git.example.com/shop",
         "local:",
         "local:/srv/git",
