@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from countersign.adapters.settings import Settings
-from countersign.cli import service
+from countersign.cli import service, supervisor
 from countersign.cli.main import main as countersign
 from countersign.cli.parts import parts_of
 from countersign.cli.supervisor import Part
@@ -22,4 +22,6 @@ def _argv(argv: Sequence[str]) -> tuple[str, ...]:
 
 if __name__ == "__main__":
     service.parts_of = gated
+    # Each kill is a story of its own: the patience a supervisor has with a part that dies again and again is none of them.
+    supervisor.LONGEST_DELAY = supervisor.FIRST_DELAY
     countersign()
