@@ -119,28 +119,19 @@ async def _instead(visit: Visit, *, anybody: bool, part: bool) -> Response | Non
     request = visit.request
     posted = request.method == "POST"
     if posted and not guard.from_own_page(request, visit.pages.settings):
-        return await _kept(
-            visit, 403, "That did not come from a page of Countersign", "Nothing was done. Open the page again and send it from there."
-        )
+        return await _kept(visit, *_ELSEWHERE)
     if anybody:
         return None
     if visit.session is None:
         if part:
             return PlainTextResponse("signed out\n", status_code=401, headers=guard.HEADERS)
         if posted:
-            return await _kept(
-                visit, 401, "You are signed out", "Nothing was done. Sign in again; what you typed is below, so that it is not lost."
-            )
+            return await _kept(visit, *_SIGNED_OUT)
         if guard.from_elsewhere(request):
             return await visit.draw("arriving.html", to=signing.inside(request.url.path))
         return away_to(signing.address(signing.inside(request.url.path)))
     if posted and not guard.holds_token(visit.form, visit.token or ""):
-        return await _kept(
-            visit,
-            403,
-            "This form is of another session",
-            "Nothing was done. Open the page again and send it from there; what you typed is below.",
-        )
+        return await _kept(visit, *_OTHER_SESSION)
     return None
 
 
