@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -219,6 +220,7 @@ async def _by_hand(folder: Path, name: str, environment: dict[str, str], address
 
 async def run(folder: Path, *, seed: int) -> dict[str, Any]:
     """All points that raw Terraform has; what came of them, side by side with the matrix's own document."""
+    shutil.rmtree(folder, ignore_errors=True)
     (folder / "cloud").mkdir(parents=True)
     write_mirror(folder / "mirror")
     ended: list[Ended] = []
