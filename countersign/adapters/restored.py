@@ -9,7 +9,7 @@ Nothing here is undone by doing it again.
 """
 
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -25,7 +25,7 @@ from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import attempts, credentials, states
 from countersign.adapters.store.schema import runs as runs_table
 from countersign.core.engine import Left
-from countersign.core.errors import CountersignError, NotFound
+from countersign.core.errors import CountersignError, NotFound, Unavailable
 from countersign.core.ids import derive
 from countersign.core.principal import Principal
 from countersign.core.run import Mode, RunState
@@ -35,6 +35,8 @@ EPOCHS = 1000  # by which a restore raises each epoch, so that none of the lost 
 BEFORE = "before the restore"  # the boot of an attempt whose folder is not here: no journal of it counts as whole
 NEWEST = 50  # unknown states of one stack that are looked at
 _EVIDENCE = ("testimony", "journal", "apply_log")
+_BY_HAND = "hand_"  # begins the run of a state that a person pushed, or wanted to
+Busy = Callable[[AsyncConnection], Awaitable[Collection[tuple[str, str]]]]  # states on which somebody is at work
 _CHANGING = frozenset({str(Mode.APPLY), str(Mode.DESTROY)})
 
 
@@ -80,13 +82,18 @@ class Restored:
             told.append(await self._state(org, stack_id, stacks.get((org, stack_id)), mine, held=held))
         return told
 
-    async def notice(self, *, busy: Collection[tuple[str, str]]) -> list[Told]:
+    async def notice(self, *, busy: Busy) -> list[Told]:
         """Where the store came back by other hands and nobody settled it: the states of which something newer lies here, and no others.
 
-        `busy` are states on which somebody is at work: bytes come before their row, so theirs may be on their way.
+        Bytes come before their row, so those of whoever is at work may be on their way, and those of a push by hand that was refused
+        stay: a restore leaves them to a person, and here nobody looks.
         """
         async with self.store.read() as conn:
-            unknown = [one for one in await self.artifacts.unknown(conn, "state") if (one.org, one.stack_id) not in busy]
+            seen = [one for one in await self.artifacts.unknown(conn, "state") if not _by_hand(one)]
+        # Looking through all there is takes its time, and applies go on meanwhile: what counts is what is known after it.
+        async with self.store.read() as conn:
+            known, working = set(await self.artifacts.ids(conn)), await busy(conn)
+            unknown = [one for one in seen if (one.org, one.id) not in known and (one.org, one.stack_id) not in working]
             newer = {(one.org, one.stack_id) for one in await self._evidence(conn, unknown) if await self._newer(conn, one)}
             paths: dict[tuple[str, str], str | None] = {}
             for org, stack_id in newer:
@@ -94,7 +101,9 @@ class Restored:
         if paths:
             await self._signed_out()
         return [
-            await self._state(org, stack_id, path, [one for one in unknown if (one.org, one.stack_id) == (org, stack_id)], held=True)
+            await self._state(
+                org, stack_id, path, [one for one in unknown if (one.org, one.stack_id) == (org, stack_id)], held=True, busy=busy
+            )
             for (org, stack_id), path in sorted(paths.items())
         ]
 
@@ -117,14 +126,18 @@ class Restored:
                 found.append(one)
         return found
 
-    async def _state(self, org: str, stack_id: str, path: str | None, unknown: Sequence[Written], *, held: bool) -> Told:
-        """One state: fenced, moved on to what is newest, its lost attempt open again, and held."""
+    async def _state(
+        self, org: str, stack_id: str, path: str | None, unknown: Sequence[Written], *, held: bool, busy: Busy | None = None
+    ) -> Told:
+        """One state: fenced, moved on to what is newest, its lost attempt open again, and held. Raises Unavailable where it is `busy`."""
         async with self.store.read() as conn:
             evidence = await self._evidence(conn, unknown)
         newer, doubts = await self._newest(org, stack_id, path or stack_id, [one for one in evidence if one.kind == "state"])
         async with self.store.begin() as tx:
             now = self.store.now()
             before = await state.head(tx, org, stack_id)
+            if busy is not None and ((org, stack_id) in await busy(tx) or any(header.serial <= before.serial for _, header in newer)):
+                raise Unavailable(f"somebody works on the state of {path or stack_id} again; it is looked at another time")
             epoch = await self._voided(tx, org, stack_id, now)
             for one, header in newer:
                 await self.artifacts.record(tx, one)
@@ -180,8 +193,15 @@ class Restored:
             return [], []
         serials = [header.serial for _, header in headers]
         lineages = {header.lineage for _, header in headers} | ({head.lineage} if head.lineage else set())
-        if len(lineages) == 1 and len(set(serials)) == len(serials):
+        one_line = len(lineages) == 1 and len(set(serials)) == len(serials)
+        if one_line and not _by_hand(headers[-1][0]):
             return headers, []
+        if one_line:
+            newest, header = headers[-1]
+            return [], [
+                f"A newer state was found that somebody pushed by hand, or wanted to and was refused: serial {header.serial}, {newest.id}. "
+                f"Look at it (countersign state pull {shlex.quote(path)} --found {newest.id}), then push it if it is the right one."
+            ]
         listed = ", ".join(f"serial {header.serial} of lineage {header.lineage}, {one.id}" for one, header in headers)
         here = f"serial {head.serial} of lineage {head.lineage}" if head.lineage else "nothing"
         return [], [
@@ -284,6 +304,11 @@ async def _path_of(conn: AsyncConnection, org: str, stack_id: str) -> str | None
         return (await records.get_stack(conn, org, stack_id)).path
     except NotFound:
         return None
+
+
+def _by_hand(one: Written) -> bool:
+    """Whether no run wrote it: such bytes may be of a push that was refused after they were written."""
+    return (one.run_id or "").startswith(_BY_HAND)
 
 
 def _serial(one: Written) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.restored import Restored, Told
@@ -32,14 +33,9 @@ MOST = 200
 
 async def notice(store: Store, artifacts: Artifacts, workflows: Runs, *, host: str, attempts_root: Path, orgs: list[str]) -> list[Told]:
     """One look; what was taken over. The workflows of runs that account for a lost apply are told to look at their rows."""
-    async with store.read() as conn:
-        writes = (credentials.c.mode == str(Mode.APPLY)) & credentials.c.revoked_at.is_(None)
-        working = await conn.execute(select(credentials.c.org_id, credentials.c.stack_id).where(writes))
-        open_ones = await conn.execute(select(attempts.c.org_id, attempts.c.stack_id).where(attempts.c.closed_at.is_(None)))
-        busy = {(row.org_id, row.stack_id) for row in (*working, *open_ones)}
     left = await asyncio.to_thread(left_behind, attempts_root)
     restored = Restored(store=store, artifacts=artifacts, host=host, left=left, by=SYSTEM, since="an unknown time")
-    told = await restored.notice(busy=busy)
+    told = await restored.notice(busy=_busy)
     for one in told:
         log.warning("the store does not know a newer state", stack=one.path, before=one.before, serial=one.serial, run=one.reconciling)
     for org in orgs:
@@ -48,6 +44,14 @@ async def notice(store: Store, artifacts: Artifacts, workflows: Runs, *, host: s
         for run in lost:
             await workflows.wake(run.id)
     return told
+
+
+async def _busy(conn: AsyncConnection) -> set[tuple[str, str]]:
+    """States that somebody may write now."""
+    writes = (credentials.c.mode == str(Mode.APPLY)) & credentials.c.revoked_at.is_(None)
+    working = await conn.execute(select(credentials.c.org_id, credentials.c.stack_id).where(writes))
+    open_ones = await conn.execute(select(attempts.c.org_id, attempts.c.stack_id).where(attempts.c.closed_at.is_(None)))
+    return {(row.org_id, row.stack_id) for row in (*working, *open_ones)}
 
 
 async def keep_noticing(

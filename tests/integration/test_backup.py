@@ -72,11 +72,11 @@ class Folder:
             await self.wrote(store, document(serial))
         await store.close()
 
-    async def wrote(self, store: Store, data: bytes, *, row: bool = True) -> str:
+    async def wrote(self, store: Store, data: bytes, *, row: bool = True, run_id: str = "run_later") -> str:
         """A state as the state service stores one; without a row it is what a store of before does not know."""
         kept = Artifacts(store, Keyring.open(self.data, role="state"), self.data / "artifacts")
         header = header_of(data)
-        facts: Any = {"org": "local", "stack_id": self.stack_id, "run_id": "run_later", "kind": "state", "name": f"state-{header.serial}"}
+        facts: Any = {"org": "local", "stack_id": self.stack_id, "run_id": run_id, "kind": "state", "name": f"state-{header.serial}"}
         written = await kept.write(**facts, data=data, readable=False)
         if row:
             async with store.begin() as tx:
@@ -320,6 +320,24 @@ async def test_states_that_are_not_one_line_are_left_to_a_person_who_can_read_ea
     assert json.loads(it.cli("state", "pull", "dev/shop", "--found", found[1]))["a"] == "b"
 
 
+@requirement("restore:found")
+async def test_a_state_by_hand_that_may_have_been_refused_is_left_to_a_person(it: Folder, tmp_path: Path) -> None:
+    it.cli("backup", str(tmp_path / "b"))
+    store = await it.store()
+    found = await it.wrote(store, document(8), row=False, run_id="hand_1")
+    kept = Artifacts(store, Keyring.open(it.data, role="state"), it.data / "artifacts")
+    nobody: Any = None
+    assert await notice(store, kept, nobody, host="h", attempts_root=it.data / "attempts", orgs=["local"]) == []
+    await store.close()
+    assert it.json("state", "list", "dev/shop")["held"] is None, "a worker makes no head of a push that was refused"
+
+    [told] = it.json("restore", str(tmp_path / "b"), "--replace", "--nothing-since", "I was sure", code=7)["states"]
+
+    assert (told["before"], told["serial"]) == (7, 7)
+    assert f"serial 8, {found}" in told["doubts"][0]
+    assert it.json("state", "list", "dev/shop")["held"] is not None
+
+
 async def test_who_knows_that_nothing_was_applied_since_holds_nothing(it: Folder, tmp_path: Path) -> None:
     it.cli("backup", str(tmp_path / "b.tar"))
     new = Folder(data=tmp_path / "new", stack_id=it.stack_id)
@@ -480,3 +498,24 @@ async def test_a_worker_notices_a_store_that_was_put_back_under_it_and_holds_wha
     assert await notice(store, kept, nobody, **look) == [], "once"
     await store.close()
     assert it.json("state", "list", "dev/shop")["held"] is not None
+
+
+@requirement("restore:found")
+async def test_an_apply_that_begins_while_a_worker_looks_is_not_taken_for_one_of_another_time(it: Folder) -> None:
+    store = await it.store()
+
+    class Slow(Artifacts):
+        async def unknown(self, conn: Any, *kinds: str) -> list[Any]:
+            await self.ids(conn)
+            async with store.begin() as tx:
+                facts: Any = {"org": "local", "stack_id": it.stack_id, "run_id": "run_now", "mode": "apply", "epoch": 0}
+                await state.grant(tx, **facts, credential_id="att_now", expires_at=store.now() + timedelta(hours=1))
+            await it.wrote(store, document(8))
+            return await super().unknown(conn, *kinds)
+
+    nobody: Any = None
+    slow = Slow(store, Keyring.open(it.data, role="state"), it.data / "artifacts")
+    assert await notice(store, slow, nobody, host="h", attempts_root=it.data / "attempts", orgs=["local"]) == []
+    await store.close()
+
+    assert await it.head() == ("l", 8, 0), "nobody fenced it"
