@@ -24,6 +24,7 @@ from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import attempts, credentials, states
 from countersign.adapters.store.schema import runs as runs_table
+from countersign.core.digests import digest_of
 from countersign.core.engine import Left
 from countersign.core.errors import CountersignError, NotFound, Unavailable
 from countersign.core.ids import derive
@@ -94,10 +95,14 @@ class Restored:
         async with self.store.read() as conn:
             known, working = set(await self.artifacts.ids(conn)), await busy(conn)
             unknown = [one for one in seen if (one.org, one.id) not in known and (one.org, one.stack_id) not in working]
-            newer = {(one.org, one.stack_id) for one in await self._evidence(conn, unknown) if await self._newer(conn, one)}
+            newer = [one for one in await self._evidence(conn, unknown) if await self._newer(conn, one)]
             paths: dict[tuple[str, str], str | None] = {}
-            for org, stack_id in newer:
-                paths[org, stack_id] = await _path_of(conn, org, stack_id)
+            for org, stack_id in {(one.org, one.stack_id) for one in newer}:
+                path = await _path_of(conn, org, stack_id)
+                told = await audit.newest(conn, org, action="state.restore", target=path or stack_id)
+                # What somebody was told of already is theirs to judge: it holds nothing a second time.
+                if told is None or told.get("found") != _digest(one for one in newer if (one.org, one.stack_id) == (org, stack_id)):
+                    paths[org, stack_id] = path
         if paths:
             await self._signed_out()
         return [
@@ -159,6 +164,7 @@ class Restored:
                 epoch=epoch,
                 serial_before=before.serial,
                 serial=head.serial,
+                found=_digest(one for one in evidence if one.kind == "state" and (_serial(one) or 0) > before.serial),
                 nothing_since=self.known_current,
             )
         return Told(
@@ -309,6 +315,11 @@ async def _path_of(conn: AsyncConnection, org: str, stack_id: str) -> str | None
 def _by_hand(one: Written) -> bool:
     """Whether no run wrote it: such bytes may be of a push that was refused after they were written."""
     return (one.run_id or "").startswith(_BY_HAND)
+
+
+def _digest(found: Iterable[Written]) -> str:
+    """Which states were found that the store did not know, but for those by hand."""
+    return digest_of(sorted(one.id for one in found if not _by_hand(one)))
 
 
 def _serial(one: Written) -> int | None:

@@ -519,3 +519,26 @@ async def test_an_apply_that_begins_while_a_worker_looks_is_not_taken_for_one_of
     await store.close()
 
     assert await it.head() == ("l", 8, 0), "nobody fenced it"
+
+
+@requirement("restore:found")
+async def test_what_a_person_was_told_and_has_judged_holds_nothing_a_second_time(it: Folder, tmp_path: Path) -> None:
+    it.cli("backup", str(tmp_path / "b"))
+    store = await it.store()
+    for more in ({}, {"a": "b"}):
+        await it.wrote(store, document(9, **more), row=False)
+    await store.close()
+    it.cli("restore", str(tmp_path / "b"), "--replace", code=7)
+    it.cli("state", "accept", "dev/shop", "--reason", "neither is right")
+    _, _, epoch = await it.head()
+
+    store = await it.store()
+    kept = Artifacts(store, Keyring.open(it.data, role="state"), it.data / "artifacts")
+    nobody: Any = None
+    look: Any = {"host": "h", "attempts_root": it.data / "attempts", "orgs": ["local"]}
+    assert await notice(store, kept, nobody, **look) == []
+    assert await it.head() == ("l", 7, epoch)
+    await it.wrote(store, document(10, "other"), row=False)
+    [told] = await notice(store, kept, nobody, **look)
+    assert "serial 10 of lineage other" in told.doubts[0]
+    await store.close()

@@ -3,6 +3,10 @@
 Rows are appended in the transaction of what they tell, so that there is neither a deed without a row nor a row without a deed.
 """
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import bindparam, desc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -61,6 +65,16 @@ async def first_broken(conn: AsyncConnection, org: str) -> int | None:
         if row.seq != expected or row.prev_hash != previous or sha256(previous.encode() + b"\n" + row.body.encode()) != row.hash:
             return int(row.seq)
         previous, expected = row.hash, expected + 1
+    return None
+
+
+async def newest(conn: AsyncConnection, org: str, *, action: str, target: str) -> Mapping[str, Any] | None:
+    """The facts of the newest row of that action on that target, or None."""
+    rows = select(audit.c.body).where(audit.c.org_id == org, audit.c.body.contains(f'"action":"{action}"', autoescape=True))
+    for (body,) in await conn.execute(rows.order_by(desc(audit.c.seq))):
+        row = json.loads(body)
+        if (row["action"], row["target"]) == (action, target):
+            return dict(row["facts"])
     return None
 
 
