@@ -17,8 +17,8 @@ from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.reads import reads_of
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
-from countersign.core.engine import Finding, PlanJob, Planned, Progress, Read
-from countersign.core.errors import CountersignError, EngineDied, PlanStale, ProviderError
+from countersign.core.engine import Finding, PlanJob, Planned, Progress, Read, StackConfig
+from countersign.core.errors import CountersignError, EngineDied, NotFound, PlanStale, ProviderError
 from countersign.core.ids import derive
 from countersign.core.principal import SYSTEM
 from countersign.core.run import Mode, RunState
@@ -26,6 +26,7 @@ from countersign.core.steps import RunRef, Standing
 
 DEATHS = 3  # of an engine that only looks, before what kills it counts as its answer
 PLAN_CREDENTIAL_LIVES = timedelta(hours=2)
+RESTORE = "terraform_restore_state"  # type of the run that makes an earlier state the newest one
 _PLANNABLE = frozenset({RunState.PENDING, RunState.PLANNING, RunState.STALE})
 
 
@@ -131,12 +132,21 @@ class Planning(EngineStep):
             targets=tuple(request.get("targets") or ()),
             reads=reads,
             imports={request["address"]: request["external_id"]} if "external_id" in request else {},
+            restore=await self._earlier(stack, request["serial"]) if run.type == RESTORE else None,
             # A run that plans again stays at its commit: that is what was asked for, and what people looked at.
             commit=request.get("commit") or (before.inputs.get("commit") if before and stack.source_repo else None),
             applied_commit=applied,
             state=self.access(stack, attempt_id, password, head.lineage, head.serial),
             reveal=self.reveal(run.org),
         )
+
+    async def _earlier(self, stack: StackConfig, serial: int) -> bytes:
+        """The content of an earlier state."""
+        async with self.store.read() as conn:
+            found = await state.snapshot(conn, stack.org, stack.stack_id, serial)
+            if found is None:
+                raise NotFound(f"{stack.path} has no state of serial {serial}", field="serial", next=["terraform_get_state"])
+            return await self.artifacts.read(conn, org=stack.org, artifact_id=found.artifact_id)
 
     async def _plan_failed(self, run: RunRow, failed: CountersignError) -> Standing:
         async with self.store.begin() as tx:

@@ -55,7 +55,7 @@ class Call:
 
     def tool_named(self, name: str) -> ToolSpec:
         """A tool the caller is about to use through this one. Raises PermissionDenied where they have no right to it."""
-        spec = self.front.toolset.tools.get(name)
+        spec = self.front.toolset.tools.get(name) or self.front.toolset.starts.get(name)
         if spec is None:
             raise FailedPrecondition(f"{name} is no tool of this front; ask where that run was started")
         if not allowed(self.caller, spec):

@@ -141,6 +141,7 @@ class Domain:
     def __init__(self, server: str) -> None:
         self.server = server
         self.tools: dict[str, ToolSpec] = {}
+        self.starts: dict[str, ToolSpec] = {}  # run types that have no tool of their own: `run_start` starts them
 
     def tool(
         self,
@@ -155,6 +156,7 @@ class Domain:
         carried: bool = False,
         open_world: bool = False,
         asked_for: Iterable[str] = (),
+        listed: bool = True,  # the catalogue has it; else only `run_start` knows it
     ) -> Callable[[Tool], Tool]:
         """Declare a tool. The function takes the call first, then its own arguments by name; its docstring is the description."""
 
@@ -180,9 +182,9 @@ class Domain:
                 plans=build_resolver_plans(questions, {"call", *(set(arguments.model_fields) - set(common))}) if questions else {},
             )
             _check(spec)
-            if name in self.tools:
+            if name in self.tools or name in self.starts:
                 raise ValueError(f"{name} is declared twice")
-            self.tools[name] = spec
+            (self.tools if listed else self.starts)[name] = spec
             return function
 
         return add
@@ -194,6 +196,7 @@ class Toolset:
     def __init__(self, domains: Iterable[Domain]) -> None:
         self.domains = tuple(domains)
         self.tools: dict[str, ToolSpec] = {}
+        self.starts = {name: spec for domain in self.domains for name, spec in domain.starts.items()}
         for domain in self.domains:
             for spec in domain.tools.values():
                 if spec.name in self.tools:

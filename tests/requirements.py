@@ -262,6 +262,10 @@ _BEHAVIOUR = {
         "A state kept elsewhere is taken over as it is, with both serials recorded, and only where nothing here is lost.",
         "issue 4",
     ),
+    "state:restored": (
+        "An earlier state becomes the newest one by a run: its difference approved, claimed, under a new serial.",
+        "issue 4",
+    ),
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),

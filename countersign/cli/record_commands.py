@@ -198,6 +198,29 @@ def stack_register(
     run(stacks.register(settings_of(data, as_json=as_json), asked, url=url, key_file=key_file, as_json=as_json), as_json=as_json)
 
 
+@stack.command("restore")
+def stack_restore(
+    path: Stack,
+    serial: Annotated[int, typer.Option("--serial", help="Of an earlier state, as `state list` tells them.")],
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Why; approvers read it.", show_default=False)] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan that an earlier state becomes the newest one, have the difference countersigned, store it under a new serial.
+
+    Only the record changes, nothing in the cloud.
+    """
+    from countersign.cli import runs
+    from countersign.cli.door import Door
+
+    door = Door(settings=settings_of(data, as_json=as_json), url=url, key_file=key_file, as_json=as_json)
+    given = {"serial": serial}
+    asked = runs.Start(tool="terraform_restore_state", stack=path, message=message, key=None, wait=True, arguments=given, listed=False)
+    run(runs.start(door, asked), as_json=as_json)
+
+
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the audit chain.")]
 
 

@@ -32,6 +32,7 @@ class Start:
     vars: tuple[str, ...] = ()  # name=value
     var_files: tuple[Path, ...] = ()  # each a JSON object of values
     secret_vars: tuple[str, ...] = ()  # name=slug
+    listed: bool = True  # a tool of the front; else a type that `run_start` starts
 
 
 def variables(plain: Sequence[str], sealed: Sequence[str], files: Sequence[Path] = ()) -> dict[str, Any]:
@@ -81,7 +82,9 @@ async def start(door: Door, asked: Start) -> Exit:
     given = {**asked.arguments, "vars": variables(asked.vars, asked.secret_vars, asked.var_files) or None}
     async with door.opened() as front:
         env, slug = await place_of(front, asked.stack)
-        begun = await front.call(asked.tool, env=env, workspace=slug, message=asked.message, idempotency_key=asked.key, **given)
+        own = {"env": env, "workspace": slug, **{name: value for name, value in given.items() if value is not None}}
+        tool, arguments = (asked.tool, own) if asked.listed else ("run_start", {"type": asked.tool, "input": own})
+        begun = await front.call(tool, message=asked.message, idempotency_key=asked.key, **arguments)
         run = begun.get("run") or {}
         again = "  (asked before: the same run)" if begun.get("replayed") else ""
         door.show(Text().append("run ", style="dim").append_text(safe(f"{run.get('run_id')}{again}", "bold")), *warnings_view(begun))

@@ -114,6 +114,7 @@ class PlanJob:
     vars: Mapping[str, object]  # the request's, over those of the stack
     targets: tuple[str, ...]  # speculative only
     imports: Mapping[str, str] = field(default_factory=dict)  # address → id of an object that exists, to be taken into the state
+    restore: bytes | None = field(default=None, repr=False)  # an earlier state, to be the newest one again; the source counts for nothing
     commit: str | None
     reads: tuple[Read, ...] = ()
     applied_commit: str | None = None  # of the newest apply of this stack from the same repository

@@ -103,6 +103,7 @@ RUN_TYPES: dict[str, RunType] = {
         RunType(name="terraform_detect_drift", engine="terraform", mode=Mode.DRIFT),
         RunType(name="apply_terraform", engine="terraform", mode=Mode.APPLY),
         RunType(name="terraform_import", engine="terraform", mode=Mode.APPLY),
+        RunType(name="terraform_restore_state", engine="terraform", mode=Mode.APPLY),
         RunType(name="destroy_terraform", engine="terraform", mode=Mode.DESTROY),
     )
 }

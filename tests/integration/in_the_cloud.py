@@ -29,7 +29,8 @@ class InTheCloud:
 
     async def ended(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """The answer of `run_get` about the run that a tool started, when it has ended or waits for somebody."""
-        begun = await self.agent.call(tool, **{"env": "dev", "workspace": "demo", **arguments})
+        where = {} if tool == "run_start" else {"env": "dev", "workspace": "demo"}
+        begun = await self.agent.call(tool, **{**where, **arguments})
         run_id = begun["run"]["run_id"]
 
         async def there() -> dict[str, Any] | None:

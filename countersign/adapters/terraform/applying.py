@@ -55,6 +55,7 @@ class Noted(Payload):
     expected: int
     temporary: str  # folder for sockets, outside of the attempt's
     stack: str = ""  # its path: for whoever has lost the rows
+    restores: bool = False  # it stores a state, and has no journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,14 @@ class Attempts:
         meta.refuse_other_than(executable.name)
         _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
         temporary = short_folder()
-        noted = Noted(attempt_id=job.attempt_id, run_id=job.run_id, expected=job.expected, temporary=str(temporary), stack=job.stack.path)
+        noted = Noted(
+            attempt_id=job.attempt_id,
+            run_id=job.run_id,
+            expected=job.expected,
+            temporary=str(temporary),
+            stack=job.stack.path,
+            restores=meta.restores,
+        )
         _private(folder / "attempt.json", noted.model_dump_json())
         environment = child_environment(
             attempt=job.attempt_id,
@@ -119,7 +127,8 @@ class Attempts:
         commands = self.around.commands(executable)
         if not await asyncio.to_thread(self.around.pool.link_providers, meta.warm_key, work):
             await self._initialise(commands, work, folder, environment, hold)
-        await hold.launch(commands.apply(folder / "bundle" / bundle.PLAN), cwd=work, env=environment)
+        approved = folder / "bundle" / bundle.PLAN
+        await hold.launch(commands.push(approved) if meta.restores else commands.apply(approved), cwd=work, env=environment)
 
     async def _initialise(self, commands: Commands, work: Path, folder: Path, environment: Mapping[str, str], hold: Hold) -> None:
         """Another machine planned this: fetch the provider packages that the lock file pins."""
@@ -195,7 +204,9 @@ class Attempts:
             state_left_over=(bundle.working_folder(folder / "bundle") / LEFT_OVER).exists(),
         )
         redactor = redactor_of(folder)
-        state, code, message = judged(journal, ended, errors)
+        noted = _noted(folder)
+        restores = noted is not None and noted.restores
+        state, code, message = stored(ended, errors) if restores else judged(journal, ended, errors)
         progress = journal.progress(total)
         told_journal, log = await asyncio.to_thread(_told_texts, detached.folder / "journal", journal, errors, redactor)
         return Outcome(
@@ -208,7 +219,7 @@ class Attempts:
             resources=events.told_results(journal, redactor),
             log=log,
             journal=told_journal,
-            evidence=_evidence(ended, witness, left_over),
+            evidence=_evidence(ended, witness, left_over, restores=restores),
         )
 
     # Ending
@@ -257,6 +268,14 @@ def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState
     return state, code, message
 
 
+def stored(ended: events.Ended, errors: str) -> tuple[RunState, str | None, str]:
+    """How storing a state ended. One that failed may have been stored all the same: the state itself says so, to whoever looks."""
+    if ended.exit_code == 0 and not ended.killed:
+        return RunState.VERIFYING, None, "The state was stored."
+    why = "Nobody knows yet whether the state was stored."
+    return RunState.INTERRUPTED, "interrupted", f"{why} It said: {errors[-500:]}" if errors else why
+
+
 def _acknowledged(journal: Journal) -> bool:
     """Whether the engine said that it was interrupted, in its own line and not in what a command printed."""
     return any(text.lstrip().startswith("Interrupt received") for text in journal.text)
@@ -275,7 +294,7 @@ def _never_started(folder: Path) -> Outcome:
     return Outcome(state=RunState.ERRORED, code=why.code, message=message, evidence=evidence)
 
 
-def _evidence(ended: events.Ended, witness: Witness, left_over: int) -> tuple[str, ...]:
+def _evidence(ended: events.Ended, witness: Witness, left_over: int, *, restores: bool) -> tuple[str, ...]:
     journal = witness.journal
     said = [
         "no exit code was left" if ended.exit_code is None else f"exit code {ended.exit_code}",
@@ -285,7 +304,7 @@ def _evidence(ended: events.Ended, witness: Witness, left_over: int) -> tuple[st
         said.append(f"{witness.dropped} lines of the journal were too long to read")
     if journal.summary is not None:
         said.append("summary: " + ", ".join(f"{number} {what}" for what, number in sorted(journal.summary.items())))
-    if not journal.touched:
+    if not journal.touched and not restores:
         said.append("no operation that changes something was begun")
     if ended.stop_asked:
         said.append("it was interrupted on request")

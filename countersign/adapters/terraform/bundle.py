@@ -34,6 +34,7 @@ class Meta(Payload):
     ref: str | None = None
     below: str = ""  # path of the working folder below the root of its source
     source: tuple[str, ...] = ()  # files that were there before anything ran; none in a bundle of an earlier version
+    restores: bool = False  # what was approved is no plan of the engine but a state to be stored
 
     def refuse_other_than(self, engine: str) -> None:
         if self.engine != engine:

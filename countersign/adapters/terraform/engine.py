@@ -11,6 +11,7 @@ from countersign.adapters.terraform.executable import Executable, resolve
 from countersign.adapters.terraform.looking import Unique
 from countersign.adapters.terraform.planning import make_plan, moved
 from countersign.adapters.terraform.reconciling import reconcile
+from countersign.adapters.terraform.restoring import plan_restore
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
@@ -93,6 +94,8 @@ class TerraformEngine:
         """
         executable = self.executable(job.stack.engine)
         build = self._builds.get(executable.identity)
+        if job.restore is not None:
+            return await plan_restore(job, job.restore, beat, executable=executable, around=self._around)
         planned = await make_plan(job, beat, executable=executable, around=self._around, build=build)
         self._builds[executable.identity] = planned.plan.engine_build
         return planned

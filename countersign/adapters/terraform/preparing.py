@@ -17,7 +17,7 @@ from countersign.core.terraform import source
 from countersign.core.terraform.events import in_words
 from countersign.core.terraform.source import Declared
 
-_BACKEND = 'terraform {\n  backend "http" {}\n}\n'
+BACKEND = 'terraform {\n  backend "http" {}\n}\n'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ async def checked(session: Session, *, elsewhere: bool = False) -> Checked:
     backends = elsewhere or stack.adopted
     session.refuse(source.judge(files, around.allow, above=len(Path(tree.below).parts), backends=backends))
     if not elsewhere:
-        (place.tree / OVERRIDE).write_text(_BACKEND)
+        (place.tree / OVERRIDE).write_text(BACKEND)
     return Checked(tree=tree, files=files)
 
 

@@ -22,6 +22,7 @@ from countersign.adapters.terraform.judging import judged
 from countersign.adapters.terraform.looking import Trials, Unique, rules_of
 from countersign.adapters.terraform.mending import State
 from countersign.adapters.terraform.planning import add_imports, at_work, destroys, saved_plan, shown, state_answers
+from countersign.adapters.terraform.restoring import restored
 from countersign.adapters.terraform.session import Session, Surroundings
 from countersign.adapters.terraform.values import written_variables
 from countersign.adapters.terraform.warm import check_backend
@@ -124,6 +125,8 @@ class Reconciliation:
         await state_answers(job.state.address)
         approved = await self._unpacked()
         state = await State.pulled(session, approved.environment)
+        if approved.meta.restores:
+            return await self._restored(approved, state)
         if job.left_over_state is not None:
             state = await state.with_left_over(job.left_over_state)
         attempts = await asyncio.to_thread(self._attempts, approved.document)
@@ -145,6 +148,25 @@ class Reconciliation:
         if not lines:
             why = "Stopped on request before anything was changed."
         return Reconciled(decision=Decision(next=Next.STOP, why=why, lines=lines), log=session.log())
+
+    async def _restored(self, approved: Approved, state: State) -> Reconciled:
+        """Of a state that was to be stored: it is, or it is not, and what is there says which."""
+        job, session = self.job, self.session
+        wanted = await asyncio.to_thread((session.place.base / bundle.PLAN).read_bytes)
+        planned = await restored(session, state, wanted, key=approved.meta.warm_key, serial=None)
+        if not planned.plan.changes_anything:
+            proof = Proof(lines=(f"the state has the content that was approved, under serial {state.serial}",))
+        elif job.canceled:
+            return Reconciled(decision=Decision(next=Next.STOP, why="Stopped on request before anything was changed."), log=session.log())
+        else:
+            left = planned.plan.counts.total or 1
+            same = doc.parse(planned.plan_json) == approved.document
+            proof = Proof(
+                lines=("nothing was stored: the state is as it was when people agreed",) if same else (),
+                refused=() if same else ("the state is another one by now, so restoring it changes something else",),
+                left=left,
+            )
+        return Reconciled(decision=_decided(job, proof, ()), planned=planned, log=session.log())
 
     async def _unpacked(self) -> Approved:
         """The approved tree in the workspace, with its providers; from here on its secrets are hidden."""

@@ -47,7 +47,7 @@ async def _format(session: Session) -> list[Finding]:
 async def _told(session: Session, findings: Iterable[Finding], build: str | None) -> Planned:
     findings = [redacted(f, session.redactor) for f in findings][:FINDINGS]
     return Planned(
-        plan=Plan(engine=session.executable.name, engine_build=build or await _asked_version(session), source=source_in_words(session)),
+        plan=Plan(engine=session.executable.name, engine_build=build or await asked_version(session), source=source_in_words(session)),
         plan_sha256="",
         bundle=b"",
         plan_json=b"",
@@ -61,7 +61,7 @@ async def _told(session: Session, findings: Iterable[Finding], build: str | None
     )
 
 
-async def _asked_version(session: Session) -> str:
+async def asked_version(session: Session) -> str:
     name = session.executable.name
     ended = await session.document("version", session.commands.version(), session.environment({}, backend=False))
     try:

@@ -48,17 +48,17 @@ def with_serial(data: bytes, serial: int) -> bytes:
     """The same state under another serial: a history goes on, and an old plan never fits again. Raises InvalidArgument."""
     document = _document(data)
     _header(document)
-    return _written(document | {"serial": Number(str(serial))}).encode()
+    return written(document | {"serial": Number(str(serial))}).encode()
 
 
-def _written(value: object) -> str:
+def written(value: object) -> str:
     """JSON with its numbers as they were."""
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{json.dumps(key)}:{_written(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{json.dumps(key)}:{written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_written, value)) + "]"
+        return "[" + ",".join(map(written, value)) + "]"
     return json.dumps(value)
 
 
@@ -114,6 +114,7 @@ class StateDocument:
     engine_version: str
     instances: Sequence[Instance] = field(repr=False)
     redactor: Redactor = field(repr=False)  # knows what is secret anywhere in this state
+    outputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # in clear, as they lie there
 
     @property
     def addresses(self) -> list[str]:
@@ -191,7 +192,11 @@ def read(data: bytes) -> StateDocument:
     except (AttributeError, TypeError, KeyError, ValueError, RecursionError):
         raise ProviderError("the resources of this state are not written as version 4 has them; nothing of it is shown") from None
     return StateDocument(
-        header=header, engine_version=str(document.get("terraform_version", "")), instances=instances, redactor=Redactor(found)
+        header=header,
+        engine_version=str(document.get("terraform_version", "")),
+        instances=instances,
+        redactor=Redactor(found),
+        outputs=dict(outputs),
     )
 
 

@@ -25,7 +25,7 @@ SOON = 1.0  # seconds a wish has to show in the run's row before it is answered
 async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
     """Start a run by the name of its registered type. `type` is the name of the tool that starts such runs, `input` that tool's own
     arguments; its right is needed as well."""
-    if type not in RUN_TYPES or type not in call.front.toolset.tools:
+    if type not in RUN_TYPES or type not in {*call.front.toolset.tools, *call.front.toolset.starts}:
         raise InvalidArgument(f"no run type {type[:60]!r}{lookup.nearest(type, RUN_TYPES)}", field="type")
     spec = call.tool_named(type)
     common = sorted(set(input) & spec.common)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.store import state
 from countersign.adapters.store.adopt import Adoptable, plan_to_adopt
 from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.requests import Admit
@@ -152,6 +153,27 @@ async def terraform_import(
 
     mode = Mode.SPECULATIVE if call.given.dry_run else None
     return await begin(call, "terraform_import", stack, {"address": address, "external_id": external_id}, mode=mode, admit=importable)
+
+
+# The catalogue has no tool for it: people do this once in a while, and no agent should find it among the first. `run_start` does.
+@TERRAFORM.tool("terraform_restore_state", Access.WRITE, title="Restore state", run=True, listed=False)
+async def terraform_restore_state(
+    call: Call,
+    env: Env,
+    serial: Annotated[int, Field(ge=0, description="of an earlier snapshot, as terraform_get_state lists them")],
+    workspace: Workspace = "main",
+) -> Answer:
+    """Restore an earlier state of a workspace: its content becomes the newest state under a new serial, once people agreed to the
+    difference. Only the record changes, nothing in the cloud; what is there now stays in the history."""
+    stack = await stack_of(call, env, workspace, None)
+
+    async def restorable(conn: AsyncConnection) -> None:
+        found = await workspaces.snapshot_of(call, conn, stack, serial)
+        if found is not None and found.seq == (await state.head(conn, call.org, stack.id)).seq:
+            raise FailedPrecondition(f"serial {serial} is the newest state of {stack.path} already", field="serial")
+
+    mode = Mode.SPECULATIVE if call.given.dry_run else None
+    return await begin(call, "terraform_restore_state", stack, {"serial": serial}, mode=mode, admit=restorable)
 
 
 def _auto_approved(call: Call) -> str:
