@@ -14,6 +14,7 @@ from countersign.core.approval import ApproveInput
 from countersign.core.errors import CountersignError
 from countersign.core.run import RunState
 from countersign.core.steps import ApplyInput
+from countersign.worker import interceptors
 from countersign.worker.sweep import sweep
 from tests.requirements import requirement
 from tests.service import ANA, BO, Service, eventually
@@ -284,7 +285,8 @@ async def test_two_approvals_racing_apply_once(it: Service) -> None:
 
 
 @requirement("I8")
-async def test_an_approval_that_expires_cannot_be_used(it: Service) -> None:
+async def test_an_approval_that_expires_cannot_be_used(it: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interceptors, "SKEW", timedelta(days=2))  # a worker whose clock is off by itself does nothing at all
     toy(it).want(("a", "create"))
     run = await it.start(await it.stack())
     waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
