@@ -251,7 +251,11 @@ class Run:
             asked = EndInput(
                 org=self._start.org, run_id=self._start.run_id, reason=EndReason.CANCELED, by=_canceler(wish), message=wish.reason
             )
-            decided = await self._do(FORCE, asked)
+            try:
+                decided = await self._do(FORCE, asked)
+            except ActivityError as lost:  # what a signal asks for in vain must not end the run's workflow
+                self._refused(f"cancel: {_why(lost)}")
+                return
             if not decided.accepted:
                 self._refused(f"cancel: {decided.message}")
             return
@@ -263,8 +267,9 @@ class Run:
 
     @workflow.signal(description="The apply does something that nobody approved: look at the run's row and show it")
     async def alarm(self, *_: object) -> None:
-        self._details = (await self._do(STAND, self._ref)).details
-        self._publish_details()
+        with contextlib.suppress(ActivityError):  # the row says it, whoever cannot show it
+            self._details = (await self._do(STAND, self._ref)).details
+            self._publish_details()
 
     @workflow.signal(description="An operator asks to look for the lost attempt again; the payload says who")
     def resume(self, *given: object) -> None:
@@ -278,6 +283,8 @@ class Run:
             await self._decide(self._asked(decision, via="signal"), or_raise=False)
         except ApplicationError as refused:
             self._refused(f"{_name(kind)}: {refused.message}")
+        except ActivityError as lost:
+            self._refused(f"{_name(kind)}: {_why(lost)}")
 
     def _refused(self, message: str) -> None:
         self._refusals = [*self._refusals, message][-REFUSALS_SHOWN:]
