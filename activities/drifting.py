@@ -29,6 +29,8 @@ class DriftSteps:
             except NotFound:
                 return DriftBegun(skipped="the workspace was forgotten")
             busy = await drift.busy_with(conn, asked.org, stack.id)
+        if stack.config.released:
+            return DriftBegun(skipped="its state was given back")
         if busy is not None:
             return DriftBegun(skipped=busy)
         begun = await request_run(

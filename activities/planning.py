@@ -18,7 +18,7 @@ from countersign.adapters.store.reads import reads_of
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.engine import Finding, PlanJob, Planned, Progress, Read, StackConfig
-from countersign.core.errors import CountersignError, EngineDied, NotFound, PlanStale, ProviderError
+from countersign.core.errors import CountersignError, EngineDied, FailedPrecondition, NotFound, PlanStale, ProviderError
 from countersign.core.ids import derive
 from countersign.core.principal import SYSTEM
 from countersign.core.run import Mode, RunState
@@ -103,6 +103,8 @@ class Planning(EngineStep):
         async with self.store.begin() as tx:
             request = await inputs_of(tx, run)
             stack = (await records.get_stack(tx, run.org, run.stack_id)).config
+            if stack.released and run.mode is not Mode.VALIDATE:
+                raise FailedPrecondition(records.why_released(stack), field="workspace")
             before = await plans.get_plan(tx, run.org, run.id) if run.plan_number else None
             applied = await plans.commit_applied(tx, run.org, run.stack_id, stack.source_repo) if stack.source_repo else None
             head = await state.head(tx, run.org, run.stack_id)

@@ -1,27 +1,32 @@
-"""`countersign stack adopt`: a state comes here from a file, or from the backend the configuration declares."""
+"""`countersign stack adopt` and `release`: a state comes here from a file or from the backend the configuration declares, or goes there."""
 
 import asyncio
 import secrets as random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.settings import Settings
-from countersign.adapters.store import secrets
-from countersign.adapters.store.custody import Adopted, Adoption
+from countersign.adapters.store import secrets, state
+from countersign.adapters.store.custody import Adopted, Adoption, Release, free
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.records import StackRow
 from countersign.adapters.terraform.engine import TerraformEngine
+from countersign.cli import output
 from countersign.cli.exits import Exit
 from countersign.cli.output import console, emit, safe
 from countersign.cli.states import administrator, artifacts_of, bytes_of, short, stack_named
-from countersign.cli.store import opened
+from countersign.cli.store import opened, write_secret
 from countersign.core.engine import PlanJob, Progress, StateAccess
+from countersign.core.errors import ConfirmationRequired, CountersignError, FailedPrecondition
+from countersign.core.fencing import Head
 from countersign.core.ids import derive
 from countersign.core.principal import Principal
 from countersign.core.run import Mode
+from countersign.core.terraform.state import header_of
 from countersign.worker.main import engines_of
 
 NO_STATE_SERVICE = "state-of-nobody:"  # what works on a declared backend is told of no address of ours
@@ -54,6 +59,63 @@ async def adopt(settings: Settings, asked: Asked, *, newer: bool, as_json: bool)
     else:
         console().print(safe(_adopted(stack, origin, done)))
     return Exit.OK
+
+
+async def release(settings: Settings, asked: Asked, *, confirm: str | None, as_json: bool) -> Exit:
+    async with _stack_of(settings, asked) as (store, stack, by):
+        async with store.read() as conn:
+            seen = await free(conn, stack)
+            newest = await state.snapshot(conn, stack.org, stack.id)
+            if newest is None:
+                raise FailedPrecondition(f"{stack.path} has no state here that could be given back", field="stack")
+            data = await artifacts_of(settings, store).read(conn, org=stack.org, artifact_id=newest.artifact_id)
+        await _confirmed(stack, confirm)
+        give = partial(Release, store=store, stack=stack, by=by, reason=short(asked.reason))
+        if asked.file is not None:
+            to, there = "file", None
+            write_secret(asked.file, data.decode().removesuffix("\n"), new=True)
+            try:
+                await give(to=to)(seen, None)
+            except BaseException:
+                asked.file.unlink(missing_ok=True)
+                raise
+        else:
+            to, there = await _given(_work(settings, store, stack), stack, data, seen, give)
+    if as_json:
+        emit({"stack": stack.path, "to": to, "serial_there": there, "serial": seen.serial, "lineage": seen.lineage, "by": by.id})
+    else:
+        where = f"in {asked.file}, with its secrets in clear" if asked.file is not None else f"in the backend {to}"
+        again = f"countersign stack adopt {stack.path.partition('/')[2]}"
+        console().print(safe(f"serial {seen.serial} of {stack.path} is {where}. Runs are refused until it is taken over again: {again}"))
+    return Exit.OK
+
+
+async def _given(
+    work: tuple[TerraformEngine, PlanJob], stack: StackRow, data: bytes, seen: Head, give: Callable[..., Release]
+) -> tuple[str, int | None]:
+    """The state in the declared backend. It is kept there from before it is written, so that nobody here writes meanwhile."""
+    engine, job = work
+    found = await engine.elsewhere(job, _quiet)
+    there = header_of(found.data).serial if found.data is not None else None
+    giving = give(to=found.backend)
+    if not stack.config.released:  # else an earlier try came this far
+        await giving(seen, there)
+    try:
+        now = await engine.give(job, data, _quiet)
+        assert now.data is not None  # it was looked at
+        await giving.arrived(header_of(now.data).serial)
+    except CountersignError as failed:
+        if not stack.config.released:
+            await giving.undone(failed.message)
+        raise
+    return found.backend, there
+
+
+async def _confirmed(stack: StackRow, confirm: str | None) -> None:
+    said = f"The state of {stack.path} is kept elsewhere from then on, and runs are refused. Type the stack's path:"
+    typed = confirm if confirm is not None else await output.asked(said)
+    if typed != stack.path:
+        raise ConfirmationRequired(f"type the stack's whole path, {stack.path}, with --confirm; nothing was changed", field="confirm")
 
 
 def _adopted(stack: StackRow, origin: str, done: Adopted) -> str:

@@ -247,3 +247,30 @@ def stack_adopt(
 
     asked = custody.Asked(stack=path, file=file, reason=reason, key_file=key_file, org=org)
     run(custody.adopt(settings_of(data, as_json=as_json), asked, newer=newer, as_json=as_json), as_json=as_json)
+
+
+@stack.command("release")
+def stack_release(
+    path: Annotated[str, typer.Argument(metavar="STACK", help="env/slug or org/env/slug.")],
+    file: Annotated[
+        Path | None,
+        typer.Option("--to", help="New file for it (0600); else the backend its configuration declares.", show_default=False),
+    ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option("--confirm", help="The stack's whole path, org/env/slug, typed out; else it is asked for.", show_default=False),
+    ] = None,
+    reason: Reason = "",
+    key_file: KeyFile = None,
+    org: Org = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a state back: it is kept elsewhere from then on, and runs on the stack are refused until it is adopted again.
+
+    Its history stays here. Works on this data folder, with the key of an administrator.
+    """
+    from countersign.cli import custody
+
+    asked = custody.Asked(stack=path, file=file, reason=reason, key_file=key_file, org=org)
+    run(custody.release(settings_of(data, as_json=as_json), asked, confirm=confirm, as_json=as_json), as_json=as_json)

@@ -76,6 +76,7 @@ class StackConfig:
     apply_credential: str | None = None
     reads: tuple[str, ...] = ()  # stacks whose outputs its plans get: ids, or paths
     adopted: bool = False  # its state was taken over from where its configuration says, or there was none
+    released: bool = False  # its state was given back: nothing is planned against the one that is here
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,3 +177,72 @@ async def test_nothing_is_taken_over_beside_an_apply_that_is_open_or_under_a_loc
 
     assert (await local.head()).empty
     assert (await local.stack()).custody == {}
+
+
+# -- Given back
+
+
+@requirement("state:released")
+async def test_a_state_is_given_back_to_a_file_as_it_is_and_taken_over_again_with_what_went_on_there(local: Moved) -> None:
+    local.cli("stack", "adopt", "dev/shop", "--from", str(file_of(local)))
+    there, given = json.loads(file_of(local).read_bytes()), local.folder / "given.tfstate"
+    release = ["stack", "release", "dev/shop", "--to", str(given)]
+
+    assert "whole path" in local.says(*release, code=5)
+    assert not given.exists()
+    told = local.json(*release, "--confirm", STACK, "--reason", "moves to another team")
+
+    assert json.loads(given.read_bytes()) == there
+    assert oct(given.stat().st_mode & 0o777) == "0o600"
+    kept = {"kept": "away", "to": "file", "serial_there": None, "serial": there["serial"], "lineage": there["lineage"]}
+    assert (await local.stack()).custody == kept
+    assert (told["serial"], (await local.head()).epoch) == (there["serial"], 2)
+    [row] = await local.audited("state.release")
+    assert (row["target"], row["facts"]["reason"], row["facts"]["serial"]) == (STACK, "moves to another team", there["serial"])
+    assert json.loads(local.cli("state", "pull", "dev/shop")) == there
+
+    local.by_hand("apply", "-auto-approve", "-input=false", "-var=size=7")
+    again = local.json("stack", "adopt", "dev/shop", "--from", str(file_of(local)))
+    assert (again["serial_before"], again["serial"] > there["serial"]) == (there["serial"], True)
+    assert (await local.stack()).config.released is False
+
+
+@requirement("state:released")
+async def test_a_state_is_given_back_to_the_declared_backend_which_has_all_of_it_then(it: Moved, elsewhere: str) -> None:
+    await it.made(backend("pg", schema_name="shop", conn_str=elsewhere) + THINGS)
+    file = it.folder / "first.tfstate"
+    local = Moved(folder=it.folder / "first", engine=it.engine)
+    await local.made(THINGS)
+    local.apply_by_hand()
+    file.write_bytes(file_of(local).read_bytes())
+    it.cli("stack", "adopt", "dev/shop", "--from", str(file))
+
+    told = it.json("stack", "release", "dev/shop", "--confirm", STACK)
+
+    assert (told["to"], told["serial_there"]) == ("pg", None)
+    it.by_hand("init", "-input=false")
+    assert json.loads(it.by_hand("state", "pull"))["resources"] == json.loads(file.read_bytes())["resources"]
+    given = (await it.stack()).custody["serial_given"]
+    assert json.loads(it.by_hand("state", "pull"))["serial"] == given >= told["serial"]
+    assert it.json("stack", "release", "dev/shop", "--confirm", STACK)["serial_there"] == given
+    it.by_hand("apply", "-auto-approve", "-input=false", "-var=size=7")
+    again = it.json("stack", "adopt", "dev/shop")
+    assert (again["from"], again["serial"] > told["serial"]) == ("pg", True)
+
+
+@requirement("state:released")
+async def test_a_backend_that_holds_another_history_refuses_and_the_state_stays_here(tmp_path: Path, elsewhere: str) -> None:
+    it = Moved(folder=tmp_path)
+    await it.made(backend("pg", schema_name="shop", conn_str=elsewhere) + THINGS)
+    it.apply_by_hand()
+    theirs = json.loads(it.by_hand("state", "pull"))
+    ours = it.folder / "ours.tfstate"
+    ours.write_text(json.dumps({**theirs, "lineage": "ours"}))
+    it.cli("stack", "adopt", "dev/shop", "--from", str(ours))
+    before = (await it.stack()).custody
+
+    assert "state push failed" in it.says("stack", "release", "dev/shop", "--confirm", STACK)
+
+    assert (await it.stack()).custody == before
+    assert json.loads(it.by_hand("state", "pull")) == theirs
+    assert [row["outcome"] for row in await it.audited("state.release")] == ["ok", "failed"]

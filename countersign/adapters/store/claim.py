@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, reads, runs, secrets, state, statements, turns
+from countersign.adapters.store import audit, plans, reads, records, runs, secrets, state, statements, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.plans import AttemptRow, PlanRow
@@ -83,6 +83,8 @@ async def claim(
             return NotClaimed(state=run.state, code="locked", message=f"{place.position} before this one on the state")
         head = await state.hold(tx, org, run.stack_id)
         target = plan.document.target
+        if (away := await records.released(tx, org, run.stack_id)) is not None:
+            return await _stale(tx, run, away, now)
         if (head.lineage, head.serial) != (target.lineage, target.serial):
             return await _stale(tx, run, f"the state moved from serial {target.serial} to {head.serial} after this plan was made", now)
         if read := await reads.moved(tx, org, plan.inputs):

@@ -1,4 +1,4 @@
-"""Who keeps the state of a stack: taken over from elsewhere, with both serials on the record.
+"""Who keeps the state of a stack: taken over from elsewhere or given back, with both serials on the record.
 
 A state that comes here keeps its lineage and serial, so that what is stored is what was there and can be compared with it for
 ever. Taking it over is an attributed claim of one transaction, like a push by hand: it fences whoever could write, and waits
@@ -83,6 +83,49 @@ class Adoption:
             return False
         ours = await self.artifacts.read(conn, org=self.stack.org, artifact_id=kept.artifact_id)
         return with_serial(ours, header.serial) == with_serial(data, header.serial)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Giving a state back. What was stored here stays, and is planned against no more."""
+
+    store: Store
+    stack: StackRow
+    by: Principal
+    to: str  # "file", or the type of a backend
+    reason: str
+
+    async def __call__(self, seen: Head, there: int | None) -> None:
+        """From now on the state `seen` is kept elsewhere, where the serial was `there` before. Raises Conflict where it moved."""
+        org, stack_id = self.stack.org, self.stack.id
+        async with self.store.begin() as tx:
+            now = self.store.now()
+            epoch = await fenced(tx, self.stack, seen)
+            noted = {"kept": AWAY, "to": self.to, "serial_there": there, "serial": seen.serial, "lineage": seen.lineage}
+            await records.note_custody(tx, await records.get_stack(tx, org, stack_id), noted, now=now)
+            told = _told(seen, seen, there) | {"epoch": epoch, "to": self.to, "reason": self.reason}
+            await audit.append(tx, org=org, at=stamp(now), action="state.release", by=self.by, target=self.stack.path, **told)
+
+    async def arrived(self, serial: int) -> None:
+        """It is there now, under that serial, which the engine may have counted up."""
+        org, stack_id = self.stack.org, self.stack.id
+        async with self.store.begin() as tx:
+            now = self.store.now()
+            stack = await records.get_stack(tx, org, stack_id)
+            await records.note_custody(tx, stack, {**stack.custody, "serial_given": serial}, now=now)
+            facts: dict[str, Any] = {"to": self.to, "serial_given": serial}
+            await audit.append(tx, org=org, at=stamp(now), action="state.given", by=self.by, target=self.stack.path, **facts)
+
+    async def undone(self, why: str) -> None:
+        """It could not be given: it is kept here as it was before."""
+        org, stack_id = self.stack.org, self.stack.id
+        async with self.store.begin() as tx:
+            now = self.store.now()
+            await records.note_custody(tx, await records.get_stack(tx, org, stack_id), self.stack.custody, now=now)
+            facts = {"to": self.to, "why": why}
+            await audit.append(
+                tx, org=org, at=stamp(now), action="state.release", by=self.by, outcome="failed", target=self.stack.path, **facts
+            )
 
 
 def _told(before: Head, after: Head, there: int | None) -> dict[str, Any]:

@@ -30,6 +30,8 @@ async def reads_of(conn: AsyncConnection, artifacts: Artifacts, stack: StackConf
                 field="reads",
                 next=["terraform_register_workspace"],
             ) from None
+        if other.config.released and not destroying:
+            raise FailedPrecondition(f"{stack.path} reads the outputs of {other.path}: {records.why_released(other.config)}", field="reads")
         snapshot = await state.snapshot(conn, stack.org, other.id)
         if snapshot is None and not destroying:
             raise FailedPrecondition(

@@ -73,6 +73,7 @@ class StackRow:
             apply_credential=self.body.get("apply_credential"),
             reads=tuple(self.body.get("reads") or ()),
             adopted=self.custody.get("kept") == HERE,
+            released=self.custody.get("kept") == AWAY,
         )
 
     @property
@@ -268,6 +269,17 @@ async def forget_stack(
             await tx.execute(update(records).where(mine).values(deleted_at=now, updated_at=now))
             await audit.append(tx, org=org, at=now, action="terraform_forget_workspace", by=by, target=stack.path, version=stack.version)
         return stack
+
+
+async def released(conn: AsyncConnection, org: str, stack_id: str) -> str | None:
+    """Why nothing is planned or applied, if the state of the stack was given back."""
+    row = await statements.first(conn, records, org_id=org, kind=KIND, id=stack_id)
+    return why_released(_stack(row).config) if row is not None and _stack(row).config.released else None
+
+
+def why_released(stack: StackConfig) -> str:
+    path = stack.path.partition("/")[2]
+    return f"the state of {stack.path} was given back, and is kept elsewhere; take it over again first: countersign stack adopt {path}"
 
 
 async def note_custody(tx: AsyncConnection, row: StackRow, custody: Mapping[str, Any], *, now: datetime) -> StackRow:

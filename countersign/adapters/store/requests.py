@@ -15,11 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import audit, statements
 from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.records import why_released
 from countersign.adapters.store.schema import events, receipts, runs
 from countersign.core import ids
 from countersign.core.digests import sha256
 from countersign.core.engine import StackConfig
-from countersign.core.errors import IdempotencyMismatch
+from countersign.core.errors import FailedPrecondition, IdempotencyMismatch
 from countersign.core.principal import Principal
 from countersign.core.run import Mode, RunState, RunType
 
@@ -84,6 +85,8 @@ async def request_run(
             mine: dict[str, Any] = {"org_id": org, "requester": principal.id, "request_digest": request_digest}
             if (row := await statements.first(tx, runs, **mine, ended_at=None)) is not None:
                 return Requested(run_id=row.id, joined=True)
+        if stack.released and (mode or run_type.mode) is not Mode.VALIDATE:
+            raise FailedPrecondition(why_released(stack), field="workspace", next=["terraform_get_workspace"])
         if admit is not None:
             await admit(tx)
         run_id = ids.run_id(org=org, principal=principal.id, tool=run_type.name, key=key or f"{request_digest} {random.token_hex(16)}")

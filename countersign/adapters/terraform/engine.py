@@ -108,7 +108,7 @@ class TerraformEngine:
         return await look(job, beat, executable=self.executable(job.stack.engine), around=self._around)
 
     async def give(self, job: PlanJob, state: bytes, beat: Beat) -> Elsewhere:
-        """Make `state` the one in the backend that the configuration declares; what was there, if anything, comes back."""
+        """Make `state` the one in the backend that the configuration declares; what is there now comes back."""
         return await give(job, state, beat, executable=self.executable(job.stack.engine), around=self._around)
 
     async def launch(self, job: ApplyJob) -> None:

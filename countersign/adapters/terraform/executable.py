@@ -122,8 +122,8 @@ class Commands:
     def pull(self) -> list[str]:
         return self._argv("state pull")
 
-    def push(self, state: Path) -> list[str]:
-        return self._argv("state push", str(state), lock_timeout=f"{self.lock_seconds}s")
+    def push(self, state: Path, *, force: bool = False) -> list[str]:
+        return self._argv("state push", str(state), force=IsFlagged if force else None, lock_timeout=f"{self.lock_seconds}s")
 
     def remove(self, addresses: Sequence[str]) -> list[str]:
         return self._argv("state rm", *_addresses(addresses), lock_timeout=f"{self.lock_seconds}s")
