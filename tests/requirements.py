@@ -245,6 +245,7 @@ _BEHAVIOUR = {
     "postgres:two-of-each": ("Several fronts, workers and state services work on one database as one would.", "issue 4"),
     "artifacts:bucket": ("Artifacts lie in a bucket as in a folder: sealed, whole or not at all, and no credential is told.", "issue 4"),
     "reads:outputs": ("A stack gets the outputs of those it reads, sensitive ones in a sensitive variable only.", "catalogue, terraform"),
+    "reads:protected": ("Outputs of a protected environment are read by stacks of protected environments only.", "design §1, promise 6"),
     "reads:stale": ("A plan made with outputs of a stack that moved since is planned again before anything is applied.", "issue 4"),
     "providers:mirror": ("Provider packages come from the operator's mirror, and the plan tells which.", "issue 4"),
     "vars:files": ("Values of the environment's file, the record and the request count in this order.", "issue 4"),

@@ -170,6 +170,19 @@ async def test_what_is_named_and_missing_or_not_acted_on_yet_is_a_warning(it: Fr
     assert "hunter2" not in json.dumps(answer)
 
 
+@requirement("reads:protected")
+async def test_outputs_of_a_protected_environment_are_read_in_protected_ones_only(agent: Caller) -> None:
+    await agent.call("terraform_register_workspace", env="prod", workspace="net", source=SOURCE)
+    await agent.call("terraform_register_workspace", env="dev", workspace="net", source=SOURCE)
+
+    error = await agent.refused("terraform_register_workspace", env="dev", workspace="app", source=SOURCE, reads=["prod/net"])
+    assert (error["code"], error["field"]) == ("policy_denied", "reads")
+
+    for env in ("prod", "dev"):
+        made = await agent.call("terraform_register_workspace", env="prod", workspace=f"app-{env}", source=SOURCE, reads=[f"{env}/net"])
+        assert made["data"]["created"] is True
+
+
 @requirement("bad:unknown-stack")
 async def test_an_unknown_workspace_is_refused_with_what_comes_near(agent: Caller) -> None:
     await agent.call("terraform_register_workspace", env="dev", workspace="network", source=SOURCE)

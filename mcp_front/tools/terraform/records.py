@@ -1,6 +1,7 @@
 """Workspaces as records, and their states: list, read, register, forget."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from countersign.adapters.store import records
 from countersign.adapters.store.records import KEEP, StackRow
-from countersign.core.errors import ConfirmationRequired
+from countersign.core.errors import ConfirmationRequired, NotFound, PolicyDenied
 from countersign.core.repository import check_repository
 from mcp_front import asking, lookup, receipts, workspaces
 from mcp_front.asking import Given, Outcome, TypedName
@@ -87,6 +88,7 @@ async def terraform_register_workspace(
     path = lookup.environment(call, env)
     if source.repo is not None:
         check_repository(source.repo, call.front.settings.git.rules)
+    await _may_read(call, path, reads or ())
     given: dict[str, Any] = {
         "source": source.model_dump(),
         "reads": list(reads) if reads is not None else None,
@@ -122,6 +124,22 @@ async def terraform_register_workspace(
         next=("terraform_plan", "apply_terraform"),
     )
     return await receipts.kept(call, arguments, answer)
+
+
+async def _may_read(call: Call, path: str, reads: Sequence[str]) -> None:
+    """Outputs go along with whoever reads them: those of a protected environment stay in protected ones. Raises PolicyDenied."""
+    policy = call.front.policy
+    if not reads or policy.is_protected(path):
+        return
+    async with call.front.store.read() as conn:
+        for ref in reads:
+            with suppress(NotFound):  # told with the others, by name
+                other = (await records.get_stack(conn, call.org, ref)).config
+                if policy.is_protected(other.env):
+                    raise PolicyDenied(
+                        f"{other.path} is of a protected environment, {path} is not: its outputs would be open to whoever plans there",
+                        field="reads",
+                    )
 
 
 def _changes(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
