@@ -88,12 +88,14 @@ def required(
     classes: Iterable[ChangeClass] = (),
     auto_approve: bool = False,
     destroy: bool = False,
+    by_person: bool = False,
 ) -> Requirement:
     """What agreement a plan of `change_class` needs in `env` ("org/env"); `name` is what must be typed where it destroys.
 
     `classes` are all there are in the plan: rules need not ask most for the worst, and an update that needs a person still
-    needs one where something is created beside it. `destroy` says that the run was started to destroy the whole thing.
-    `auto_approve` is the caller's wish and counts only where policy lists every class there is.
+    needs one where something is created beside it. `destroy` says that the run was started to destroy the whole thing, `by_person`
+    that a person agrees whatever the rules are. `auto_approve` is the caller's wish and counts only where policy lists every class
+    there is.
     """
     present = {change_class, *(c for c in classes if c is not _C.NONE)}
     need, why = max((_ruled(policy.rules, env, c) for c in sorted(present, key=lambda c: -c.rank)), key=lambda ruled: ruled[0].rank)
@@ -102,6 +104,8 @@ def required(
         need, why = Need.AUTO, f"policy lets callers approve {change_class} themselves"
     if destroys and need.rank < Need.PERSON.rank:
         need, why = Need.PERSON, "what destroys always asks a person"
+    if by_person and need.rank < Need.PERSON.rank:
+        need, why = Need.PERSON, "what rewrites the record of a state always asks a person"
     if policy.is_protected(env) and (destroys or present != {_C.NONE}) and need.rank < Need.OTHER.rank:
         need, why = Need.OTHER, f"{env} is protected"
     people = {Need.AUTO: 0, Need.DENY: 0, Need.TWO: 2}.get(need, 1)

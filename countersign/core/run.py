@@ -95,6 +95,9 @@ class RunType(Payload):
         return self.mode in (Mode.APPLY, Mode.DESTROY)
 
 
+# What changes the record and nothing else is no change of the cloud that rules could class: whatever they say, a person agrees.
+ASK_A_PERSON = frozenset({"terraform_restore_state"})
+
 RUN_TYPES: dict[str, RunType] = {
     t.name: t
     for t in (

@@ -25,7 +25,7 @@ from countersign.core.notice import Moment
 from countersign.core.plan import ArtifactRef
 from countersign.core.policy import Need, Policy, required
 from countersign.core.principal import SYSTEM
-from countersign.core.run import Mode, RunState
+from countersign.core.run import ASK_A_PERSON, Mode, RunState
 
 LONGEST_APPROVAL = 24  # hours; policy may only shorten it (I8)
 
@@ -85,6 +85,7 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
         name=run.stack_path,
         auto_approve=bool(run.request.get("auto_approve")),
         destroy=run.mode is Mode.DESTROY,
+        by_person=run.type in ASK_A_PERSON,
     )
     before = await plans.get_plan(tx, run.org, run.id)
     carried = await _carried(tx, run, before, planned, now)

@@ -23,7 +23,7 @@ from countersign.core.ids import derive
 from countersign.core.plan import ChangeClass
 from countersign.core.policy import Policy, required
 from countersign.core.principal import SYSTEM
-from countersign.core.run import ENDS, Mode, RunState
+from countersign.core.run import ASK_A_PERSON, ENDS, Mode, RunState
 
 # An apply may take hours; what is left of the credential then is ended by the attempt's end, not by this.
 CREDENTIAL_LIVES = timedelta(hours=12)
@@ -164,6 +164,7 @@ async def _unapproved(tx: AsyncConnection, run: RunRow, plan: PlanRow, policy: P
         name=run.stack_path,
         auto_approve=bool(run.request.get("auto_approve")),
         destroy=run.mode is Mode.DESTROY,
+        by_person=run.type in ASK_A_PERSON,
     )
     expires_at = datetime.fromisoformat(plan.document.expires_at)
     verdict = weigh(

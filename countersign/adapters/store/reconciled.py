@@ -26,7 +26,7 @@ from countersign.core.plan import ArtifactRef
 from countersign.core.policy import Policy, required
 from countersign.core.principal import SYSTEM, Principal
 from countersign.core.reconcile import Decision, Next
-from countersign.core.run import Mode, RunState
+from countersign.core.run import ASK_A_PERSON, Mode, RunState
 from countersign.core.steps import ENGINES, EndReason
 
 
@@ -249,6 +249,7 @@ async def _left(
         classes=planned.plan.classes,
         name=run.stack_path,
         destroy=run.mode is Mode.DESTROY,
+        by_person=run.type in ASK_A_PERSON,
     )
     facts |= {"change_class": str(planned.plan.change_class), "requirement": requirement.model_dump_json()}
     return await runs.move(tx, run, RunState.AWAITING_APPROVAL, at=now, body=body, **facts)

@@ -32,6 +32,23 @@ def test_needs_stand_in_the_order_of_what_they_ask() -> None:
     assert [str(n) for n in sorted(Need, key=lambda n: n.rank)] == ORDER
 
 
+@pytest.mark.parametrize(
+    ("need", "protected", "expected"),
+    [
+        (Need.AUTO, False, "person"),
+        (Need.CONFIRM, False, "person"),
+        (Need.PERSON, False, "person"),
+        (Need.TWO, False, "two"),
+        (Need.AUTO, True, "other"),
+    ],
+)
+def test_what_rewrites_the_record_of_a_state_asks_a_person_whatever_the_rules_are(need: Need, protected: bool, expected: str) -> None:
+    policy = everything(need, protected=("acme/dev",) if protected else (), auto_approve=(ChangeClass.UPDATE,))
+
+    assert need_of(policy, "update", by_person=True) == expected
+    assert need_of(policy, "update", by_person=True, auto_approve=True) == expected
+
+
 @pytest.mark.parametrize("change_class", HARMLESS + DESTROYING)
 def test_by_default_everything_but_nothing_asks_a_person_and_the_unknown_is_denied(change_class: str) -> None:
     expected = {"none": "auto", "unknown": "deny"}.get(change_class, "person")
