@@ -263,6 +263,7 @@ _BEHAVIOUR = {
         "A state kept elsewhere is taken over as it is, with both serials recorded, and only where nothing here is lost.",
         "issue 4",
     ),
+    "state:size": ("A state of 64 MiB is stored and read, in memory that is bounded and given back.", "issue 4"),
     "state:released": ("A state is given back as it is, and nothing is planned or applied until it is taken over again.", "issue 4"),
     "state:restored": (
         "An earlier state becomes the newest one by a run: its difference approved, claimed, under a new serial.",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import resource
 import signal
 import sys
@@ -22,6 +23,8 @@ from tests.integration.state_service import PATIENCE, Lab, document, lock
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
+
+MOST, AFTER = 800, 300  # MiB over what the service has idle: it holds a state whole, with what its check reads of it
 
 SERVE = """
 import asyncio, pathlib, sys
@@ -85,6 +88,39 @@ async def test_what_it_acknowledged_survives_its_kill(tmp_path: Path) -> None:
         async with process(tmp_path, port):
             assert (await writer.get()).content == document(1)
             assert (await writer.post(document(2), taken["ID"])).status_code == 200
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """MiB a process holds, and held at most since it began."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["VmRSS"].split()[0]) >> 10, int(lines["VmHWM"].split()[0]) >> 10
+
+
+@requirement("state:size")
+async def test_a_state_as_large_as_is_taken_needs_bounded_memory_which_is_given_back(tmp_path: Path) -> None:
+    def large(serial: int) -> bytes:
+        """Of real objects: numbers, texts and lists, not one long text."""
+        made = json.loads(document(serial))
+        one = {"attributes": {"id": "0" * 36, "input": {"value": [1, 2, "three"], "type": "tuple"}, "text": "x" * 300}}
+        many = ((64 << 20) - 4096) // (len(json.dumps(one)) + 2)
+        made["resources"] = [{"mode": "managed", "type": "terraform_data", "name": "x", "provider": "p", "instances": [one] * many}]
+        return json.dumps(made).encode()
+
+    port = free_port()
+    async with process(tmp_path, port) as service, beside(tmp_path, port) as it:
+        writer, taken = await it.attempt(), lock()
+        await writer.lock(taken)
+        before, _ = memory(service.pid)
+        for serial in (1, 2):
+            data = large(serial)
+            assert 63 << 20 < len(data) <= 64 << 20
+            assert (await writer.post(data, taken["ID"])).status_code == 200
+            assert (await writer.get()).content == data
+        after, most = memory(service.pid)
+        print(f"state service: {before} MiB idle, {most} at most, {after} afterwards")
+
+    assert most - before < MOST
+    assert after - before < AFTER
 
 
 @requirement("bad:disk-full")
