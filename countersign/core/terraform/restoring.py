@@ -20,11 +20,9 @@ def document_of(now: StateDocument | None, then: StateDocument) -> dict[str, Any
     held = _objects(now.instances if now is not None else ())
     kept = _objects(then.instances)
     changes = [_change(held.get(key), kept.get(key)) for key in sorted({*held, *kept})]
-    outputs = {
-        name: change
-        for name in sorted({*(now.outputs if now else {}), *then.outputs})
-        if (change := _output((now.outputs if now else {}).get(name), then.outputs.get(name))) is not None
-    }
+    had: Mapping[str, Mapping[str, Any]] = now.outputs if now is not None else {}
+    names = sorted({*had, *then.outputs})
+    outputs = {name: change for name in names if (change := _output(had.get(name), then.outputs.get(name))) is not None}
     made = {"format_version": FORMAT, "terraform_version": then.engine_version, "resource_changes": changes, "output_changes": outputs}
     refuse_unfinished(made, partial=False)
     return made
