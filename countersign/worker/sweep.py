@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 EVERY = timedelta(seconds=10)
 SETTLED = timedelta(seconds=5)  # a row younger than this may still be on its way into Temporal
 CATCH_UP = 6  # rounds; a Temporal is not restored every minute
-MOST = 200  # runs looked at in one round
+MOST = 200  # runs asked after one by one in a round
 LATELY = timedelta(minutes=2)  # several rounds, so that one that fails is made up for
 _ENDED_BY_SOMEBODY = frozenset({"TERMINATED", "CANCELED"})
 
@@ -34,7 +34,6 @@ _ENDED_BY_SOMEBODY = frozenset({"TERMINATED", "CANCELED"})
 async def sweep(store: Store, workflows: Runs, orgs: list[str]) -> int:
     """One round over all open runs; returns how many had to be brought together."""
     mended = 0
-    running = await workflows.running()
     for org in orgs:
         async with store.read() as conn:
             open_runs = await runs.open_before(conn, org, store.now() - SETTLED)
@@ -42,7 +41,10 @@ async def sweep(store: Store, workflows: Runs, orgs: list[str]) -> int:
         for run_id in next_ones:  # a wake-up may be lost with whoever should have sent it
             with contextlib.suppress(CountersignError):
                 await workflows.wake(run_id)
-        for run_id in (one for one in open_runs if one not in running):
+        if len(open_runs) > MOST:  # a list of those that run may be some moments old, and is one question for all of them
+            running = await workflows.running()
+            open_runs = [one for one in open_runs if one not in running]
+        for run_id in open_runs:
             async with store.read() as conn:
                 run = await runs.get_run(conn, org, run_id)
             status = await workflows.status(run.id)

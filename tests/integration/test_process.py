@@ -277,7 +277,7 @@ async def test_the_end_is_noticed_at_once_also_by_who_did_not_start_it(tmp_path:
 
 async def test_an_engine_that_is_killed_leaves_the_signal_as_exit_code(tmp_path: Path) -> None:
     it = await launched(detached(tmp_path), sh(WAIT, tmp_path / "gate"))
-    await until((it.folder / "pid").exists, "its pid")
+    await until(lambda: (it.folder / "pid").exists() and (it.folder / "pid").read_text().strip(), "its pid")
 
     os.kill(int((it.folder / "pid").read_text()), signal.SIGKILL)
     await over(it)
@@ -287,7 +287,7 @@ async def test_an_engine_that_is_killed_leaves_the_signal_as_exit_code(tmp_path:
 
 async def test_a_command_whose_wrapper_is_killed_lives_on_and_leaves_no_exit_code(tmp_path: Path) -> None:
     it = await launched(detached(tmp_path), sh(f"{WAIT}; echo finished", tmp_path / "gate"))
-    await until((it.folder / "pid").exists, "its pid")
+    await until(lambda: (it.folder / "pid").exists() and (it.folder / "pid").read_text().strip(), "its pid")
     os.kill(int((it.folder / "pgid").read_text()), signal.SIGKILL)
 
     assert not await it.ended(0.2)

