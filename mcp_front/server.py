@@ -1,5 +1,6 @@
 """The MCP server: what the SDK asks it for, answered by the parts that know. It serves both protocol eras at once."""
 
+import math
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -94,7 +95,8 @@ class GovernedServer(MCPServer[Any]):
         wait = self._rates.wait(f"{caller.org}|{caller.principal.id}", WEIGHTS.get(ctx.method, 1.0))
         if not wait:
             return await call_next(ctx)
-        slower = RateLimited(f"too many requests of {caller.principal.id}; wait {wait:.1f} s", retry_after_seconds=round(wait, 1))
+        wait = math.ceil(10 * wait) / 10
+        slower = RateLimited(f"too many requests of {caller.principal.id}; wait {wait:.1f} s", retry_after_seconds=wait)
         if ctx.method == "tools/call":  # where a model reads it
             return self._dispatch.failed(caller, slower)
         raise protocol_error(slower)

@@ -34,6 +34,7 @@ class InTheCloud:
         run_id = begun["run"]["run_id"]
 
         async def there() -> dict[str, Any] | None:
+            await self.agent.call("run_wait", run_id=run_id, until="decision", timeout_seconds=5)
             now = await self.agent.call("run_get", run_id=run_id)
             waits = (RunState.AWAITING_APPROVAL, RunState.NEEDS_OPERATOR)
             return now if now["run"]["state"] in (*ENDS, *waits) else None
