@@ -74,7 +74,7 @@ async def test_drift_is_an_event_once_and_again_when_it_is_another(it: InTheClou
     await it.applied()
     quiet = (await it.ended("terraform_detect_drift"))["run"]["run_id"]
     await changed_by_hand(it)
-    ids = [(await it.ended("terraform_detect_drift", idempotency_key=f"look-{n:04}"))["run"]["run_id"] for n in range(2)]
+    ids = [(await it.ended("terraform_detect_drift", idempotency_key=f"look-{n}-{it.lost.stack_id}"))["run"]["run_id"] for n in range(2)]
     await it.applied()
     ids.append((await it.ended("terraform_detect_drift"))["run"]["run_id"])
 
