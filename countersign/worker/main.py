@@ -137,10 +137,13 @@ def build_workers(
         "default_heartbeat_throttle_interval": timedelta(seconds=1),
         "graceful_shutdown_timeout": timedelta(seconds=2),
     }
+    # Each poll of a worker that is frozen swallows one task until that times out, and these queues never need many at once.
+    few: dict[str, Any] = {"max_concurrent_activity_task_polls": 2}
     return [
         Worker(
             client,
             task_queue=RUNS_QUEUE,
+            **few,
             workflows=[Run, Drift],
             activities=[*marked_steps(ledger), *marked_steps(drifting)],
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
@@ -151,7 +154,7 @@ def build_workers(
             Worker(client, task_queue=engine_queue(name), activities=steps, max_concurrent_activities=slots, **common)
             for name, steps in starting.items()
         ),
-        Worker(client, task_queue=host_queue(here.host), activities=local, max_concurrent_activities=100, **common),
+        Worker(client, task_queue=host_queue(here.host), activities=local, max_concurrent_activities=100, **few, **common),
     ]
 
 
