@@ -4,11 +4,14 @@ import asyncio
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.installed import eventually
 from tests.acceptance.restored import SERVERS, STACK, THREE, Machine, machine
 from tests.acceptance.test_crashes import engines
 from tests.requirements import requirement
@@ -115,12 +118,18 @@ async def test_on_a_new_machine_nothing_is_applied_over_what_the_backup_does_not
         new.it.stop()
 
 
+async def journal_shipped(data: Path) -> bool:
+    with closing(sqlite3.connect(f"{(data / 'countersign.db').as_uri()}?mode=ro", uri=True)) as store:
+        return bool(store.execute("SELECT count(*) FROM journals").fetchone()[0])
+
+
 @requirement("restore:found", "restore:fenced", "reconcile:look-up")
 async def test_an_apply_that_was_open_in_the_backup_reconciles_on_the_machine_that_took_over(it: Machine) -> None:
     in_flight = it.cloud.hook(op="create", name="two", when="after")
     run_id = it.waiting()
     it.agree(run_id)
     await asyncio.to_thread(in_flight.reached)
+    await eventually(lambda: journal_shipped(it.it.data), "what the apply told to be in the store")  # a backup has what the store has
     made = it.json("backup", str(it.folder / "backup.tar"))
     assert made["states"][0]["open_attempt"] is not None
     [apply] = engines(it.it)
