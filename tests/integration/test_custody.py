@@ -172,7 +172,7 @@ async def test_nothing_is_taken_over_beside_an_apply_that_is_open_or_under_a_loc
         await state.hold(tx, "local", local.row.id)
         lock = json.dumps({"ID": "l", "Who": "bo@laptop", "Created": "yesterday"})
         await tx.exec_driver_sql(f"UPDATE states SET lock = '{lock}'")
-    assert "locked by bo@laptop" in local.says(*adopt)
+    assert "locked by bo@laptop" in local.says(*adopt, code=4)
     await store.close()
 
     assert (await local.head()).empty
