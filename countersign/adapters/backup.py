@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
+from countersign.adapters.durable import on_disk
 from countersign.core.errors import FailedPrecondition, Unavailable
 from countersign.core.model import Payload
 
@@ -148,7 +149,7 @@ def _new(target: Path) -> Iterator[IO[bytes]]:
             os.link(partial, target)
         except FileExistsError:
             raise FailedPrecondition(f"{target} was made meanwhile; name another file", field="file") from None
-        _synced(target.parent)
+        on_disk(target.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -342,11 +343,3 @@ def _manifest(text: bytes, file: Path) -> Manifest:
         return Manifest.model_validate(document)
     except ValidationError:
         raise FailedPrecondition(f"the manifest of {file} is damaged; use another backup") from None
-
-
-def _synced(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

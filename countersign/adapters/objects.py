@@ -4,7 +4,6 @@ Both take an object whole or not at all, and have it on a disk when `put` return
 may quote addresses and headers, and readers are told what to do instead.
 """
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import GCSStore, LocalStore, S3Store
 
+from countersign.adapters.durable import on_disk
 from countersign.adapters.settings import Settings
 from countersign.core.errors import Unavailable
 
@@ -38,11 +38,11 @@ class Folder:
 
     def _sync(self, target: Path) -> None:
         """The object and its folder on the disk; and once, every folder on the way that names it."""
-        _on_disk(target)
-        _on_disk(target.parent)
+        on_disk(target)
+        on_disk(target.parent)
         if target.parent not in self._synced:
             for folder in target.parent.parents:
-                _on_disk(folder)
+                on_disk(folder)
                 if folder == self._folder:
                     break
             self._synced.add(target.parent)
@@ -101,11 +101,3 @@ def place_of(settings: Settings) -> Place:
     if settings.artifacts is None:
         return Folder(settings.data / "artifacts")
     return Bucket(settings.artifacts, endpoint=settings.artifacts_endpoint)
-
-
-def _on_disk(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

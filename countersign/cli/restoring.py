@@ -17,6 +17,7 @@ from pathlib import Path
 from countersign.adapters import backup as backups
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.backup import Manifest
+from countersign.adapters.durable import on_disk
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.objects import place_of
 from countersign.adapters.restored import Restored, Told
@@ -182,7 +183,7 @@ async def _put_in_place(settings: Settings, stage: Path, manifest: Manifest, ask
             told = await _settled(settings, store, artifacts, asked, f"{datetime.fromisoformat(manifest.made_at):%Y-%m-%d %H:%M} UTC")
         await asyncio.to_thread(_aside, data, aside, [*data.glob("countersign.db*")])
         (stage / backups.STORE).replace(data / "countersign.db")
-        _on_disk(data)
+        on_disk(data)
     return told, aside if aside.exists() else None
 
 
@@ -205,10 +206,10 @@ async def _settled(settings: Settings, store: Store, artifacts: Artifacts, asked
 def _marked(data: Path) -> Iterator[None]:
     marker = data / MARKER
     marker.touch(mode=0o600)
-    _on_disk(data)
+    on_disk(data)
     yield
     marker.unlink()  # not where anything failed: the folder is neither the old one nor the new one then
-    _on_disk(data)
+    on_disk(data)
 
 
 def _merged(source: Path, target: Path) -> None:
@@ -229,14 +230,6 @@ def _aside(data: Path, aside: Path, paths: list[Path], *, copy: str | None = Non
             shutil.copy2(path, place)
         else:
             path.replace(place)
-
-
-def _on_disk(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _tell(settings: Settings, told: list[Told], aside: Path | None, made_at: str, live: int, *, held: bool, as_json: bool) -> None:

@@ -502,7 +502,7 @@ async def test_the_lock_of_an_attempt_proven_dead_is_released_when_it_is_fenced_
 async def test_a_lock_that_is_not_the_one_on_our_record_is_never_broken(it: Lab, field: str) -> None:
     lost, _ = await locked(it, is_open=True)
     async with it.store.begin() as tx:
-        seen = await state._taken(tx, ORG, it.stack_id)
+        seen = await state.hold(tx, ORG, it.stack_id)
         assert seen.lock is not None
         await state._swap(tx, ORG, it.stack_id, seen, lock=json.dumps({**json.loads(seen.lock.text), field: "another"}))
     await it.fence()

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from countersign.adapters.durable import on_disk
+
 
 def write(path: Path, text: str) -> None:
     """Whole or not at all, and on the disk before we go on."""
@@ -14,7 +16,7 @@ def write(path: Path, text: str) -> None:
     finally:
         os.close(fd)
     temporary.replace(path)
-    _sync_folder(path.parent)
+    on_disk(path.parent)
 
 
 def write_once(path: Path, text: str) -> bool:
@@ -27,13 +29,5 @@ def write_once(path: Path, text: str) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    on_disk(path.parent)
     return True
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

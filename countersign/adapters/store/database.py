@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from countersign.adapters.durable import on_disk
 from countersign.adapters.store import inline_sqlite
 from countersign.core.errors import FailedPrecondition, Unavailable
 
@@ -226,11 +227,7 @@ def _create(path: Path) -> None:
         connection.exec_driver_sql("INSERT INTO alembic_version (version_num) VALUES (?)", (SCHEMA_HEAD,))
     engine.dispose()
     half.replace(path)  # whole, or not there yet
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    on_disk(path.parent)
 
 
 def _upgrade(url: str) -> None:

@@ -57,7 +57,7 @@ async def raise_epoch(tx: AsyncConnection, org: str, stack_id: str, *, by: int =
 
     A lock stays unless its holder is known to be dead: a planner, or an attempt that evidence closed.
     """
-    held = await _taken(tx, org, stack_id)
+    held = await hold(tx, org, stack_id)
     await tx.execute(
         update(credentials)
         .where(credentials.c.org_id == org, credentials.c.stack_id == stack_id, credentials.c.mode != str(Mode.READ))
@@ -89,12 +89,7 @@ def _head(row: Row[Any]) -> Head:
 
 
 async def hold(tx: AsyncConnection, org: str, stack_id: str) -> Head:
-    """The head, and nobody writes the state until the transaction ends."""
-    return await _taken(tx, org, stack_id)
-
-
-async def _taken(tx: AsyncConnection, org: str, stack_id: str) -> Head:
-    """The head, its row held until the transaction ends; made where there is none."""
+    """The head, its row held until the transaction ends: nobody else writes the state. Made where there is none."""
     mine = {"org_id": org, "stack_id": stack_id}
     if (row := await statements.first(tx, states, hold=True, **mine)) is not None:
         return _head(row)
@@ -148,7 +143,7 @@ async def revoke(tx: AsyncConnection, org: str, credential_id: str) -> None:
     credential = await credential_of(tx, org, credential_id)
     if credential is None:
         return
-    held = await _taken(tx, org, credential.stack_id)
+    held = await hold(tx, org, credential.stack_id)
     await statements.change(tx, credentials, {"org_id": org, "id": credential_id, "revoked_at": None}, revoked_at=stamp(utc_now()))
     if held.lock_credential == credential_id:
         await _free_if_abandoned(tx, org, credential.stack_id, held)
@@ -219,7 +214,7 @@ async def release_lock_of(tx: AsyncConnection, org: str, stack_id: str, credenti
     the attempt's processes are dead is the caller's to prove before.
     """
     now = now or utc_now()
-    held = await _taken(tx, org, stack_id)
+    held = await hold(tx, org, stack_id)
     credential = await credential_of(tx, org, credential_id)
     if held.lock is None or held.lock_credential != credential_id or credential is None or credential.over(held, now) is None:
         return False
@@ -263,7 +258,7 @@ async def _admitted(tx: AsyncConnection, credential: Credential, wish: Wish, now
     asked = {"credential": credential.id, "org": credential.org, "stack": credential.stack_id}
     row = (await tx.execute(_HEAD_AND_CREDENTIAL, asked)).first()
     if row is None:
-        await _taken(tx, credential.org, credential.stack_id)
+        await hold(tx, credential.org, credential.stack_id)
         return await _admitted(tx, credential, wish, now)
     held = _head(row)
     if row.expires_at is None:
@@ -328,7 +323,7 @@ async def install(
 
     The rules of writing do not hold here, so whoever calls this has raised the epoch in the same transaction.
     """
-    held = await _taken(tx, org, stack_id)
+    held = await hold(tx, org, stack_id)
     stored = {"serial": header.serial, "lineage": header.lineage, "sha256": written.sha256, "size": written.size, "seq": held.seq + 1}
     head = await _swap(tx, org, stack_id, held, **stored)
     by = {"org_id": org, "stack_id": stack_id, "credential_id": credential_id, "run_id": run_id}

@@ -51,7 +51,7 @@ def _values(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {_AT + name: value for name, value in keys.items() if value is not None}
 
 
-def where(table: Table, names: Sequence[str], nulls: Sequence[str] = ()) -> list[ColumnElement[bool]]:
+def _where(table: Table, names: Sequence[str], nulls: Sequence[str] = ()) -> list[ColumnElement[bool]]:
     return [*(table.c[name] == bindparam(_AT + name) for name in names), *(table.c[name].is_(None) for name in nulls)]
 
 
@@ -59,7 +59,7 @@ def where(table: Table, names: Sequence[str], nulls: Sequence[str] = ()) -> list
 def _selected(
     table: Table, names: tuple[str, ...], nulls: tuple[str, ...], order: tuple[str, ...], newest: bool, hold: bool
 ) -> Select[Any]:
-    query = select(table).where(*where(table, names, nulls))
+    query = select(table).where(*_where(table, names, nulls))
     query = query.order_by(*(desc(table.c[name]) if newest else table.c[name] for name in order))
     query = query.limit(1) if newest else query
     return query.with_for_update() if hold else query
@@ -72,5 +72,5 @@ def _inserted(table: Table) -> Any:
 
 @cache
 def _updated(table: Table, names: tuple[str, ...], nulls: tuple[str, ...], tells: bool) -> Update | Any:
-    statement = update(table).where(*where(table, names, nulls))
+    statement = update(table).where(*_where(table, names, nulls))
     return statement.returning(*table.c) if tells else statement

@@ -43,9 +43,7 @@ async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, by:
     place_ = (mine_row.rank, mine_row.number) if mine_row is not None else (rank, max((row.number for row in rows), default=0) + 1)
     ahead = [row.run_id for row in rows if row.run_id != run_id and (row.held or (row.rank, row.number) < place_)]
     ahead = [] if mine_row is not None and mine_row.held else ahead
-    open_by = await open_attempt_of(tx, org=org, stack_id=stack_id)
-    if open_by is not None and open_by != run_id and open_by not in ahead:
-        ahead.insert(0, open_by)
+    ahead = await _with_open_attempt(tx, ahead, org=org, stack_id=stack_id, run_id=run_id)
     if mine_row is None:
         rank, number = place_
         await statements.add(tx, turns, **mine, run_id=run_id, number=number, rank=rank, by=by, held=not ahead, since=at)
@@ -60,10 +58,14 @@ async def place(conn: AsyncConnection, *, org: str, stack_id: str, run_id: str) 
     if run_id not in rows:
         return None
     ahead = rows[: rows.index(run_id)]
-    open_by = await open_attempt_of(conn, org=org, stack_id=stack_id)
-    if open_by is not None and open_by != run_id and open_by not in ahead:
-        ahead.insert(0, open_by)
+    ahead = await _with_open_attempt(conn, ahead, org=org, stack_id=stack_id, run_id=run_id)
     return Place(position=len(ahead), ahead=tuple(ahead))
+
+
+async def _with_open_attempt(conn: AsyncConnection, ahead: list[str], *, org: str, stack_id: str, run_id: str) -> list[str]:
+    """An attempt that another run left open comes before everybody."""
+    open_by = await open_attempt_of(conn, org=org, stack_id=stack_id)
+    return ahead if open_by is None or open_by == run_id or open_by in ahead else [open_by, *ahead]
 
 
 async def release(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str) -> str | None:
