@@ -126,18 +126,20 @@ async def test_a_plan_that_is_paused_waits_and_is_made_when_it_is_let_go(it: Ser
     await it.stop_workers()  # so that it is still to be started
     it.engine.want(("d", "create"))  # type: ignore[attr-defined]
     run = await it.start(await it.stack("waits"), tool="apply_toy")
-    workflows = it.workers()[:1]  # decides, and plans nothing
     where: dict[str, Any] = {"namespace": "default", "execution": WorkflowExecution(workflow_id=run.id), "identity": "an operator"}
-    async with workflows[0]:
+    async with contextlib.AsyncExitStack() as working:
+        decides, *others = it.workers()
+        await working.enter_async_context(decides)  # it plans nothing
         plan = (await eventually(lambda: pending(it, run.id), "the plan to be scheduled"))[0]
         await it.client.workflow_service.pause_activity(PauseActivityRequest(**where, id=plan.activity_id))
-    await it.start_workers()
-    assert [one.paused for one in await pending(it, run.id)] == [True]
-    assert (await it.run(run.id)).state is S.PENDING
+        for other in others:
+            await working.enter_async_context(other)
+        assert [one.paused for one in await pending(it, run.id)] == [True]
+        assert (await it.run(run.id)).state is S.PENDING
 
-    await it.client.workflow_service.unpause_activity(UnpauseActivityRequest(**where, id=plan.activity_id))
+        await it.client.workflow_service.unpause_activity(UnpauseActivityRequest(**where, id=plan.activity_id))
 
-    await it.reaches(run.id, S.AWAITING_APPROVAL)
+        await it.reaches(run.id, S.AWAITING_APPROVAL)
 
 
 @requirement("ops:rolling-restart", "I2", "I3")
