@@ -18,7 +18,7 @@ TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
 PYTEST := $(BIN)/python -m pytest -rs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench screenshots tools clean lock test-unit test-replay test-agents test-fuzz test-integration test-browser test-acceptance test-chaos chaos conformance \
+.PHONY: help demo up test check bench screenshots tools clean lock test-unit test-replay test-agents test-fuzz test-integration test-kubernetes test-browser test-acceptance test-chaos chaos conformance \
   venv-run venv-dev packages check-style check-format check-types check-pyright check-imports check-texts
 
 help: ## list the targets
@@ -36,6 +36,7 @@ test: ## run all tests, the cheap levels first
 	@$(MAKE) --no-print-directory test-agents
 	@$(MAKE) --no-print-directory test-fuzz
 	@$(MAKE) --no-print-directory test-integration
+	@$(MAKE) --no-print-directory test-kubernetes
 	$(if $(wildcard tests/browser/test_*.py),@$(MAKE) --no-print-directory test-browser)
 	@$(MAKE) --no-print-directory test-acceptance
 	@$(MAKE) --no-print-directory test-chaos
@@ -57,6 +58,9 @@ test-fuzz: venv-dev ## thousands of requests nobody would send on purpose, again
 
 test-integration: venv-dev packages tools-opentofu ## one real thing at a time: Temporal, Terraform, a database, the built wheel
 	@$(PYTEST) tests/integration
+
+test-kubernetes: venv-dev packages tools-kube ## releases and charts on a real control plane with simulated nodes
+	@$(PYTEST) tests/kubernetes
 
 test-browser: venv-dev ## the pages for people and the Temporal UI as they are used, in Chromium
 	@tools/packages.sh $(PYTHON) browser

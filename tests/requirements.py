@@ -272,6 +272,10 @@ _BEHAVIOUR = {
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
+    "kubernetes:dev-cluster": (
+        "A control plane for releases comes up by one command, is made anew when a part of it died, and leaves nothing behind.",
+        "issue 7",
+    ),
     "git:allow-list": ("Nothing is fetched that the operator does not list.", "issue 4"),
     "git:planned-commit": ("A stack of a repository is planned at a commit of its ref, and plan and frozen inputs name both.", "issue 4"),
     "git:pinned-commit": ("A commit that is named is planned where it is part of the ref, and that it is old is told.", "issue 4"),

@@ -79,7 +79,7 @@ async def _kubeconfig(data: Path | None, tools: Path | None, *, as_json: bool) -
     from countersign.core.errors import FailedPrecondition
 
     cluster = _cluster(data, tools)
-    if not (cluster.runs and cluster.kubeconfig.exists()):
+    if not await cluster.answers():
         raise FailedPrecondition("no cluster runs; start it with `countersign dev-cluster up`")
     if as_json:
         emit({"kubeconfig": str(cluster.kubeconfig)})

@@ -6,6 +6,7 @@ need not stay: each process carries the folder's marker, and `down` ends whateve
 
 import asyncio
 import hashlib
+import json
 import shutil
 import socket
 import ssl
@@ -40,11 +41,12 @@ KUBECONFIG = "kubeconfig"
 
 @dataclass(frozen=True, kw_only=True)
 class DevCluster:
-    """One cluster in `folder`, of the programs in `tools`. `environment` is what its processes get (PATH, HOME)."""
+    """One cluster in `folder`, of the programs in `tools`."""
 
     folder: Path
     tools: Path
     nodes: int = 2
+    outlives_us: bool = True  # else its processes end with the thread that started them, however that ends
 
     @property
     def kubeconfig(self) -> Path:
@@ -59,8 +61,11 @@ class DevCluster:
         return bool(marked_processes(self.marker))
 
     async def up(self) -> float:
-        """Start it, unless it runs; seconds until nodes are ready. Raises FailedPrecondition where programs are missing, Unavailable."""
-        if self.runs and self.kubeconfig.exists():
+        """Start it, unless it runs; seconds until nodes are ready. What is left of one that broke is removed first.
+
+        Raises FailedPrecondition where programs are missing, Unavailable.
+        """
+        if await self.answers():
             return 0.0
         missing = [name for name in PROGRAMS if not (self.tools / name).exists()]
         if missing:
@@ -74,6 +79,14 @@ class DevCluster:
             await self.down(keep_logs=True)
             raise
         return time.monotonic() - began
+
+    async def answers(self) -> bool:
+        """Whether it runs and its API answers."""
+        if not (self.runs and self.kubeconfig.exists()):
+            return False
+        server = json.loads(self.kubeconfig.read_text(encoding="utf-8"))["clusters"][0]["cluster"]["server"]
+        async with _client(self.folder, server) as http:
+            return await _answers(http, "/readyz")()
 
     async def down(self, *, keep_logs: bool = False) -> bool:
         """End whatever is left of it and remove its folder; whether anything ran."""
@@ -91,6 +104,7 @@ class DevCluster:
 class _Start:
     def __init__(self, cluster: DevCluster) -> None:
         self._folder, self._tools, self._nodes = cluster.folder, cluster.tools, cluster.nodes
+        self._ends_with_us = not cluster.outlives_us
         self._logs = cluster.folder / "logs"
         self._environment = {MARKER: cluster.marker, "PATH": "/usr/bin:/bin", "HOME": str(cluster.folder), "TMPDIR": str(cluster.folder)}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -104,9 +118,7 @@ class _Start:
         await self._start("etcd", self._etcd(etcd, peer))
         await self._start("kube-apiserver", self._apiserver(etcd, api, admin))
         config = self._kubeconfig(KUBECONFIG, admin)
-        trust = ssl.create_default_context(cadata=self._authority.certificate.decode())
-        trust.load_cert_chain(*admin.written(self._folder, "admin"))
-        async with httpx2.AsyncClient(base_url=self._server, verify=trust, timeout=5) as http:
+        async with _client(self._folder, self._server) as http:
             await self._until(_answers(http, "/readyz"), "the API server to be ready")
             manager_config = self._kubeconfig("controller-manager.kubeconfig", self._authority.client("system:kube-controller-manager"))
             scheduler_config = self._kubeconfig("scheduler.kubeconfig", self._authority.client("system:kube-scheduler"))
@@ -120,7 +132,7 @@ class _Start:
     async def _start(self, name: str, arguments: Sequence[str]) -> None:
         argv = [str(self._tools / name), *arguments]
         self._processes[name] = await start_service(
-            argv, cwd=self._folder, env=self._environment, log=self._logs / f"{name}.log", ends_with_us=False
+            argv, cwd=self._folder, env=self._environment, log=self._logs / f"{name}.log", ends_with_us=self._ends_with_us
         )
 
     async def _until(self, probe: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -193,7 +205,7 @@ class _Start:
             "--kube-api-burst=1000",
             f"--cert-dir={self._folder}",
             f"--flex-volume-plugin-dir={self._folder / 'flex'}",  # else it makes a folder of the system's
-            "--use-service-account-credentials=false",
+            "--use-service-account-credentials=true",
             "--authorization-always-allow-paths=/healthz,/readyz,/livez,/metrics",
         ]
 
@@ -257,6 +269,13 @@ class _Start:
         path.touch(mode=0o600)
         path.write_bytes(content)
         return path
+
+
+def _client(folder: Path, server: str) -> httpx2.AsyncClient:
+    """The API, as its administrator."""
+    trust = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    trust.load_cert_chain(folder / "admin.crt", folder / "admin.key")
+    return httpx2.AsyncClient(base_url=server, verify=trust, timeout=5)
 
 
 def _answers(http: httpx2.AsyncClient, path: str) -> Callable[[], Awaitable[bool]]:
