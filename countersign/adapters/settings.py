@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from countersign.core.errors import InvalidArgument
@@ -123,6 +123,58 @@ class GitSettings(Section):
         return Repositories(allowed=self.repositories, credentials=self.credentials)
 
 
+class ClusterSettings(Section):
+    """The Kubernetes cluster that the releases of one environment live in."""
+
+    environment: str  # "org/env"
+    name: str  # as plans and records call it
+    kubeconfig: Path | None = None  # a file that the worker reads; or
+    kubeconfig_secret: str | None = None  # slug of a sealed secret that holds one
+    context: str | None = None  # of the kubeconfig; None: its current one
+
+    @field_validator("environment")
+    @classmethod
+    def _path(cls, environment: str) -> str:
+        org, _, env = environment.partition("/")
+        if not SLUG.match(org) or not SLUG.match(env):
+            raise ValueError('write the environment as "org/env"')
+        return environment
+
+    @field_validator("name", "kubeconfig_secret")
+    @classmethod
+    def _named(cls, name: str | None) -> str | None:
+        if name is not None and not SLUG.match(name):
+            raise ValueError("lower case letters, digits and -, beginning with a letter")
+        return name
+
+    @field_validator("kubeconfig")
+    @classmethod
+    def _whole(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path is not None else None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "ClusterSettings":
+        if (self.kubeconfig is None) == (self.kubeconfig_secret is None):
+            raise ValueError("give kubeconfig, a file, or kubeconfig_secret, the slug of a sealed secret")
+        return self
+
+
+class HelmSettings(Section):
+    executable: Path | None = None  # else `helm` on PATH
+    timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 300  # of one operation, hooks and readiness each
+    history_max: Annotated[int, Field(ge=2)] = 10  # revisions a release keeps
+    environment: dict[str, str] = Field(default_factory=dict)  # passed to helm as it is: proxies, CA bundles; no secrets
+
+    @field_validator("executable")
+    @classmethod
+    def _called_helm(cls, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        if path.name != "helm":
+            raise ValueError("the executable has to be called helm: its name is the manager of the fields it applies")
+        return path.expanduser().absolute()
+
+
 class WebhookSettings(Section):
     """Whom to tell when a run waits for somebody, needs an operator, or ended."""
 
@@ -200,6 +252,8 @@ class Settings(BaseSettings):
     ui_approvals: Literal["trusted", "verified", "off"] | None = None  # None: trusted for the embedded Temporal, else off
     terraform: TerraformSettings = TerraformSettings()
     git: GitSettings = GitSettings()
+    clusters: tuple[ClusterSettings, ...] = ()  # one for each environment that has releases
+    helm: HelmSettings = HelmSettings()
     plan_slots: int | None = None  # steps of one engine at once; None: as many as cores and memory carry
     webhooks: tuple[WebhookSettings, ...] = ()
     limits: LimitSettings = LimitSettings()
@@ -213,6 +267,14 @@ class Settings(BaseSettings):
         if len(set(names)) < len(names):
             raise ValueError("two webhooks have the same name")
         return webhooks
+
+    @field_validator("clusters")
+    @classmethod
+    def _one_of_an_environment(cls, clusters: tuple[ClusterSettings, ...]) -> tuple[ClusterSettings, ...]:
+        places = [one.environment for one in clusters]
+        if len(set(places)) < len(places):
+            raise ValueError("two clusters have the same environment; a release of it would have two places")
+        return clusters
 
     @field_validator("data", "stacks", mode="after")
     @classmethod
@@ -312,6 +374,10 @@ class Settings(BaseSettings):
     @property
     def temporal_ui_url(self) -> str:
         return f"http://{self.host}:{self.temporal_ui_port}"
+
+    def cluster(self, env: str) -> ClusterSettings | None:
+        """The cluster of the environment "org/env", or None."""
+        return next((one for one in self.clusters if one.environment == env), None)
 
     def environment(self, path: str) -> EnvironmentSettings | None:
         """The environment "org/env", or None."""

@@ -1,0 +1,119 @@
+"""pyhelm3's argument lists over our own processes.
+
+Its stock command goes through a shell, and a cancel does not reach helm. Here helm ends with whoever started it, what it is given comes
+from a private file and never from its arguments, and its environment is an allow-list. What changes a release is not run from here at
+all: `applying` starts it detached.
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyhelm3.command
+
+from countersign.adapters.process import MARKER, Lines, supervise
+from countersign.core.errors import TimedOut
+
+READS_WITHIN = 120.0  # seconds; a dry run takes half of one
+GRACE = 10.0  # seconds between the interrupt and the kill of what only reads
+TICK = 0.5  # seconds between two looks at what it says
+OUTPUT_MAX = 64 << 20  # bytes
+
+
+class Failed(Exception):
+    """helm said no. `errors` is its standard error, in clear: classify it, and redact what is told of it."""
+
+    def __init__(self, *, code: int, errors: str) -> None:
+        super().__init__(f"helm ended with {code}")
+        self.code, self.errors = code, errors
+
+
+def environment_of(home: Path, *, attempt: str, search_path: str, passed: Mapping[str, str]) -> dict[str, str]:
+    """What helm gets of an environment: never ours, in which HELM_NAMESPACE or KUBECONFIG could lead elsewhere."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {
+        **passed,
+        "PATH": search_path,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "LANG": "C.UTF-8",
+        "HELM_CACHE_HOME": str(home / "cache"),
+        "HELM_CONFIG_HOME": str(home / "config"),
+        "HELM_DATA_HOME": str(home / "data"),
+        MARKER: attempt,
+    }
+
+
+class HelmCommand(pyhelm3.command.Command):  # type: ignore[misc]  # it comes without types
+    """What only reads: dry runs, history, manifests. `folder` is private, and `environment` as `environment_of` makes it."""
+
+    def __init__(
+        self,
+        *,
+        executable: Path,
+        folder: Path,
+        environment: Mapping[str, str],
+        kubeconfig: Path | None = None,
+        limit: float = READS_WITHIN,
+        on_stderr: Callable[[bytes], None] = lambda line: None,
+    ) -> None:
+        super().__init__(executable=str(executable), kubeconfig=kubeconfig)
+        self._folder, self._environment, self._limit, self._on_stderr = folder, dict(environment), limit, on_stderr
+        self._numbers = itertools.count(1)
+
+    async def run(self, command: Sequence[Any], input: bytes | None = None) -> bytes:
+        """Standard output. Raises Failed with what helm said, TimedOut, Unavailable where it cannot be started."""
+        argv = [self._executable, *map(str, command)]
+        if self._kubeconfig:
+            argv += ["--kubeconfig", str(self._kubeconfig)]
+        name = f"helm-{next(self._numbers)}"
+        given = self._given(name, input)
+        heard = Lines(self._folder / f"{name}.err")
+        until = time.monotonic() + self._limit
+
+        async def listen(_: list[bytes]) -> None:
+            for line in heard.new():
+                self._on_stderr(line)
+            if time.monotonic() > until:
+                raise TimedOut(f"helm {command[0]} was not done within {self._limit:.0f} s; ask again")
+
+        try:
+            ended = await supervise(
+                argv,
+                cwd=self._folder,
+                env=self._environment,
+                folder=self._folder,
+                name=name,
+                on_lines=listen,
+                grace=GRACE,
+                tick=TICK,
+                read=False,
+                stdin=given,
+            )
+        finally:
+            heard.close()
+            if given is not None:
+                given.unlink(missing_ok=True)
+        with ended.out.open("rb") as out:
+            said = out.read(OUTPUT_MAX + 1)
+        ended.out.unlink()  # manifests hold secrets
+        if ended.code != 0:
+            raise Failed(code=ended.code, errors=ended.errors)
+        if len(said) > OUTPUT_MAX:
+            raise Failed(code=0, errors=f"the answer of helm {command[0]} is larger than {OUTPUT_MAX >> 20} MiB")
+        return said
+
+    async def json(self, command: Sequence[Any], input: bytes | None = None) -> Any:
+        """What helm answers with `-o json`."""
+        return json.loads(await self.run([*command, "-o", "json"], input) or b"null")
+
+    def _given(self, name: str, input: bytes | None) -> Path | None:
+        if input is None:
+            return None
+        path = self._folder / f"{name}.in"
+        path.touch(mode=0o600)
+        path.write_bytes(input)
+        return path
