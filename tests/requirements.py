@@ -272,6 +272,7 @@ _BEHAVIOUR = {
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
+    "charts:example": ("The example app installs, migrates, upgrades and tests itself where pods have to be restricted.", "issue 7"),
     "kubernetes:dev-cluster": (
         "A control plane for releases comes up by one command, is made anew when a part of it died, and leaves nothing behind.",
         "issue 7",

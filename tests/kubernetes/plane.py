@@ -131,7 +131,7 @@ class Plane:
 
     # Helm, by hand
 
-    def helm(self, *arguments: str, code: int | None = 0, stdin: str | None = None, timeout: float = PATIENCE) -> str:
+    def helm(self, *arguments: str, code: int | None = 0, stdin: str | None = None, timeout: float = 2 * PATIENCE) -> str:
         """What helm prints, as an administrator; with `code` 1 what it complains about, with None both."""
         done = subprocess.run(
             self.helm_words(*arguments), env=self.helm_environment(), input=stdin, capture_output=True, text=True, timeout=timeout

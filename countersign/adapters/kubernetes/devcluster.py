@@ -254,7 +254,8 @@ class _Start:
             {
                 "apiVersion": "storage.k8s.io/v1",
                 "kind": "StorageClass",
-                "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+                # The name that kwok's stages of volumes look for.
+                "metadata": {"name": "kwok-volume", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
                 "provisioner": "kwok.x-k8s.io/volume",
                 "volumeBindingMode": "Immediate",
                 "allowVolumeExpansion": True,
