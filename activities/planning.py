@@ -130,6 +130,8 @@ class Planning(EngineStep):
             stack=stack,
             mode=run.mode,
             destroy=destroy,
+            type=run.type,
+            request=request,
             vars=request.get("vars") or {},
             targets=tuple(request.get("targets") or ()),
             reads=reads,

@@ -60,6 +60,17 @@ Wanted = Callable[[], Wish | bool]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Release:
+    """A Helm release: where it lives in its environment's cluster, and what it is called there."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class StackConfig:
     """The registered stack, as the store has it."""
 
@@ -70,11 +81,12 @@ class StackConfig:
     source_repo: str | None  # None: the configured folder of stacks
     source_path: str  # a name below it
     git_ref: str | None
-    engine: str  # "terraform" | "tofu"
+    engine: str  # "terraform" | "tofu" | "helm"
     vars: Mapping[str, object] = field(default_factory=dict)  # JSON values; {"secret": slug} names a sealed one
     plan_credential: str | None = None  # slug of a secret whose JSON object becomes environment of the plan's child
     apply_credential: str | None = None
     reads: tuple[str, ...] = ()  # stacks whose outputs its plans get: ids, or paths
+    release: Release | None = None  # Helm's: it has no source and no state of ours
     adopted: bool = False  # its state was taken over from where its configuration says, or there was none
     released: bool = False  # its state was given back: nothing is planned against the one that is here
 
@@ -112,6 +124,8 @@ class PlanJob:
     stack: StackConfig
     mode: Mode
     destroy: bool = False  # plan the destruction of everything: always in Mode.DESTROY, on request in Mode.SPECULATIVE
+    type: str = ""  # of the run
+    request: Mapping[str, object] = field(default_factory=dict)  # what was asked for, as it was taken: what an engine of its own words needs
     vars: Mapping[str, object]  # the request's, over those of the stack
     targets: tuple[str, ...]  # speculative only
     imports: Mapping[str, str] = field(default_factory=dict)  # address → id of an object that exists, to be taken into the state

@@ -108,5 +108,8 @@ RUN_TYPES: dict[str, RunType] = {
         RunType(name="terraform_import", engine="terraform", mode=Mode.APPLY),
         RunType(name="terraform_restore_state", engine="terraform", mode=Mode.APPLY),
         RunType(name="destroy_terraform", engine="terraform", mode=Mode.DESTROY),
+        RunType(name="helm_deploy", engine="helm", mode=Mode.APPLY),
+        RunType(name="helm_rollback", engine="helm", mode=Mode.APPLY),
+        RunType(name="helm_uninstall", engine="helm", mode=Mode.DESTROY),
     )
 }

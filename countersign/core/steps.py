@@ -176,4 +176,7 @@ def engine_steps(
     )
 
 
-ENGINES: dict[str, EngineSteps] = {"terraform": engine_steps("terraform", reconciles=True)}
+ENGINES: dict[str, EngineSteps] = {
+    "terraform": engine_steps("terraform", reconciles=True),
+    "helm": engine_steps("helm", reconciles=True),
+}

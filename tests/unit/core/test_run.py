@@ -121,5 +121,8 @@ def test_the_type_of_a_run_is_the_tool_that_starts_it() -> None:
         "terraform_import": ("terraform", Mode.APPLY, True),
         "terraform_restore_state": ("terraform", Mode.APPLY, True),
         "destroy_terraform": ("terraform", Mode.DESTROY, True),
+        "helm_deploy": ("helm", Mode.APPLY, True),
+        "helm_rollback": ("helm", Mode.APPLY, True),
+        "helm_uninstall": ("helm", Mode.DESTROY, True),
     }
     assert all(isinstance(t, RunType) and t.name == name for name, t in RUN_TYPES.items())
