@@ -5,14 +5,13 @@ keyed MAC, marked sensitive or not, because Terraform does not mark every secret
 the digest without the key. Left out on purpose: times, serial, lineage, drift, reasons.
 """
 
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from countersign.core.digests import canonical, sha256
+from countersign.core.fingerprints import Fingerprints
 from countersign.core.terraform import document as doc
 from countersign.core.terraform.classes import classes_of
 from countersign.core.terraform.document import Number, ResourceChange, Side, marked, pruned
@@ -44,18 +43,8 @@ def tagged(value: object, unknown: object = False) -> list[object]:
     raise TypeError(f"a plan holds no {type(value).__name__}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Macs:
-    """Keyed fingerprints. The domain holds purpose, address and attribute: equal secrets in two places look different."""
-
-    key: bytes = field(repr=False)
-    kid: str
-
-    def of(self, tree: object, *domain: str) -> str:
-        """16 bytes in hex. `tree` is JSON without floats."""
-        # In ASCII, so that lone surrogates survive and nothing in a domain or a tree is a separator.
-        spelled = (json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True) for part in (domain, tree))
-        return hmac.new(self.key, b"\0".join((VERSION.encode(), *map(str.encode, spelled))), hashlib.sha256).digest()[:16].hex()
+class Macs(Fingerprints):
+    """Fingerprints of values with marks beside them."""
 
     def side(self, side: Side, *domain: str) -> str | None:
         """`?` unknown, None absent, else a MAC; `~` partly unknown, `!` sensitive."""
