@@ -56,7 +56,7 @@ _SECRET_NAME = re.compile(
 
 def clean_text(text: str) -> str:
     """`text` without terminal sequences and without control, bidi and invisible characters; line ends and tabs stay."""
-    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+    if text.isascii() and (text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable()):
         return text  # nearly always, and much faster
     return INVISIBLE.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
 
@@ -106,10 +106,15 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """`text` with secrets replaced. Give whole lines, so that no secret is split, and cut afterwards."""
+        if len(text) < SHORTEST:
+            return text  # neither a secret nor a credential is as short
         if self._many:
             text = self._scan(text)
-        elif any(form in text for form in self._few):
-            text = self._known.sub(HIDDEN, text)
+        else:
+            for form in self._few:
+                if form in text:
+                    text = self._known.sub(HIDDEN, text)
+                    break
         small = text.lower()
         for marker, shape in _SHAPES:
             if marker in small:
@@ -118,6 +123,8 @@ class Redactor:
 
     def line(self, text: str, limit: int = 256) -> str:
         """One clean, redacted line of at most `limit` characters."""
+        if text.isascii() and text.isprintable() and text.strip() == text:
+            return cut(self.text(text), limit)  # nothing to be cleaned
         return cut(self._cleaned(self.lines(text), clean_line), limit)
 
     def lines(self, text: str) -> str:

@@ -326,8 +326,7 @@ def _told_texts(path: Path, journal: Journal, errors: str, redactor: Redactor) -
     room = JOURNAL_MAX
     lines = Lines(path)
     try:
-        for line in (line for batch in lines.batches() for line in batch):
-            told = events.redacted_line(line, redactor)
+        for told in (told for batch in lines.batches() for told in events.redacted_lines(batch, redactor)):
             room -= len(told) + 1
             if room < 0:
                 kept.append(b'{"@level":"warn","@message":"the rest of the journal was too long to keep","type":"log"}')

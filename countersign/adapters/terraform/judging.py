@@ -44,7 +44,7 @@ def judged(
     """
     job, macs, name = session.job, session.around.macs, session.executable.name
     drifting = job.mode is Mode.DRIFT
-    document = drift.as_changes(doc.parse(plan_json)) if drifting else doc.parse(plan_json)
+    document = doc.Settled(drift.as_changes(doc.parse(plan_json)) if drifting else doc.parse(plan_json))
     secrets = session.redactor.secrets | doc.secrets_of(document)
     session.redactor = redactor = Redactor(secrets)
     place = session.place

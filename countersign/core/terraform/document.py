@@ -8,7 +8,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from countersign.core.errors import ProviderError
 from countersign.core.redaction import SHORTEST, strings_in
@@ -46,6 +47,14 @@ class Number(str):
         return f"{sign}{bare}e{power + len(digits) - len(bare)}" if bare else "0"
 
 
+class Settled(dict[str, Any]):
+    """A document that nobody changes any more: its changes are asked for many times, and made out once."""
+
+    @cached_property
+    def changes(self) -> tuple["ResourceChange", ...]:
+        return tuple(_change(entry) for entry in self.get("resource_changes") or ())
+
+
 def parse(data: bytes | str) -> dict[str, Any]:
     """The document of `show -json`. Raises ProviderError where it is none this version understands."""
     try:
@@ -81,18 +90,18 @@ def refuse_unfinished(document: Mapping[str, Any], *, partial: bool) -> None:
 
 def marked(marks: object) -> bool:
     """Whether anything in a tree of marks is true."""
-    if isinstance(marks, Mapping):
+    if marks is True or not marks:
+        return marks is True
+    if isinstance(marks, dict):
         return any(marked(m) for m in marks.values())
-    if isinstance(marks, list):
-        return any(marked(m) for m in marks)
-    return marks is True
+    return isinstance(marks, list) and any(marked(m) for m in marks)
 
 
 def below(marks: object, key: str | int) -> object:
     """The marks of one child; a true mark covers everything below it."""
-    if marks is True:
-        return True
-    if isinstance(marks, Mapping):
+    if marks is True or not marks:
+        return marks is True
+    if isinstance(marks, dict):
         return marks.get(key, False)
     if isinstance(marks, list) and isinstance(key, int) and key < len(marks):
         return marks[key]
@@ -101,14 +110,13 @@ def below(marks: object, key: str | int) -> object:
 
 def pruned(marks: object) -> object:
     """What of a tree of marks is true: engines write false marks for one side of a change and leave them out for the other."""
-    if isinstance(marks, Mapping | list):
-        items = marks.items() if isinstance(marks, Mapping) else enumerate(marks)
+    if isinstance(marks, dict | list):
+        items = marks.items() if isinstance(marks, dict) else enumerate(marks)
         return {key: below for key, mark in items if (below := pruned(mark))}
     return marks is True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Side:
+class Side(NamedTuple):
     """A value with its marks; `unknown` only ever is set on the side after."""
 
     value: Any = None
@@ -121,14 +129,14 @@ class Side:
 
     def child(self, key: str | int) -> "Side":
         value: Any = None
-        if isinstance(self.value, Mapping):
+        if isinstance(self.value, dict):
             value = self.value.get(key)
         elif isinstance(self.value, list) and isinstance(key, int) and key < len(self.value):
             value = self.value[key]
-        return Side(value=value, unknown=below(self.unknown, key), sensitive=below(self.sensitive, key))
+        return Side(value, below(self.unknown, key), below(self.sensitive, key))
 
     def names(self) -> list[str]:
-        names = {str(k) for tree in (self.value, self.unknown) if isinstance(tree, Mapping) for k in tree}
+        names = {str(k) for tree in (self.value, self.unknown) if isinstance(tree, dict) for k in tree}
         return sorted(names)
 
     def length(self) -> int:
@@ -167,11 +175,18 @@ class ResourceChange:
     def bare_no_op(self) -> bool:
         return self.actions == ("no-op",) and not self.moved and self.importing is None
 
-    def attributes(self) -> Iterator[tuple[str, Side, Side]]:
+    def attributes(self) -> tuple[tuple[str, Side, Side], ...]:
         """Top-level attributes that the change is about: (name, before, after), by name.
 
         Of an update those that change; of everything else all there are before or after.
         """
+        return self._attributes
+
+    @cached_property
+    def _attributes(self) -> tuple[tuple[str, Side, Side], ...]:
+        return tuple(self._told())
+
+    def _told(self) -> Iterator[tuple[str, Side, Side]]:
         updates = self.actions == ("update",)
         for name in sorted({*self.before.names(), *self.after.names()}):
             before, after = self.before.child(name), self.after.child(name)
@@ -183,9 +198,9 @@ class ResourceChange:
         return ((name, before, after) for name, before, after in self.attributes() if differ(before, after))
 
 
-def changes(document: Mapping[str, Any]) -> list[ResourceChange]:
+def changes(document: Mapping[str, Any]) -> tuple[ResourceChange, ...]:
     """Every entry of `resource_changes`, no-ops included, as the engine ordered them."""
-    return [_change(entry) for entry in document.get("resource_changes") or ()]
+    return (document if isinstance(document, Settled) else Settled(document)).changes
 
 
 def _change(entry: Mapping[str, Any]) -> ResourceChange:
@@ -263,7 +278,7 @@ def _collect(value: object, marks: object, found: set[str]) -> None:
     if marks is True:
         # A Number of six digits is a secret too where it is marked: account numbers, codes.
         found.update(text for text in strings_in(value) if len(text) >= SHORTEST)
-    elif isinstance(marks, Mapping) and isinstance(value, Mapping):
+    elif isinstance(marks, dict) and isinstance(value, dict):
         for key, mark in marks.items():
             _collect(value.get(key), mark, found)
     elif isinstance(marks, list) and isinstance(value, list):

@@ -37,7 +37,7 @@ def tagged(value: object, unknown: object = False) -> list[object]:
     if isinstance(value, list) or isinstance(unknown, list):
         children = [side.child(i) for i in range(side.length())]
         return ["l", [tagged(c.value, c.unknown) for c in children]]
-    if isinstance(value, Mapping) or isinstance(unknown, Mapping):
+    if isinstance(value, dict) or isinstance(unknown, dict):
         items = [(key, side.child(key)) for key in side.names()]
         return ["m", [[key, *tagged(child.value, child.unknown)] for key, child in items]]
     raise TypeError(f"a plan holds no {type(value).__name__}")
@@ -93,7 +93,10 @@ def semantic(document: Mapping[str, Any], *, origin: Origin, macs: Macs) -> tupl
         },
         "actions": sorted(macs.of(tagged(a), "action", str(a.get("address"))) for a in document.get("action_invocations") or ()),
     }
-    data = canonical(_encodable(whole))
+    try:
+        data = canonical(whole)
+    except UnicodeEncodeError:
+        data = canonical(_encodable(whole))
     return data, sha256(data)
 
 

@@ -50,8 +50,11 @@ def kept(event: Mapping[str, Any], redactor: Redactor | None = None) -> bytes | 
     return None
 
 
+_written = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _line(told: Mapping[str, Any]) -> bytes:
-    return json.dumps(told, separators=(",", ":")).encode()
+    return _written(told).encode()
 
 
 def _shown(texts: Mapping[str, object], redactor: Redactor | None) -> dict[str, str]:

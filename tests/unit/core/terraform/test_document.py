@@ -247,7 +247,7 @@ def test_an_entry_that_says_nothing_is_a_change_of_nothing_known() -> None:
     (change,) = doc.changes({"resource_changes": [{}]})
 
     assert (change.address, change.mode, change.actions, change.before.absent, change.after.absent) == ("", "managed", (), True, True)
-    assert doc.changes({}) == []
+    assert doc.changes({}) == ()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from countersign.core.terraform.events import (
     in_words,
     redacted,
     redacted_line,
+    redacted_lines,
     told_outputs,
     told_results,
     verdict,
@@ -546,6 +547,29 @@ def test_no_secret_of_a_real_journal_is_told(name: str) -> None:
         text for text in (b"disk is full >", b"disk is full \\u003e", b"shop-dev-api.example.internal", b"1.reached") if text in told
     ] == []
     assert verdict(fed(*told.splitlines()), Ended(exit_code=1, whole=True))[0] is verdict(recorded(name), Ended(exit_code=1, whole=True))[0]
+
+
+@requirement("promise:no-secrets")
+@pytest.mark.parametrize("secret", ["the-secret", "not in there"])
+@pytest.mark.parametrize(
+    "odd", [b'{"m":"escaped \\"the-secret\\""}', "{'m':'\u202ethe-secret'}".encode(), b"\x1b[31mthe-secret", b"\xff the-secret"]
+)
+def test_many_lines_are_told_as_each_of_them_is(odd: bytes, secret: str) -> None:
+    lines = [b'{"m":"harmless","n":1.5}', odd, b'{"m":"ghp_' + b"a" * 36 + b'"}', b'{"the-secret":["the-secret",3]}', b'{"m":"more"}']
+    redactor = Redactor([secret])
+
+    told = redacted_lines(lines, redactor)
+
+    assert told == [redacted_line(line, redactor) for line in lines]
+
+
+@requirement("promise:no-secrets")
+def test_lines_without_a_secret_stay_as_they_are_beside_one_that_is_cleaned() -> None:
+    lines = [b'{"m": "harmless"}', b'{"m": "escaped \\"the-secret\\" \\u202e"}', b"text"]
+
+    told = redacted_lines(lines, Redactor(["the-secret"]))
+
+    assert told == [lines[0], b'{"m":"escaped \\"(redacted)\\" \\u202e"}', b"text"]
 
 
 def test_the_states_of_a_verdict_may_follow_an_apply() -> None:
