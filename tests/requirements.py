@@ -281,6 +281,8 @@ _BEHAVIOUR = {
     "helm:secrets": ("Secrets of a release are keyed fingerprints wherever they turn up, in values and manifests alike.", "issue 7"),
     "helm:drift": ("What was changed outside of a release is told object by object, and changed back by nothing but a deploy.", "issue 7"),
     "helm:failures": ("Helm's words have one meaning each, and an answer says what to do next.", "kubernetes §3.2"),
+    "helm:recovered-by-evidence": ("A lost operation is accounted for by history, number and label together, never by age.", "kubernetes §5"),
+    "helm:stale-by-generation": ("A plan is stale where an object of it became another one, and not where a pod restarted.", "kubernetes §4"),
     "git:allow-list": ("Nothing is fetched that the operator does not list.", "issue 4"),
     "git:planned-commit": ("A stack of a repository is planned at a commit of its ref, and plan and frozen inputs name both.", "issue 4"),
     "git:pinned-commit": ("A commit that is named is planned where it is part of the ref, and that it is old is told.", "issue 4"),

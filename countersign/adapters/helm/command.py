@@ -61,7 +61,8 @@ class HelmCommand(pyhelm3.command.Command):  # type: ignore[misc]  # it comes wi
         on_stderr: Callable[[bytes], None] = lambda line: None,
     ) -> None:
         super().__init__(executable=str(executable), kubeconfig=kubeconfig)
-        self._folder, self._environment, self._limit, self._on_stderr = folder, dict(environment), limit, on_stderr
+        self._folder, self._environment, self._on_stderr = folder, dict(environment), on_stderr
+        self.limit = limit  # seconds, of one command
         self._numbers = itertools.count(1)
 
     async def run(self, command: Sequence[Any], input: bytes | None = None) -> bytes:
@@ -72,13 +73,13 @@ class HelmCommand(pyhelm3.command.Command):  # type: ignore[misc]  # it comes wi
         name = f"helm-{next(self._numbers)}"
         given = self._given(name, input)
         heard = Lines(self._folder / f"{name}.err")
-        until = time.monotonic() + self._limit
+        until = time.monotonic() + self.limit
 
         async def listen(_: list[bytes]) -> None:
             for line in heard.new():
                 self._on_stderr(line)
             if time.monotonic() > until:
-                raise TimedOut(f"helm {command[0]} was not done within {self._limit:.0f} s; ask again")
+                raise TimedOut(f"helm {command[0]} was not done within {self.limit:.0f} s; ask again")
 
         try:
             ended = await supervise(

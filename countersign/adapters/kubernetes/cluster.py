@@ -60,7 +60,11 @@ class Refusal:
     why: Why
     message: str  # the API's own words
     fields: tuple[str, ...] = ()
-    managers: tuple[str, ...] = ()  # who owns them, of a conflict
+    conflicts: tuple[tuple[str, str], ...] = ()  # (who owns it, field)
+
+    @property
+    def managers(self) -> frozenset[str]:
+        return frozenset(manager for manager, _ in self.conflicts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,7 @@ class Cluster:
 
         async def one(document: Mapping[str, Any]) -> dict[str, Any] | Refusal:
             found = await self.predicted(document, namespace=namespace)
-            if isinstance(found, Refusal) and found.managers and set(found.managers) == {MANAGER}:
+            if isinstance(found, Refusal) and found.managers == {MANAGER}:
                 return await self.predicted(document, namespace=namespace, force=True)
             return found
 
@@ -220,8 +224,8 @@ def refusal(status: int, body: bytes | str | None) -> Refusal | None:
     causes = [cause for cause in (said.get("details") or {}).get("causes") or () if isinstance(cause, dict)]
     fields = tuple(clean_line(str(cause["field"])) for cause in causes if cause.get("field"))
     if status == 409 and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
-        managers = {m for cause in causes if (m := _manager(str(cause.get("message", ""))))}
-        return Refusal(why=Why.CONFLICT, message=message, fields=fields, managers=tuple(sorted(managers)))
+        owned = [(_manager(str(cause.get("message", ""))), clean_line(str(cause.get("field", "")))) for cause in causes]
+        return Refusal(why=Why.CONFLICT, message=message, fields=fields, conflicts=tuple(sorted(owned)))
     if status in (400, 422) or "failed to create typed patch object" in message:  # the latter comes as a 500
         return Refusal(why=Why.INVALID, message=message, fields=fields)
     if status == 403:
@@ -231,10 +235,10 @@ def refusal(status: int, body: bytes | str | None) -> Refusal | None:
     return None
 
 
-def _manager(message: str) -> str | None:
+def _manager(message: str) -> str:
     """Of `conflict with "kubectl-edit" using apps/v1`."""
     parts = message.split('"')
-    return clean_line(parts[1]) if len(parts) > 2 else None
+    return clean_line(parts[1]) if len(parts) > 2 else "another"
 
 
 def _said(body: bytes | str | None) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""The engine: `plan`, `launch` and `follow` a release, and `reconcile` what was lost, each in its own module.
+
+Those modules, and with them Helm's and Kubernetes' libraries, are loaded when the first release is asked for: a service that has none
+starts without them.
+"""
+
+import asyncio
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from countersign.adapters.settings import ClusterSettings, HelmSettings
+from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Told, Wanted
+from countersign.core.fingerprints import Fingerprints
+
+
+class HelmEngine:
+    """Helm 4, as `countersign.core.engine.Reconciler` asks.
+
+    `stacks_root` is the folder of stacks, where charts may lie; `work_root` and `attempts_root` are ours (0700), the latter on a disk that
+    outlives the worker. `mac_key` keys the fingerprints in plans.
+    """
+
+    name = "helm"
+
+    def __init__(
+        self,
+        *,
+        clusters: Sequence[ClusterSettings],
+        helm: HelmSettings,
+        stacks_root: Path,
+        work_root: Path,
+        attempts_root: Path,
+        mac_key: bytes,
+        mac_kid: str,
+        search_path: str,
+    ) -> None:
+        for folder in (work_root, attempts_root):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._attempts_root = attempts_root.absolute()
+        self._given: Mapping[str, Any] = {
+            "clusters": tuple(clusters),
+            "work_root": work_root.absolute(),
+            "attempts_root": attempts_root.absolute(),
+            "fingerprints": Fingerprints(key=mac_key, kid=mac_kid),
+            "search_path": ":".join(entry for entry in search_path.split(":") if entry.startswith("/")),
+            "executable": helm.executable,
+            "timeout": helm.timeout_seconds,
+            "history_max": helm.history_max,
+            "passed": dict(helm.environment),
+        }
+        self._stacks_root = stacks_root.absolute()
+
+    async def plan(self, job: PlanJob, beat: Beat) -> Planned:
+        """What the release would become. Raises with `details["findings"]` where the cluster would not take objects of it."""
+        planned: Planned = await (await _module("planning")).make_plan(job, beat, around=await self._around())
+        return planned
+
+    async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:
+        return "plans of releases are not adopted: each is made from what is live"
+
+    async def launch(self, job: ApplyJob) -> None:
+        await (await self._attempts()).launch(job)
+
+    async def follow(self, attempt_id: str, beat: Beat, *, stop: Wanted) -> Outcome:
+        outcome: Outcome = await (await self._attempts()).follow(attempt_id, beat, stop=stop)
+        return outcome
+
+    async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
+        remains: Remains = await (await self._attempts()).end(attempt_id)
+        return remains
+
+    def told(self, testimony: bytes) -> Sequence[Told]:
+        return ()  # what it did, the release's own history tells
+
+    def joined(self, shipped: bytes, found: bytes) -> bytes:
+        return found or shipped
+
+    async def reconcile(self, job: ReconcileJob, beat: Beat) -> Reconciled:
+        """What a lost operation did; what was cut off is undone, and what is left is planned with the proof that it was approved."""
+        reconciled: Reconciled = await (await _module("reconciling")).reconcile(job, beat, attempts=await self._attempts())
+        return reconciled
+
+    async def forget(self, attempt_id: str) -> None:
+        await (await self._attempts()).forget(attempt_id)
+
+    def where(self, attempt_id: str) -> Path:
+        return self._attempts_root / attempt_id
+
+    async def _around(self) -> Any:
+        folders = (await _module("folders")).Folders(root=self._stacks_root)
+        return (await _module("session")).Surroundings(charts=folders, **self._given)
+
+    async def _attempts(self) -> Any:
+        return (await _module("applying")).Attempts(around=await self._around())
+
+
+async def _module(name: str) -> Any:
+    """In a thread: it takes a second the first time, and heartbeats are due meanwhile."""
+    return await asyncio.to_thread(importlib.import_module, f"countersign.adapters.helm.{name}")
