@@ -301,3 +301,4 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     **{name: Requirement(sentence, "issue, queue at scale") for name, sentence in _QUEUE.items()},
     **{name: Requirement(*said) for name, said in _BEHAVIOUR.items()},
 }
+    "helm:chart-sources": ("Charts come from sources the operator lists, by name; nothing else is fetched or followed.", "issue 7"),

@@ -10,6 +10,7 @@ has ssh-keygen || missing+=(openssh-client)
 has sshd || [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
 has setpriv || missing+=(util-linux)
 has ps || missing+=(procps)
+has docker-registry || missing+=(docker-registry)
 if [ "${2:-}" = browser ]; then has chromium || has chromium-browser || has google-chrome || missing+=(chromium); fi
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || has initdb || missing+=(postgresql)
 # Debian ships this part of Python's standard library apart.
@@ -29,6 +30,10 @@ if [ "$(id -u)" = 0 ] && has apt-get; then
     # As above: what it would start lets people in.
     mkdir -p /etc/systemd/system
     for unit in ssh.service ssh.socket; do [ -e "/etc/systemd/system/$unit" ] || ln -s /dev/null "/etc/systemd/system/$unit"; done
+  fi
+  if [[ " ${missing[*]} " == *" docker-registry "* ]]; then
+    mkdir -p /etc/systemd/system
+    [ -e /etc/systemd/system/docker-registry.service ] || ln -s /dev/null /etc/systemd/system/docker-registry.service
   fi
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else

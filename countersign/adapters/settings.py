@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from countersign.core.errors import InvalidArgument
+from countersign.core.helm.charts import STACKS, Kind, Source, is_loopback
 from countersign.core.ids import SLUG
 from countersign.core.notice import ATTEMPTS, Moment
 from countersign.core.policy import Policy
-from countersign.core.repository import LOCAL, Repositories, glob
+from countersign.core.repository import LOCAL, Repositories, check_folder, glob
 
 DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aiosqlite:///)\S+\Z")
 
@@ -175,6 +176,77 @@ class HelmSettings(Section):
         return path.expanduser().absolute()
 
 
+class ChartSourceSettings(Section):
+    """Where charts may come from, beside the folder of stacks. Exactly one of `repository`, `index` and `oci` says where."""
+
+    name: str  # what a request calls it
+    repository: str | None = None  # of Git, as git.repositories allows and git.credentials opens it
+    path: str = "."  # of charts below its root
+    git_ref: str | None = None  # branch or tag
+    index: str | None = None  # https://…, where an index.yaml lies
+    oci: str | None = None  # oci://host/prefix
+    credential: str | None = None  # slug of a sealed secret of the environment's organization: a token, or {"username": …, "password": …}
+    hosts: tuple[str, ...] = ()  # other hosts that archives, or tokens for them, may come from: "host" or "host:port"
+
+    @field_validator("name", "credential")
+    @classmethod
+    def _named(cls, name: str | None) -> str | None:
+        if name is not None and (not SLUG.match(name) or name == STACKS):
+            raise ValueError(f"lower case letters, digits and -, beginning with a letter; {STACKS} is the folder of stacks")
+        return name
+
+    @field_validator("index", "oci")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        parts = urlsplit(address)
+        plain = parts.scheme == "http" and is_loopback(parts.hostname or "")
+        if not (parts.scheme in ("https", "oci") or plain) or not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ValueError("write https://host/path or oci://host/path, without a user; http is for this machine alone")
+        return address.rstrip("/")
+
+    @field_validator("path")
+    @classmethod
+    def _below(cls, path: str) -> str:
+        try:
+            return check_folder(path)
+        except InvalidArgument as bad:
+            raise ValueError(bad.message) from None
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[1-9][0-9]{0,4})?", host) for host in hosts):
+            raise ValueError('write hosts in lower case, as "cdn.example.com" or "127.0.0.1:8080"')
+        return hosts
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> "ChartSourceSettings":
+        if [self.repository, self.index, self.oci].count(None) != 2:
+            raise ValueError("give exactly one of repository, index and oci")
+        if (self.oci is not None) != (self.oci or "").startswith("oci://") or (self.index or "").startswith("oci://"):
+            raise ValueError("a registry is oci = oci://…, a chart repository index = https://…")
+        if self.repository is not None and not self.git_ref:
+            raise ValueError("a repository needs its git_ref, a branch or a tag")
+        if self.repository is not None and self.credential:
+            raise ValueError("git.credentials says what opens a repository")
+        return self
+
+    @property
+    def source(self) -> Source:
+        kind = Kind.GIT if self.repository else Kind.OCI if self.oci else Kind.INDEX
+        return Source(
+            name=self.name,
+            kind=kind,
+            address=self.repository or self.index or self.oci or "",
+            path=self.path,
+            git_ref=self.git_ref,
+            hosts=self.hosts,
+            credential=self.credential,
+        )
+
+
 class WebhookSettings(Section):
     """Whom to tell when a run waits for somebody, needs an operator, or ended."""
 
@@ -238,6 +310,8 @@ class Settings(BaseSettings):
     public_url: str | None = None  # the front as people reach it, for links; None: as it listens
     front_port: int = 8700
     state_port: int = 8701
+    state_address: str | None = None  # the state API as workers and the front reach it; None: as it listens
+    worker_port: Annotated[int, Field(ge=1, le=65535)] | None = None  # where a worker says whether it works; None: nowhere
     temporal_port: int = 7233
     temporal_ui_port: int = 8233
     temporal_address: str | None = None  # an own Temporal; None: the embedded one
@@ -254,11 +328,21 @@ class Settings(BaseSettings):
     git: GitSettings = GitSettings()
     clusters: tuple[ClusterSettings, ...] = ()  # one for each environment that has releases
     helm: HelmSettings = HelmSettings()
+    charts: tuple[ChartSourceSettings, ...] = ()  # where charts may come from, beside the folder of stacks
+    drain_seconds: Annotated[float, Field(ge=0)] = 0.0  # so long a worker that is to end stays with its applies; 0: they go on alone
     plan_slots: int | None = None  # steps of one engine at once; None: as many as cores and memory carry
     webhooks: tuple[WebhookSettings, ...] = ()
     limits: LimitSettings = LimitSettings()
     development_fixtures: bool = False  # serve what conformance tests look for at /fixtures/mcp; on the loopback only
     search_path: str = "/usr/local/bin:/usr/bin:/bin"  # where engines are looked for; `load` takes PATH
+
+    @field_validator("charts")
+    @classmethod
+    def _sources_of_a_name(cls, charts: tuple[ChartSourceSettings, ...]) -> tuple[ChartSourceSettings, ...]:
+        names = [one.name for one in charts]
+        if len(set(names)) < len(names):
+            raise ValueError("two chart sources have the same name")
+        return charts
 
     @field_validator("webhooks")
     @classmethod
@@ -281,7 +365,7 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
 
-    @field_validator("public_url", "temporal_ui_public_url", mode="after")
+    @field_validator("public_url", "state_address", "temporal_ui_public_url", mode="after")
     @classmethod
     def _address(cls, url: str | None) -> str | None:
         if url is None:
@@ -369,7 +453,8 @@ class Settings(BaseSettings):
 
     @property
     def state_url(self) -> str:
-        return f"http://{self.host}:{self.state_port}"
+        """Where workers, their engines and the front reach the state API."""
+        return self.state_address or f"http://{self.host}:{self.state_port}"
 
     @property
     def temporal_ui_url(self) -> str:

@@ -10,16 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from countersign.adapters.git import Mirrors, Remotes
 from countersign.adapters.settings import ClusterSettings, HelmSettings
 from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Told, Wanted
 from countersign.core.fingerprints import Fingerprints
+from countersign.core.helm.charts import Source
 
 
 class HelmEngine:
     """Helm 4, as `countersign.core.engine.Reconciler` asks.
 
-    `stacks_root` is the folder of stacks, where charts may lie; `work_root` and `attempts_root` are ours (0700), the latter on a disk that
-    outlives the worker. `mac_key` keys the fingerprints in plans.
+    `stacks_root` is the folder of stacks, where charts may lie, `charts` where else they may come from, `remotes` what the operator says
+    about Git; `work_root` and `attempts_root` are ours (0700), the latter on a disk that outlives the worker. `mac_key` keys the
+    fingerprints in plans.
     """
 
     name = "helm"
@@ -35,6 +38,8 @@ class HelmEngine:
         mac_key: bytes,
         mac_kid: str,
         search_path: str,
+        charts: Sequence[Source] = (),
+        remotes: Remotes | None = None,
     ) -> None:
         for folder in (work_root, attempts_root):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -50,7 +55,14 @@ class HelmEngine:
             "history_max": helm.history_max,
             "passed": dict(helm.environment),
         }
-        self._stacks_root = stacks_root.absolute()
+        self._charts: Mapping[str, Any] = {
+            "listed": tuple(charts),
+            "stacks_root": stacks_root.absolute(),
+            "cache": work_root.absolute() / "charts",
+            "mirrors": Mirrors(folder=work_root / "git", remotes=remotes or Remotes()),
+            "search_path": self._given["search_path"],
+        }
+        self._sources: Any = None  # one for all work: it keeps what was fetched
 
     async def plan(self, job: PlanJob, beat: Beat) -> Planned:
         """What the release would become. Raises with `details["findings"]` where the cluster would not take objects of it."""
@@ -89,8 +101,13 @@ class HelmEngine:
         return self._attempts_root / attempt_id
 
     async def _around(self) -> Any:
-        folders = (await _module("folders")).Folders(root=self._stacks_root)
-        return (await _module("session")).Surroundings(charts=folders, **self._given)
+        return (await _module("session")).Surroundings(charts=await self._chart_sources(), **self._given)
+
+    async def _chart_sources(self) -> Any:
+        sources, fetching = await _module("sources"), await _module("fetching")
+        if self._sources is None:
+            self._sources = sources.ChartSources(fetcher=fetching.Fetcher(self._given["passed"]), **self._charts)
+        return self._sources
 
     async def _attempts(self) -> Any:
         return (await _module("applying")).Attempts(around=await self._around())

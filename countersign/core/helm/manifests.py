@@ -131,11 +131,12 @@ def parse(text: str, *, namespace: str, cluster_scoped: Container[tuple[str, str
     return tuple(found.values())
 
 
-def load(text: str, *, what: str) -> Any:
-    """One document of YAML, as JSON values. Raises BrokenManifest; `what` names it, as in "values.yaml"."""
-    if len(text) > SIZE:
-        raise BrokenManifest(f"{what} has {len(text)} characters, more than {SIZE}")
-    return _load(text, what)
+def load(text: str, *, what: str, most: tuple[int, int] = (SIZE, NODES)) -> Any:
+    """One document of YAML, as JSON values, of at most so many characters and values. Raises BrokenManifest; `what` names it, as in
+    "values.yaml"."""
+    if len(text) > most[0]:
+        raise BrokenManifest(f"{what} has {len(text)} characters, more than {most[0]}")
+    return _load(text, what, most[1])
 
 
 def _documents(text: str) -> Iterator[tuple[int, str, Any]]:
@@ -151,7 +152,7 @@ def _documents(text: str) -> Iterator[tuple[int, str, Any]]:
             yield number, name, value
 
 
-def _load(text: str, what: str) -> Any:
+def _load(text: str, what: str, nodes: int = NODES) -> Any:
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  # _Loader is a safe one that knows less
     except yaml.YAMLError as broken:
@@ -160,7 +161,7 @@ def _load(text: str, what: str) -> Any:
         raise BrokenManifest(f"{what} holds a number that is too long to be one; put it in quotes") from None
     except RecursionError:
         raise BrokenManifest(f"{what} is nested more than {DEPTH} deep") from None
-    _bounded(value, what)
+    _bounded(value, what, nodes)
     return value
 
 
@@ -175,14 +176,14 @@ def _problem(broken: yaml.YAMLError) -> str:
     return cut(clean_line(re.sub(r"(['\"]).*\1", "…", said)), 120)
 
 
-def _bounded(value: Any, what: str) -> None:
+def _bounded(value: Any, what: str, nodes: int) -> None:
     """Level by level, for values may hold themselves."""
     level, seen = [value], 0
     for _ in range(DEPTH):
         level = [item for part in level if isinstance(part, dict | list) for item in (part.values() if isinstance(part, dict) else part)]
         seen += len(level)
-        if seen > NODES:
-            raise BrokenManifest(f"{what} stands for more than {NODES} values; write it without aliases of aliases")
+        if seen > nodes:
+            raise BrokenManifest(f"{what} stands for more than {nodes} values; write it without aliases of aliases")
         if not level:
             return
     raise BrokenManifest(f"{what} is nested more than {DEPTH} deep")

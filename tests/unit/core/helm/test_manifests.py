@@ -159,7 +159,9 @@ def test_what_is_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "SIZE", 20)
     assert "more than 20" in refusal(pods)
     with pytest.raises(BrokenManifest, match=r"values\.yaml has 21 characters"):
-        load("a" * 21, what="values.yaml")
+        load("a" * 21, what="values.yaml", most=(20, 9))
+    with pytest.raises(BrokenManifest, match=r"values\.yaml stands for more than 3 values"):
+        load("[1, 2, 3, 4]", what="values.yaml", most=(20, 3))
 
 
 JSON = st.recursive(
