@@ -280,6 +280,7 @@ _BEHAVIOUR = {
     "helm:plan-of-a-release": ("What a release would lose, force and run is told before what it would change.", "issue 7"),
     "helm:secrets": ("Secrets of a release are keyed fingerprints wherever they turn up, in values and manifests alike.", "issue 7"),
     "helm:drift": ("What was changed outside of a release is told object by object, and changed back by nothing but a deploy.", "issue 7"),
+    "helm:chart-sources": ("Charts come from sources the operator lists, by name; nothing else is fetched or followed.", "issue 7"),
     "helm:failures": ("Helm's words have one meaning each, and an answer says what to do next.", "kubernetes §3.2"),
     "helm:recovered-by-evidence": ("A lost operation is accounted for by history, number and label together, never by age.", "kubernetes §5"),
     "helm:stale-by-generation": ("A plan is stale where an object of it became another one, and not where a pod restarted.", "kubernetes §4"),
@@ -301,4 +302,3 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     **{name: Requirement(sentence, "issue, queue at scale") for name, sentence in _QUEUE.items()},
     **{name: Requirement(*said) for name, said in _BEHAVIOUR.items()},
 }
-    "helm:chart-sources": ("Charts come from sources the operator lists, by name; nothing else is fetched or followed.", "issue 7"),
