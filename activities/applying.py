@@ -1,7 +1,9 @@
 """The steps `apply` and `follow` of any engine: claim, launch once, follow to the end, record on evidence."""
 
 import asyncio
+import contextlib
 import json
+import secrets as random
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -13,16 +15,19 @@ from activities.engine import EngineStep
 from activities.ledger import RESOURCES_KEPT
 from activities.watching import Watching
 from countersign.adapters.store import audit, claim, plans, records, runs
+from countersign.adapters.store.custody import saw
 from countersign.adapters.store.database import stamp
-from countersign.adapters.store.plans import AttemptRow
+from countersign.adapters.store.plans import AttemptRow, PlanRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.digests import sha256
-from countersign.core.engine import ApplyJob, Outcome
+from countersign.core.engine import ApplyJob, Keeper, Outcome, PlanJob, Progress
 from countersign.core.errors import CountersignError, FailedPrecondition
+from countersign.core.ids import derive
 from countersign.core.principal import SYSTEM
-from countersign.core.run import RunState
+from countersign.core.run import Mode, RunState
 from countersign.core.steps import ApplyInput, FollowInput, RunRef, Standing
+from countersign.core.terraform.state import header_of
 
 # Where evidence about an open attempt still counts. An operator may be asked already: evidence answers for itself.
 _MOVING = frozenset(
@@ -37,11 +42,15 @@ _MOVING = frozenset(
 )
 
 
+LOOK_AFTER = 60.0  # seconds for a look at a state that another keeps
+KEPT_THERE = "state_in"  # of a plan's inputs: the backend that keeps the state itself
+
+
 class Applying(EngineStep):
     async def apply(self, asked: ApplyInput) -> Standing:
         """Claim the plan, launch, and follow to the end. Tried once; what is lost on the way is followed, never tried again."""
         async with heartbeating():
-            run, bundle = await self._bundle(asked)
+            run, plan, bundle = await self._bundle(asked)
             if bundle is None:
                 return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
             taken = await claim.claim(
@@ -53,22 +62,63 @@ class Applying(EngineStep):
                 policy=self.policy,
                 host=self.here.host,
                 boot_id=self.here.boot_id,
+                seen=await self._seen(run, bundle) if KEPT_THERE in plan.inputs else None,
             )
             if not isinstance(taken, claim.Claimed):
                 return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
             await self._launch(run, taken, bundle)
             return await self._follow(asked.org, asked.run_id, taken.attempt)
 
-    async def _bundle(self, asked: ApplyInput) -> tuple[RunRow, bytes | None]:
+    async def _bundle(self, asked: ApplyInput) -> tuple[RunRow, PlanRow, bytes | None]:
         async with self.store.read() as conn:
             run = await runs.get_run(conn, asked.org, asked.run_id)
             plan = await plans.plan_by_digest(conn, asked.org, asked.plan_digest)
             if plan is None or plan.run_id != run.id:
                 raise FailedPrecondition("no such plan of this run; nothing is applied")
             if run.state is not RunState.APPROVED:
-                return run, None
+                return run, plan, None
             ref = next(a for a in plan.summary.artifacts if a.kind == "plan_bundle")
-            return run, await self.artifacts.read(conn, org=asked.org, artifact_id=ref.id)
+            return run, plan, await self.artifacts.read(conn, org=asked.org, artifact_id=ref.id)
+
+    # Where another keeps the state
+
+    async def _seen(self, run: RunRow, bundle: bytes) -> claim.At:
+        """Where the state is now in the backend that the plan was made on; noted here as what was seen last."""
+        async with self.store.read() as conn:
+            stack = (await records.get_stack(conn, run.org, run.stack_id)).config
+        if not isinstance(self.engine, Keeper):
+            raise FailedPrecondition(f"the engine {self.engine.name} cannot work on a state that its own backend keeps")
+        job = PlanJob(
+            run_id=run.id,
+            plan_number=run.plan_number,
+            attempt_id=derive("att", run.org, run.id, "seen", random.token_hex(8)),
+            stack=stack,
+            mode=Mode.VALIDATE,
+            vars={},
+            targets=(),
+            commit=None,
+            state=self.access(stack, "nobody", random.token_hex(16), None, 0),
+            reveal=self.reveal(run.org),
+        )
+        seen = await self.engine.seen(job, bundle, _no_progress)
+        # One that has no history in common is not noted: the plan is stale then, and planning says why.
+        with contextlib.suppress(FailedPrecondition):
+            await saw(self.store, self.artifacts, stack, run.id, seen)
+        header = header_of(seen.data) if seen.data is not None else None
+        return claim.At(lineage=header.lineage if header else None, serial=header.serial if header else 0)
+
+    async def see_after(self, run: RunRow, attempt: AttemptRow) -> None:
+        """Note what an apply made of a state that another keeps. If that cannot be seen now, the next plan sees it."""
+        try:
+            async with asyncio.timeout(LOOK_AFTER), self.store.read() as conn:
+                plan = await plans.plan_by_digest(conn, run.org, attempt.plan_digest)
+                assert plan is not None  # an attempt is a claim of a recorded plan
+                ref = next(a for a in plan.summary.artifacts if a.kind == "plan_bundle")
+                bundle = await self.artifacts.read(conn, org=run.org, artifact_id=ref.id)
+            async with asyncio.timeout(LOOK_AFTER):
+                await self._seen(run, bundle)
+        except (CountersignError, TimeoutError) as failed:
+            activity.logger.warning("the state of %s was not seen after %s: %s", run.stack_path, attempt.id, failed)
 
     async def _launch(self, run: RunRow, taken: claim.Claimed, bundle: bytes) -> None:
         async with self.store.read() as conn:
@@ -114,6 +164,8 @@ class Applying(EngineStep):
         return await self._record_outcome(run, attempt, outcome)
 
     async def _record_outcome(self, run: RunRow, attempt: AttemptRow, outcome: Outcome) -> Standing:
+        if outcome.own and outcome.state is not RunState.INTERRUPTED:
+            await self.see_after(run, attempt)
         kinds = (("apply_log", outcome.log.encode()), ("journal", outcome.journal))
         written = await asyncio.gather(
             *(
@@ -187,3 +239,7 @@ class Applying(EngineStep):
         if outcome.state is RunState.ERRORED and run.state is RunState.CANCELING:
             return await runs.move(tx, run, RunState.CANCELED, at=now, body=body, **facts)
         return await runs.move(tx, run, outcome.state, at=now, body=body, **facts)
+
+
+async def _no_progress(progress: Progress) -> None:
+    """A look tells no progress: a heartbeat runs beside it."""

@@ -12,6 +12,7 @@ from countersign.adapters.artifacts import Written
 from countersign.adapters.store import audit, plans, records, runs, state, turns
 from countersign.adapters.store.adopt import inputs_of, plan_to_adopt
 from countersign.adapters.store.check import record_plan, supersede
+from countersign.adapters.store.custody import saw
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.reads import reads_of
@@ -39,6 +40,8 @@ class Planning(EngineStep):
                 return await self.stand(ref)
             try:
                 planned, written = await self._made(run)
+                if planned.seen is not None:
+                    await saw(self.store, self.artifacts, await self._stack(run), run.id, planned.seen)
             except CountersignError as failed:
                 if failed.retryable:
                     raise
@@ -63,6 +66,10 @@ class Planning(EngineStep):
                 return planned, written
         assert died is not None
         raise ProviderError(f"the engine was ended {DEATHS} times; the last time: {died.message}", details=died.details)
+
+    async def _stack(self, run: RunRow) -> StackConfig:
+        async with self.store.read() as conn:
+            return (await records.get_stack(conn, run.org, run.stack_id)).config
 
     async def _planned(self, run: RunRow, job: PlanJob) -> Planned:
         """The plan a run was asked to adopt, as its first one; else a new one."""

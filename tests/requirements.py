@@ -265,6 +265,11 @@ _BEHAVIOUR = {
     ),
     "state:size": ("A state of 64 MiB is stored and read, in memory that is bounded and given back.", "issue 4"),
     "state:released": ("A state is given back as it is, and nothing is planned or applied until it is taken over again.", "issue 4"),
+    "state:kept": ("A state may stay in the backend its configuration declares: planned, applied and destroyed there.", "issue 4"),
+    "state:kept-told": ("Who agrees to a plan on such a state is told what is weaker there, and no secret of it.", "terraform §4.3"),
+    "state:kept-claim": ("Such a state is looked at again by the claim, and a plan of another one is stale.", "terraform §4.3"),
+    "state:kept-lock": ("A lock in such a backend is freed only where it proves to be that of our own dead apply.", "design §2, I5"),
+    "state:kept-lost": ("A lost apply on such a state is accounted for as far as its lock allows, else by an operator.", "terraform §5"),
     "state:restored": (
         "An earlier state becomes the newest one by a run: its difference approved, claimed, under a new serial.",
         "issue 4",

@@ -1,4 +1,5 @@
-"""`countersign stack adopt` and `release`: a state comes here from a file or from the backend the configuration declares, or goes there."""
+"""`countersign stack adopt`, `release` and `keep`: a state comes here from a file or from the backend the configuration declares, goes
+there, or stays there."""
 
 import asyncio
 import secrets as random
@@ -11,7 +12,7 @@ from pathlib import Path
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import secrets, state
-from countersign.adapters.store.custody import Adopted, Adoption, Release, free
+from countersign.adapters.store.custody import Adopted, Adoption, Keeping, Release, free
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.records import StackRow
 from countersign.adapters.terraform.engine import TerraformEngine
@@ -20,7 +21,7 @@ from countersign.cli.exits import Exit
 from countersign.cli.output import console, emit, safe
 from countersign.cli.states import administrator, artifacts_of, bytes_of, short, stack_named
 from countersign.cli.store import opened, write_secret
-from countersign.core.engine import PlanJob, Progress, StateAccess
+from countersign.core.engine import PlanJob, Progress, Seen, StateAccess
 from countersign.core.errors import ConfirmationRequired, CountersignError, FailedPrecondition
 from countersign.core.fencing import Head
 from countersign.core.ids import derive
@@ -63,13 +64,17 @@ async def adopt(settings: Settings, asked: Asked, *, newer: bool, as_json: bool)
 
 async def release(settings: Settings, asked: Asked, *, confirm: str | None, as_json: bool) -> Exit:
     async with _stack_of(settings, asked) as (store, stack, by):
+        if stack.config.own:
+            raise FailedPrecondition(
+                f"the state of {stack.path} is in its own backend already; there is nothing to give back", field="stack"
+            )
         async with store.read() as conn:
             seen = await free(conn, stack)
             newest = await state.snapshot(conn, stack.org, stack.id)
             if newest is None:
                 raise FailedPrecondition(f"{stack.path} has no state here that could be given back", field="stack")
             data = await artifacts_of(settings, store).read(conn, org=stack.org, artifact_id=newest.artifact_id)
-        await _confirmed(stack, confirm)
+        await _confirmed(stack, confirm, f"The state of {stack.path} is kept elsewhere from then on, and runs are refused.")
         give = partial(Release, store=store, stack=stack, by=by, reason=short(asked.reason))
         if asked.file is not None:
             to, there = "file", None
@@ -87,6 +92,29 @@ async def release(settings: Settings, asked: Asked, *, confirm: str | None, as_j
         where = f"in {asked.file}, with its secrets in clear" if asked.file is not None else f"in the backend {to}"
         again = f"countersign stack adopt {stack.path.partition('/')[2]}"
         console().print(safe(f"serial {seen.serial} of {stack.path} is {where}. Runs are refused until it is taken over again: {again}"))
+    return Exit.OK
+
+
+async def keep(settings: Settings, asked: Asked, *, another: bool, confirm: str | None, as_json: bool) -> Exit:
+    async with _stack_of(settings, asked) as (store, stack, by):
+        engine, job = _work(settings, store, stack)
+        found = await engine.elsewhere(job, _quiet)
+        said = (
+            f"The state of {stack.path} stays in the backend {found.backend}: nothing fences it there, and its lock and its versions are "
+            "those of the backend."
+        )
+        await _confirmed(stack, confirm, said)
+        work = Keeping(
+            store=store, artifacts=artifacts_of(settings, store), stack=stack, by=by, reason=short(asked.reason), another=another
+        )
+        done = await work(Seen(backend=found.backend, data=found.data))
+    if as_json:
+        facts = {"stack": stack.path, "backend": found.backend, "serial_there": done.there, "serial_before": done.before.serial}
+        emit({**facts, "lineage": done.after.lineage, "by": by.id})
+    else:
+        what = "which holds nothing yet" if done.there is None else f"serial {done.there}, lineage {done.after.lineage}"
+        next_ = f"countersign plan {stack.path.partition('/')[2]}"
+        console().print(safe(f"the state of {stack.path} stays in the backend {found.backend}, {what}. Next: {next_}"))
     return Exit.OK
 
 
@@ -111,9 +139,8 @@ async def _given(
     return found.backend, there
 
 
-async def _confirmed(stack: StackRow, confirm: str | None) -> None:
-    said = f"The state of {stack.path} is kept elsewhere from then on, and runs are refused. Type the stack's path:"
-    typed = confirm if confirm is not None else await output.asked(said)
+async def _confirmed(stack: StackRow, confirm: str | None, said: str) -> None:
+    typed = confirm if confirm is not None else await output.asked(f"{said} Type the stack's path:")
     if typed != stack.path:
         raise ConfirmationRequired(f"type the stack's whole path, {stack.path}, with --confirm; nothing was changed", field="confirm")
 

@@ -274,3 +274,29 @@ def stack_release(
 
     asked = custody.Asked(stack=path, file=file, reason=reason, key_file=key_file, org=org)
     run(custody.release(settings_of(data, as_json=as_json), asked, confirm=confirm, as_json=as_json), as_json=as_json)
+
+
+@stack.command("keep")
+def stack_keep(
+    path: Annotated[str, typer.Argument(metavar="STACK", help="env/slug or org/env/slug.")],
+    another: Annotated[
+        bool, typer.Option("--another", help="Also where what is there has no history in common with what was seen before.")
+    ] = False,
+    confirm: Annotated[
+        str | None,
+        typer.Option("--confirm", help="The stack's whole path, org/env/slug, typed out; else it is asked for.", show_default=False),
+    ] = None,
+    reason: Reason = "",
+    key_file: KeyFile = None,
+    org: Org = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave a state in the backend its configuration declares: runs plan and apply there, under the backend's own lock and unfenced.
+
+    `stack adopt` takes it over instead. Works on this data folder, with the key of an administrator.
+    """
+    from countersign.cli import custody
+
+    asked = custody.Asked(stack=path, file=None, reason=reason, key_file=key_file, org=org)
+    run(custody.keep(settings_of(data, as_json=as_json), asked, another=another, confirm=confirm, as_json=as_json), as_json=as_json)

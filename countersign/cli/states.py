@@ -15,6 +15,7 @@ from countersign.adapters.process import Detached
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import audit, holds, records, runs, state
 from countersign.adapters.store.by_hand import Push
+from countersign.adapters.store.custody import SEEN
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.keys import find_key
 from countersign.adapters.store.plans import AttemptRow
@@ -252,7 +253,8 @@ async def _whose(conn: Any, org: str, run_id: str, credential_id: str) -> str:
         run = await runs.get_run(conn, org, run_id)
     except NotFound:
         return f"{run_id} (found after a restore)" if credential_id == "restore" else run_id
-    return f"{run.id} ({run.type}, {run.requester.id})"
+    how = ", as it was seen in its own backend" if credential_id == SEEN else ""
+    return f"{run.id} ({run.type}, {run.requester.id}{how})"
 
 
 def artifacts_of(settings: Settings, store: Store) -> Artifacts:

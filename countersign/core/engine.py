@@ -89,6 +89,7 @@ class StackConfig:
     release: Release | None = None  # Helm's: it has no source and no state of ours
     adopted: bool = False  # its state was taken over from where its configuration says, or there was none
     released: bool = False  # its state was given back: nothing is planned against the one that is here
+    own: bool = False  # its state stays in the backend that its configuration declares; what is here is what runs saw of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,14 @@ class StateAccess:
     serial: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A state that another keeps, as it was there."""
+
+    backend: str
+    data: bytes | None = field(repr=False)  # None where nothing is there
+
+
 Reveal = Callable[[str], Awaitable[str]]  # slug of a sealed secret → its value; inside an attempt only
 
 
@@ -125,7 +134,9 @@ class PlanJob:
     mode: Mode
     destroy: bool = False  # plan the destruction of everything: always in Mode.DESTROY, on request in Mode.SPECULATIVE
     type: str = ""  # of the run
-    request: Mapping[str, object] = field(default_factory=dict)  # what was asked for, as it was taken: what an engine of its own words needs
+    request: Mapping[str, object] = field(
+        default_factory=dict
+    )  # what was asked for, as it was taken: what an engine of its own words needs
     vars: Mapping[str, object]  # the request's, over those of the stack
     targets: tuple[str, ...]  # speculative only
     imports: Mapping[str, str] = field(default_factory=dict)  # address → id of an object that exists, to be taken into the state
@@ -166,6 +177,7 @@ class Planned:
     account: str | None = None
     lineage: str | None = None
     serial: int = 0
+    seen: Seen | None = field(default=None, repr=False)  # the state it was made of, where another keeps that
     adoptable: bool = False  # a speculative plan of the whole stack: a run that applies may take it as its own
     expires_at: datetime | None = None  # of a plan that was made before and adopted: it may not live longer than it would have
 
@@ -198,6 +210,7 @@ class Outcome:
     log: str = ""  # redacted
     journal: bytes = b""  # redacted NDJSON
     evidence: tuple[str, ...] = ()  # lines a person reads: exit code, whole journal, lock free, …
+    own: bool = False  # its state stays in a backend of its own, where what it came to is to be looked up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +288,7 @@ class ReconcileJob:
     age: timedelta  # since the attempt ended
     crashes: int  # lost attempts of this run
     approval_live: bool
+    here: bool = True  # the attempt was one of this machine
     stops: tuple[Stop, ...] = ()  # what only an operator can clear, found before the engine was asked
     canceled: bool = False  # somebody wants no more: where something is left, only record what was done (Next.STOP)
     reveal: Reveal
@@ -321,6 +335,15 @@ class Engine(Protocol):
 class Accountable(Protocol):
     def told(self, testimony: bytes) -> Sequence[Told]:
         """What a testimony says, for people."""
+        ...
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """An engine that can work on a state which the configuration's own backend keeps."""
+
+    async def seen(self, job: PlanJob, bundle: bytes, beat: Beat) -> Seen:
+        """The state as it is now in the backend that the planned configuration in `bundle` declares. Reads only."""
         ...
 
 

@@ -123,6 +123,14 @@ def foreign_lock(*, lock_id: str, who: str, since: str) -> Stop:
     return Stop(why=f"The state is locked by {who} since {since} (lock {lock_id}), and not by this run; ask them to finish.")
 
 
+def kept_lock(held: str, lock_id: str, engine: str) -> Stop:
+    """A lock in a backend of the user's own, which is not proven to be that of the lost apply."""
+    return Stop(
+        why=f"The state is locked in its own backend {held}. Find out whose it is; if nothing of that lives, free it there.",
+        commands=(f"{engine} init && {_command(engine, 'force-unlock', lock_id)}",),
+    )
+
+
 def failed_plan(commands: Commands, summary: str) -> Stop:
     """The plan after the crash failed; where it imports, an import may be what failed. `summary` is redacted."""
     return Stop(

@@ -1,5 +1,6 @@
 """A state that was made elsewhere comes here: from a file, or from the backend its configuration declares."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from countersign.adapters.store import state
+from tests.buckets import running
 from tests.integration.moved_states import STACK, THINGS, Moved, backend, conn_str
 from tests.integration.processes import leaves_no_process
 from tests.integration.terraform_bench import ENGINES, Bench, bench
+from tests.integration.test_kept_backends import http_backend, s3_block
 from tests.postgres import PASSWORD, Cluster
 from tests.requirements import requirement
 
@@ -246,3 +249,81 @@ async def test_a_backend_that_holds_another_history_refuses_and_the_state_stays_
     assert (await it.stack()).custody == before
     assert json.loads(it.by_hand("state", "pull")) == theirs
     assert [row["outcome"] for row in await it.audited("state.release")] == ["ok", "failed"]
+
+
+# -- Left where it is
+
+
+@requirement("state:kept")
+async def test_a_state_stays_where_it_is_once_somebody_typed_what_that_means_and_can_be_taken_over_later(it: Moved, elsewhere: str) -> None:
+    await it.made(backend("pg", schema_name="shop") + THINGS, plan_credential="pg")
+    it.cli("secret", "set", "pg", stdin=json.dumps({"PG_CONN_STR": elsewhere}).encode())
+    it.apply_by_hand(PG_CONN_STR=elsewhere)
+    there = json.loads(it.by_hand("state", "pull", PG_CONN_STR=elsewhere))
+
+    assert "whole path" in it.says("stack", "keep", "dev/shop", code=5)
+    assert (await it.stack()).custody == {}
+    told = it.json("stack", "keep", "dev/shop", "--confirm", STACK, "--reason", "another team writes it too")
+
+    assert (told["backend"], told["serial_there"], told["serial_before"], told["lineage"]) == ("pg", there["serial"], 0, there["lineage"])
+    assert (await it.stack()).config.own
+    assert (await it.stack()).custody == {"kept": "own", "backend": "pg", "serial_there": there["serial"], "lineage": there["lineage"]}
+    [row] = await it.audited("state.keep")
+    assert (row["by"].partition(":")[0], row["facts"]["reason"]) == ("person", "another team writes it too")
+    assert json.loads(it.cli("state", "pull", "dev/shop")) == there  # as it was seen
+    assert "in its own backend already" in it.says("stack", "release", "dev/shop", "--confirm", STACK)
+    assert it.json("stack", "keep", "dev/shop", "--confirm", STACK)["serial_before"] == there["serial"]
+    it.by_hand("apply", "-auto-approve", "-input=false", "-var=size=2", PG_CONN_STR=elsewhere)
+    adopted = it.json("stack", "adopt", "dev/shop")
+    assert (adopted["serial_before"], adopted["serial"] > there["serial"]) == (there["serial"], True)
+    assert ((await it.stack()).config.own, (await it.stack()).config.adopted) == (False, True)
+    assert "is kept here; give it back first: countersign stack release dev/shop" in it.says(
+        "stack", "keep", "dev/shop", "--confirm", STACK
+    )
+
+
+@requirement("state:kept")
+async def test_an_earlier_state_or_another_one_is_kept_only_where_somebody_says_so(tmp_path: Path, elsewhere: str) -> None:
+    it = Moved(folder=tmp_path)
+    await it.made(backend("pg", schema_name="shop", conn_str=elsewhere) + THINGS)
+    it.apply_by_hand()
+    it.by_hand("apply", "-auto-approve", "-input=false", "-var=size=2")
+    keep = ["stack", "keep", "dev/shop", "--confirm", STACK]
+    first = it.json(*keep)
+    now = json.loads(it.by_hand("state", "pull"))
+    (it.folder / "earlier.tfstate").write_text(json.dumps({**now, "serial": 0}))
+    it.by_hand("state", "push", "-force", str(it.folder / "earlier.tfstate"))
+
+    assert "what is there is an earlier one" in it.says(*keep)
+    assert it.json(*keep, "--another")["serial_there"] < first["serial_there"]
+    (it.source / "main.tf").write_text(backend("pg", schema_name="other", conn_str=elsewhere) + THINGS)
+    assert "no common history" in it.says(*keep)
+    assert it.json(*keep, "--another")["serial_there"] is None
+
+
+# -- Backends of other kinds
+
+
+@requirement("state:adopted", "state:released")
+@pytest.mark.parametrize("kind", ["s3", "http"])
+async def test_a_state_in_a_bucket_or_behind_a_server_is_taken_over_and_given_back(it: Moved, kind: str) -> None:
+    with contextlib.ExitStack() as stack:
+        if kind == "s3":
+            bucket = stack.enter_context(running("s3"))
+            block, given = s3_block(bucket.endpoint, use_lockfile=True), bucket.environment
+        else:
+            address = stack.enter_context(http_backend())
+            block = backend("http", address=address, lock_address=address, unlock_address=address)
+            given = {"TF_HTTP_USERNAME": "ana", "TF_HTTP_PASSWORD": "password-of-the-http-backend"}
+        await it.made(block + THINGS, plan_credential="there", apply_credential="there")
+        it.cli("secret", "set", "there", stdin=json.dumps(given).encode())
+        it.apply_by_hand(**given)
+        there = json.loads(it.by_hand("state", "pull", **given))
+
+        told = it.json("stack", "adopt", "dev/shop")
+
+        assert (told["from"], told["serial_there"], told["lineage"]) == (kind, there["serial"], there["lineage"])
+        assert json.loads(it.cli("state", "pull", "dev/shop")) == there
+        assert it.json("stack", "release", "dev/shop", "--confirm", STACK)["to"] == kind
+        it.by_hand("apply", "-auto-approve", "-input=false", "-var=size=7", **given)
+        assert it.json("stack", "adopt", "dev/shop")["serial"] > there["serial"]

@@ -44,6 +44,10 @@ class Push:
     async def __call__(self, data: bytes) -> Pushed:
         """Make `data` the state. Raises InvalidArgument for what is no state, FailedPrecondition, Locked, Conflict."""
         header, org, stack_id = header_of(data), self.stack.org, self.stack.id
+        if self.stack.config.own:
+            raise FailedPrecondition(
+                f"the state of {self.stack.path} stays in its own backend; push it there, with the engine itself", field="stack"
+            )
         async with self.store.read() as conn:
             before = await self._standing(conn)
         if fencing.repeats(before, header, sha256(data)):

@@ -19,6 +19,7 @@ from countersign.adapters.store.plans import AttemptRow, PlanRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import attempts, switches
 from countersign.core.approval import ApprovalDocument, Verdict, weigh
+from countersign.core.engine import StackConfig
 from countersign.core.ids import derive
 from countersign.core.plan import ChangeClass
 from countersign.core.policy import Policy, required
@@ -40,6 +41,14 @@ class Claimed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class At:
+    """Where a state is."""
+
+    lineage: str | None
+    serial: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Existing:
     """The plan was claimed before: here is its attempt, and no credential."""
 
@@ -56,9 +65,21 @@ class NotClaimed:
 
 
 async def claim(
-    store: Store, *, org: str, run_id: str, plan_digest: str, bundle_sha256: str, policy: Policy, host: str, boot_id: str
+    store: Store,
+    *,
+    org: str,
+    run_id: str,
+    plan_digest: str,
+    bundle_sha256: str,
+    policy: Policy,
+    host: str,
+    boot_id: str,
+    seen: At | None = None,
 ) -> Claimed | Existing | NotClaimed:
-    """Claim the plan for one attempt on this machine. `bundle_sha256` is of the bytes the caller holds and will run."""
+    """Claim the plan for one attempt on this machine. `bundle_sha256` is of the bytes the caller holds and will run.
+
+    `seen` is where the state is now in a backend that keeps it itself, as the caller just saw it.
+    """
     async with store.begin() as tx:
         now = store.now()
         run = await runs.get_run(tx, org, run_id)
@@ -83,10 +104,12 @@ async def claim(
             return NotClaimed(state=run.state, code="locked", message=f"{place.position} before this one on the state")
         head = await state.hold(tx, org, run.stack_id)
         target = plan.document.target
-        if (away := await records.released(tx, org, run.stack_id)) is not None:
-            return await _stale(tx, run, away, now)
-        if (head.lineage, head.serial) != (target.lineage, target.serial):
-            return await _stale(tx, run, f"the state moved from serial {target.serial} to {head.serial} after this plan was made", now)
+        stack = await records.config_of(tx, org, run.stack_id)
+        if (elsewhere := _kept_elsewhere(stack, plan, seen)) is not None:
+            return await _stale(tx, run, elsewhere, now)
+        at = seen if stack is not None and stack.own and seen is not None else At(lineage=head.lineage, serial=head.serial)
+        if (at.lineage, at.serial) != (target.lineage, target.serial):
+            return await _stale(tx, run, f"the state moved from serial {target.serial} to {at.serial} after this plan was made", now)
         if read := await reads.moved(tx, org, plan.inputs):
             return await _stale(tx, run, f"outputs that this plan was made with may be others now: {'; '.join(read)}", now)
         if (replaced := await _replaced_credential(tx, org, target.credential)) is not None:
@@ -99,6 +122,17 @@ async def claim(
                 tx, lost, run, outcome=RunState.RECONCILING, evidence=(f"accounted for by plan {plan.number}",), at=now, keep_turn=True
             )
         return await _open(tx, run, plan.document, head.lineage, head.serial, host=host, boot_id=boot_id, now=now)
+
+
+def _kept_elsewhere(stack: StackConfig | None, plan: PlanRow, seen: At | None) -> str | None:
+    """Why the state is not where this plan was made of it, or None."""
+    if stack is None:
+        return None
+    if stack.released:
+        return records.why_released(stack)
+    if stack.own != ("state_in" in plan.inputs):
+        return "the state is kept elsewhere since this plan was made"
+    return "nobody looked where the state is now" if stack.own and seen is None else None
 
 
 async def _stale(tx: AsyncConnection, run: RunRow, why: str, now: datetime) -> NotClaimed:

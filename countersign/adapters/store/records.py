@@ -33,8 +33,9 @@ DRIFT_AT_MOST = timedelta(minutes=1)
 # Given for a field to leave it as it is; None clears it.
 KEEP: Any = object()
 
-# Where a state is kept that was moved: it came here from elsewhere, or went there.
-HERE, AWAY = "here", "away"
+# Where a state is kept that was moved, or never came: it is here from elsewhere, went there, or stays in the backend that the
+# configuration declares and is worked on there.
+HERE, AWAY, OWN = "here", "away", "own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class StackRow:
             reads=tuple(self.body.get("reads") or ()),
             adopted=self.custody.get("kept") == HERE,
             released=self.custody.get("kept") == AWAY,
+            own=self.custody.get("kept") == OWN,
         )
 
     @property
@@ -271,10 +273,10 @@ async def forget_stack(
         return stack
 
 
-async def released(conn: AsyncConnection, org: str, stack_id: str) -> str | None:
-    """Why nothing is planned or applied, if the state of the stack was given back."""
+async def config_of(conn: AsyncConnection, org: str, stack_id: str) -> StackConfig | None:
+    """The record as it is now, also of a stack that was forgotten; None where there never was one."""
     row = await statements.first(conn, records, org_id=org, kind=KIND, id=stack_id)
-    return why_released(_stack(row).config) if row is not None and _stack(row).config.released else None
+    return _stack(row).config if row is not None else None
 
 
 def why_released(stack: StackConfig) -> str:

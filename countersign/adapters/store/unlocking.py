@@ -18,6 +18,13 @@ async def force_unlock(store: Store, stack: StackRow, lock_id: str, *, by: Princ
 
     Raises FailedPrecondition where the state is not locked, Locked naming the holder where the lock may not be broken.
     """
+    if stack.config.own:
+        raise FailedPrecondition(
+            f"the lock of {stack.path} is the one of its own backend, {stack.custody.get('backend')}, and is not seen from here; whoever "
+            "has the credential of that frees it with the engine's force-unlock, once its holder is known to be dead",
+            field="lock_id",
+            next=["terraform_get_workspace"],
+        )
     async with store.begin() as tx:
         now = store.now()
         head = await state.head(tx, stack.org, stack.id)

@@ -56,6 +56,7 @@ class Noted(Payload):
     temporary: str  # folder for sockets, outside of the attempt's
     stack: str = ""  # its path: for whoever has lost the rows
     restores: bool = False  # it stores a state, and has no journal
+    own: bool = False  # its state stays in the backend that the configuration declares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ class Attempts:
         credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
         meta, secrets, work = await asyncio.to_thread(bundle.unpack, job.bundle, _made(folder / "bundle"))
         meta.refuse_other_than(executable.name)
+        meta.refuse_other_keeper(own=job.stack.own)
         _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
         temporary = short_folder()
         noted = Noted(
@@ -112,6 +114,7 @@ class Attempts:
             temporary=str(temporary),
             stack=job.stack.path,
             restores=meta.restores,
+            own=job.stack.own,
         )
         _private(folder / "attempt.json", noted.model_dump_json())
         environment = child_environment(
@@ -122,7 +125,7 @@ class Attempts:
             cli_config=self.around.cli_config,
             passed=self.around.passed,
             credential=credential,
-            state=job.state,
+            state=None if job.stack.own else job.state,
         )
         commands = self.around.commands(executable)
         if not await asyncio.to_thread(self.around.pool.link_providers, meta.warm_key, work):
@@ -206,7 +209,7 @@ class Attempts:
         redactor = redactor_of(folder)
         noted = _noted(folder)
         restores = noted is not None and noted.restores
-        state, code, message = stored(ended, errors) if restores else judged(journal, ended, errors)
+        state, code, message = stored(ended, errors) if restores else judged(journal, ended, errors, own=noted is not None and noted.own)
         progress = journal.progress(total)
         told_journal, log = await asyncio.to_thread(_told_texts, detached.folder / "journal", journal, errors, redactor)
         return Outcome(
@@ -220,6 +223,7 @@ class Attempts:
             log=log,
             journal=told_journal,
             evidence=_evidence(ended, witness, left_over, restores=restores),
+            own=noted is not None and noted.own,
         )
 
     # Ending
@@ -243,7 +247,7 @@ class Attempts:
         await asyncio.to_thread(_remove, folder)
 
 
-def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState, str | None, str]:
+def judged(journal: Journal, ended: events.Ended, errors: str, *, own: bool = False) -> tuple[RunState, str | None, str]:
     """How the apply ended: state, code, message. The message holds the engine's words: redact it.
 
     The engine's first line comes before it does anything, so where it never said one and ended by itself, it did nothing.
@@ -261,8 +265,9 @@ def judged(journal: Journal, ended: events.Ended, errors: str) -> tuple[RunState
     if state is RunState.PARTIALLY_APPLIED and any(provider_died(f.detail) for f in journal.errors):
         why = "A provider died in mid-apply, and what it was asked for last may exist without being recorded."
         state, code, message = RunState.INTERRUPTED, "internal", f"{why} {message}"
-    if code == "locked" and not any("already locked" in f.detail for f in journal.errors):
-        code, message = "unavailable", f"The state service gave no lock; nothing was changed. {events.in_words(journal.findings)}"
+    if code == "locked" and not any(("Lock Info" if own else "already locked") in f.detail for f in journal.errors):
+        keeper = "backend of the state" if own else "state service"
+        code, message = "unavailable", f"The {keeper} gave no lock; nothing was changed. {events.in_words(journal.findings)}"
     if errors and not journal.errors and state is not RunState.VERIFYING:
         message = f"{message} It said: {errors[-500:]}"
     return state, code, message

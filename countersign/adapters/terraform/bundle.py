@@ -34,11 +34,16 @@ class Meta(Payload):
     ref: str | None = None
     below: str = ""  # path of the working folder below the root of its source
     source: tuple[str, ...] = ()  # files that were there before anything ran; none in a bundle of an earlier version
+    own: bool = False  # the state stays in the backend that the configuration declares
     restores: bool = False  # what was approved is no plan of the engine but a state to be stored
 
     def refuse_other_than(self, engine: str) -> None:
         if self.engine != engine:
             raise FailedPrecondition(f"the plan was made by {self.engine}, and the stack now says {engine}; plan again")
+
+    def refuse_other_keeper(self, *, own: bool) -> None:
+        if self.own != own:
+            raise FailedPrecondition("the state of the stack is kept elsewhere since this plan was made; plan again")
 
 
 def pack(*, meta: Meta, plan: bytes, secrets: Iterable[str], operations: Mapping[str, Sequence[str]], tree: Path) -> bytes:

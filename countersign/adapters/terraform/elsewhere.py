@@ -21,9 +21,8 @@ from countersign.adapters.terraform.warm import backend_of
 from countersign.core.engine import Beat, PlanJob
 from countersign.core.errors import FailedPrecondition, ProviderError
 from countersign.core.redaction import Redactor
+from countersign.core.terraform.kept import BACKENDS
 from countersign.core.terraform.state import header_of, with_serial
-
-BACKENDS = ("azurerm", "consul", "cos", "gcs", "http", "kubernetes", "oss", "pg", "s3")
 
 
 @dataclass(frozen=True, kw_only=True)

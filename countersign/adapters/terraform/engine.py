@@ -8,14 +8,15 @@ from countersign.adapters.terraform.applying import Attempts
 from countersign.adapters.terraform.elsewhere import Elsewhere, give, look
 from countersign.adapters.terraform.environment import absolute_only, origin_of_providers, write_cli_config
 from countersign.adapters.terraform.executable import Executable, resolve
+from countersign.adapters.terraform.kept import seen_from
 from countersign.adapters.terraform.looking import Unique
-from countersign.adapters.terraform.planning import make_plan, moved
+from countersign.adapters.terraform.planning import at_work, make_plan, moved
 from countersign.adapters.terraform.reconciling import reconcile
 from countersign.adapters.terraform.restoring import plan_restore
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
-from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Told, Wanted
+from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Seen, Told, Wanted
 from countersign.core.terraform.semantic import Macs
 from countersign.core.terraform.source import AllowList
 from countersign.core.terraform.testimony import joined, told
@@ -106,6 +107,12 @@ class TerraformEngine:
     async def elsewhere(self, job: PlanJob, beat: Beat) -> Elsewhere:
         """The state in the backend that the configuration declares. Raises FailedPrecondition where it declares none."""
         return await look(job, beat, executable=self.executable(job.stack.engine), around=self._around)
+
+    async def seen(self, job: PlanJob, bundle: bytes, beat: Beat) -> Seen:
+        """The state as it is now in the backend that the planned configuration declares, read beside whatever is planned."""
+        executable = self.executable(job.stack.engine)
+        async with at_work(job, beat, executable=executable, around=self._around, apart="-seen") as session:
+            return await seen_from(session, bundle)
 
     async def give(self, job: PlanJob, state: bytes, beat: Beat) -> Elsewhere:
         """Make `state` the one in the backend that the configuration declares; what is there now comes back."""

@@ -16,7 +16,10 @@ from countersign.core.errors import InvalidArgument
 from countersign.core.terraform.providers import REGISTRIES
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,127}")
-_RESERVED = re.compile(r"(?:TF_|LD_|PYTHON|GIT_|BASH|COUNTERSIGN_|GODEBUG$|GOTRACEBACK$|PATH$|HOME$|TMPDIR$|IFS$|ENV$|SHELL$)")
+# The password of a declared http backend has no other name. For our own backend ours counts, whatever a credential says.
+_RESERVED = re.compile(
+    r"(?:TF_(?!HTTP_(?:USERNAME|PASSWORD)$)|LD_|PYTHON|GIT_|BASH|COUNTERSIGN_|GODEBUG$|GOTRACEBACK$|PATH$|HOME$|TMPDIR$|IFS$|ENV$|SHELL$)"
+)
 _RETRIES = {"TF_HTTP_RETRY_MAX": "4", "TF_HTTP_RETRY_WAIT_MIN": "1", "TF_HTTP_RETRY_WAIT_MAX": "8"}  # tries at 0, 1, 3, 7 and 15 seconds
 _NO_SECRET = re.compile(r".*_(?:REGION|ZONE|LOCATION|PROJECT|PROJECT_ID|REGION_NAME)")
 

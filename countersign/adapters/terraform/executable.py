@@ -133,6 +133,13 @@ class Commands:
         words = (*_addresses([address]), id)
         return self._argv("import", *words, input=False, var_file=var_file, lock_timeout=f"{self.lock_seconds}s")
 
+    def unlock(self, lock_id: str) -> list[str]:
+        return self._argv("force-unlock", lock_id, force=IsFlagged)
+
+    def who_locks(self) -> list[str]:
+        """Asks for the lock and gives it back: there is no such object, and nothing would be removed."""
+        return self._argv("state rm", "terraform_data.countersign_of_nobody", dry_run=IsFlagged, lock_timeout="0s")
+
     def taint(self, address: str) -> list[str]:
         return self._argv("taint", *_addresses([address]), lock_timeout=f"{self.lock_seconds}s")
 

@@ -60,10 +60,11 @@ def judged(
         targets=job.targets if job.mode is Mode.SPECULATIVE else (),
     )
     semantic_document, digest = semantic(document, origin=origin, macs=macs)
+    weaker = session.kept.risks() if session.kept is not None else ()
     remarks = (*_of_targets(job), *_of_imports(job, document, redactor), *warnings_of(tree, job))
     plan = plan_of(document, engine=name, semantic_digest=digest, redactor=redactor)
     plan = drift.told(plan, document) if drifting else plan
-    plan = bounded(plan.model_copy(update={"risks": (*plan.risks, *remarks), "source": source_in_words(session)}))
+    plan = bounded(plan.model_copy(update={"risks": (*weaker, *plan.risks, *remarks), "source": source_in_words(session)}))
     saved = plan_file.read_bytes()
     plan_sha256 = "sha256:" + hashlib.sha256(saved).hexdigest()
     meta = bundle.Meta(
@@ -76,6 +77,7 @@ def judged(
         ref=session.revision.ref if session.revision else None,
         below=tree.below,
         source=tuple(sorted(tree.files)),
+        own=session.kept is not None,
     )
     warnings = [redacted(f, redactor) for f in events.findings if f.severity == "warning"][:FINDINGS]
     return Planned(
@@ -99,12 +101,14 @@ def judged(
             "reads": [{"stack_id": r.stack_id, "stack": r.path, "lineage": r.lineage, "serial": r.serial} for r in job.reads],
             "engine_build": plan.engine_build,
             "files_made": made,
+            **({"state_in": session.kept.backend} if session.kept is not None else {}),
         },
         log=session.log(),
-        warnings=(*remarks, *(in_words([f]) for f in warnings)),
+        warnings=(*weaker, *remarks, *(in_words([f]) for f in warnings)),
         findings=tuple(warnings),
         lineage=job.state.lineage,
         serial=job.state.serial,
+        seen=session.kept.seen if session.kept is not None else None,
         adoptable=job.mode is Mode.SPECULATIVE and not (job.targets or job.destroy or job.imports),
     )
 

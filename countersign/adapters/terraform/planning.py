@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from countersign.adapters.process import end_marked
-from countersign.adapters.terraform import bundle
+from countersign.adapters.terraform import bundle, kept
 from countersign.adapters.terraform.environment import credential_environment
 from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import given, judged
@@ -38,14 +38,17 @@ async def make_plan(job: PlanJob, beat: Beat, *, executable: Executable, around:
 
 
 @asynccontextmanager
-async def at_work(job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings) -> AsyncIterator[Session]:
-    """The stack's workspace, empty, and a session in it; what its commands leave behind ends with it."""
+async def at_work(job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings, apart: str = "") -> AsyncIterator[Session]:
+    """The stack's workspace, empty, and a session in it; what its commands leave behind ends with it.
+
+    With `apart` it is another one of that name, beside which the stack may be planned.
+    """
 
     async def waiting() -> None:
         await beat(Progress(current="waiting for another plan of this stack"))
 
     try:
-        async with workspace(around.work_root, job.stack.stack_id, waiting, below=folder_of(job.stack)) as place:
+        async with workspace(around.work_root, f"{job.stack.stack_id}{apart}", waiting, below=folder_of(job.stack)) as place:
             session = Session(job, beat, executable=executable, around=around, place=place)
             try:
                 yield session
@@ -63,16 +66,23 @@ async def sweep(session: Session) -> None:
 
 
 async def planned(session: Session) -> Planned:
-    job = session.job
-    await state_answers(job.state.address)
+    job, there = session.job, session.job.stack.own
+    if not there:
+        await state_answers(job.state.address)
     source_ = await checked(session)
+    if there:
+        kept.refuse_unfit(session, source_.files)
     credential = await credential_environment(job.stack.plan_credential, job.reveal)
     values = await values_of(session, source_, credential)
     environment = session.environment(credential, backend=True)
-    key = await initialised(session, source_, environment, backend="http")
+    key = await initialised(session, source_, environment, backend="none" if there else "http")
+    if there:
+        await kept.enter(session, source_.files, environment)
     # It stays in the tree, and so in the bundle: should the apply be lost, what is left is planned with the import again.
     add_imports(session.place.tree, job.imports)
     events, plan_file = await saved_plan(session, environment, values.files)
+    if there:
+        await kept.planned_on(session, environment, plan_file)
     plan_json = await shown(session, environment, plan_file)
     await session.tell("reading the plan")
     own = frozenset({job.state.password, *credential.values(), *session.keys})

@@ -31,7 +31,7 @@ class Checked:
 async def checked(session: Session, *, elsewhere: bool = False) -> Checked:
     """Copy the source and judge it. Raises PolicyDenied or ProviderError with findings.
 
-    With `elsewhere` the backend it declares is left to count; else ours replaces whatever it says.
+    With `elsewhere`, and where the state stays there, the backend it declares is left to count; else ours replaces whatever it says.
     """
     await session.tell("reading the source")
     stack, around, place = session.job.stack, session.around, session.place
@@ -43,9 +43,9 @@ async def checked(session: Session, *, elsewhere: bool = False) -> Checked:
     files, unreadable = await session.while_beating(asyncio.to_thread(around.reader.read, tree.files))
     if unreadable:
         await _unreadable(session, unreadable)
-    backends = elsewhere or stack.adopted
-    session.refuse(source.judge(files, around.allow, above=len(Path(tree.below).parts), backends=backends))
-    if not elsewhere:
+    declared = elsewhere or stack.own
+    session.refuse(source.judge(files, around.allow, above=len(Path(tree.below).parts), backends=declared or stack.adopted))
+    if not declared:
         (place.tree / OVERRIDE).write_text(BACKEND)
     return Checked(tree=tree, files=files)
 

@@ -7,6 +7,7 @@ plan of what is left. Nothing of the world is changed here, and all of it may be
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from countersign.adapters.git import Revision
-from countersign.adapters.terraform import bundle
+from countersign.adapters.terraform import bundle, kept
 from countersign.adapters.terraform.environment import credential_environment, secrets_of_credential
 from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import judged
@@ -122,9 +123,12 @@ class Reconciliation:
 
     async def done(self) -> Reconciled:
         job, session = self.job, self.session
-        await state_answers(job.state.address)
+        if not job.stack.own:
+            await state_answers(job.state.address)
         approved = await self._unpacked()
-        state = await State.pulled(session, approved.environment)
+        state = await (kept.look if job.stack.own else State.pulled)(session, approved.environment)
+        if job.stack.own and (stops := await kept.freed(session, job, approved.environment, socket.gethostname())):
+            return Reconciled(decision=_decided(job, None, stops), log=session.log())
         if approved.meta.restores:
             return await self._restored(approved, state)
         if job.left_over_state is not None:
@@ -136,6 +140,8 @@ class Reconciliation:
             return Reconciled(decision=_decided(job, None, stops), log=session.log())
         told, _ = histories(attempts)
         state = await state.without((*salvage.removals, *state.deleted(told)))
+        if session.kept is not None:
+            session.kept = replace(session.kept, before=state.serial, data=state.data)
         session.job = replace(session.job, state=replace(job.state, lineage=state.lineage, serial=state.serial))
         found = await self._planned(approved, salvage)
         if found.decision.next is Next.CONTINUE and not left(found):
@@ -175,6 +181,7 @@ class Reconciliation:
         meta, hidden, tree = await asyncio.to_thread(bundle.unpack, job.approved, session.place.base)
         session.place = replace(session.place, tree=tree)  # the record may name another folder today
         meta.refuse_other_than(session.executable.name)
+        meta.refuse_other_keeper(own=job.stack.own)
         session.job = replace(session.job, commit=meta.commit)
         if meta.repository and meta.ref and meta.commit:
             session.revision = Revision(address=meta.repository, ref=meta.ref, commit=meta.commit, behind=0)
@@ -184,12 +191,15 @@ class Reconciliation:
         environment = session.environment(credential, backend=True)
         values = {name: one.get("value") for name, one in (document.get("variables") or {}).items()}
         pool = session.around.pool
-        if not await asyncio.to_thread(pool.link_providers, meta.warm_key, tree):
-            journal, ended = await session.events("init", session.commands.init(), environment)
-            if ended.code != 0:
-                raise session.failed("init", journal, ended)
-            await asyncio.to_thread(pool.keep, meta.warm_key, tree)
-        check_backend(tree)
+        if job.stack.own:
+            await kept.with_providers(session, meta.warm_key, environment)
+        else:
+            if not await asyncio.to_thread(pool.link_providers, meta.warm_key, tree):
+                journal, ended = await session.events("init", session.commands.init(), environment)
+                if ended.code != 0:
+                    raise session.failed("init", journal, ended)
+                await asyncio.to_thread(pool.keep, meta.warm_key, tree)
+            check_backend(tree)
         return Approved(
             meta=meta,
             document=document,
@@ -242,6 +252,8 @@ class Reconciliation:
         replaces = () if destroys(session.job) else salvage.replaces
         with importing(session.place.tree, salvage.imports):
             events, plan_file = await saved_plan(session, approved.environment, approved.var_files, replaces=replaces)
+        if session.kept is not None:
+            await kept.planned_on(session, approved.environment, plan_file)
         plan_json = await shown(session, approved.environment, plan_file)
         await session.tell("comparing it with what was approved")
         return await session.while_beating(asyncio.to_thread(self._proved, approved, salvage, plan_file, plan_json, events))

@@ -33,6 +33,11 @@ _TREE = Tree(files={"restore.tf": b"terraform {}\n"}, executable=frozenset())
 
 
 async def plan_restore(job: PlanJob, earlier: bytes, beat: Beat, *, executable: Executable, around: Surroundings) -> Planned:
+    if job.stack.own:
+        raise FailedPrecondition(
+            f"the state of {job.stack.path} stays in its own backend, and earlier ones are restored there (its versioning)",
+            field="workspace",
+        )
     async with at_work(job, beat, executable=executable, around=around) as session:
         await state_answers(job.state.address)
         await asyncio.to_thread(_TREE.write, session.place.tree)

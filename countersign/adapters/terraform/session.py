@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from countersign.adapters.git import Mirrors, Revision
 from countersign.adapters.process import Ended, supervise
@@ -23,9 +23,13 @@ from countersign.core.errors import CountersignError, EngineDied, Locked, Policy
 from countersign.core.redaction import Redactor
 from countersign.core.terraform import source
 from countersign.core.terraform.events import Journal, finding_of, in_words, redacted
+from countersign.core.terraform.kept import held_in
 from countersign.core.terraform.providers import REGISTRIES, advice
 from countersign.core.terraform.semantic import Macs
 from countersign.core.terraform.source import AllowList
+
+if TYPE_CHECKING:
+    from countersign.adapters.terraform.kept import Kept
 
 GRACE = 30.0  # seconds between SIGINT and SIGKILL of what only reads
 FINDINGS = 50
@@ -63,13 +67,14 @@ class Session:
         self.redactor = Redactor((job.state.password,))
         self.keys: frozenset[str] = frozenset()  # secrets that opened repositories of modules
         self.revision: Revision | None = None  # of a source in a repository
+        self.kept: Kept | None = None  # the declared backend, where the state stays there
         self.beat = beat
         self.left_nothing = False  # of its commands lives any more
         self._said: list[str] = []
         self._progress = Progress()
 
     def environment(self, credential: Mapping[str, str], *, backend: bool) -> dict[str, str]:
-        """Without `backend` the child knows nothing of the state service."""
+        """Without `backend`, and where another keeps the state, the child knows nothing of the state service."""
         return child_environment(
             attempt=self.job.attempt_id,
             home=self.place.home,
@@ -78,7 +83,7 @@ class Session:
             cli_config=self.around.cli_config,
             passed=self.around.passed,
             credential=credential,
-            state=self.job.state if backend else None,
+            state=self.job.state if backend and not self.job.stack.own else None,
         )
 
     # Commands
@@ -180,6 +185,9 @@ class Session:
                 said = f"only {free >> 10} KiB are free where it works"
             findings.append(Finding(severity="error", summary=f"{command} ended with code {ended.code}", detail=said))
         text = " ".join(f"{f.summary} {f.detail}" for f in findings if f.severity == "error").lower()
+        if self.job.stack.own and (held := held_in(" ".join(f"{f.summary}\n{f.detail}" for f in findings if f.severity == "error"))):
+            why = f"the state is locked in its own backend {held.in_words}; it is tried again when the lock is free"
+            return self.failure(Locked, why, findings)
         if "acquiring the state lock" in text and "already locked" in text:
             return self.failure(Locked, "the state is locked by another run or person; it is tried again when the lock is free", findings)
         if self.job.state.address.lower() in text and any(words in text for words in _NO_ANSWER):

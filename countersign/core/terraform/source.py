@@ -148,7 +148,8 @@ def judge(files: Mapping[str, Declared], allow: AllowList, *, above: int = 0, ba
                         backend.line,
                         f'backend "{backend.name}" keeps the state elsewhere',
                         "Countersign keeps the state itself, fenced so that only one run can write it. An administrator takes over what "
-                        "is there with `countersign stack adopt`; the block may stay then, and counts no more.",
+                        "is there with `countersign stack adopt`; the block may stay then, and counts no more. Or it stays there, "
+                        "unfenced: `countersign stack keep`.",
                     )
                 )
     return found

@@ -168,6 +168,10 @@ async def terraform_restore_state(
     stack = await stack_of(call, env, workspace, None)
 
     async def restorable(conn: AsyncConnection) -> None:
+        if stack.config.own:
+            raise FailedPrecondition(
+                f"the state of {stack.path} stays in its own backend, and earlier ones are restored there", field="workspace"
+            )
         found = await workspaces.snapshot_of(call, conn, stack, serial)
         if found is not None and found.seq == (await state.head(conn, call.org, stack.id)).seq:
             raise FailedPrecondition(f"serial {serial} is the newest state of {stack.path} already", field="serial")
