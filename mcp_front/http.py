@@ -7,10 +7,9 @@ a person in place of the key, and nothing else does.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from urllib.parse import urlsplit
 
-import sqlalchemy
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import AnyHttpUrl
@@ -49,8 +48,8 @@ def app(front: Front) -> Starlette:
                 await running.enter_async_context(server.session_manager.run())  # a mounted application's own lifespan never runs
             yield
 
-    async def ready(_: Request) -> Response:
-        return await readiness(front)
+    async def ready(request: Request) -> Response:
+        return await readiness(front, without=request.query_params.getlist("exclude"))
 
     routes = [
         Route("/healthz", _alive),
@@ -151,16 +150,19 @@ async def _alive(_: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
-async def readiness(front: Front) -> JSONResponse:
-    """Whether a change asked for now would get anywhere: 200, or 503 and which part is missing."""
+async def readiness(front: Front, *, without: Collection[str] = ()) -> JSONResponse:
+    """Whether a change asked for now would get anywhere: 200, or 503 and which part is missing.
+
+    `without`: parts that do not count. The front answers without them, so whoever balances between fronts keeps it.
+    """
     parts: dict[str, Callable[[], Awaitable[bool]]] = {
-        "store": lambda: _store_answers(front),
+        "store": front.store.answers,
         "temporal": front.gateway.temporal_answers,
         "state": lambda: _state_answers(front.settings),
     }
     answers = await asyncio.gather(*(_within(probe) for probe in parts.values()))
     found = {name: "ok" if ok else "unavailable" for name, ok in zip(parts, answers, strict=True)}
-    ok = all(answers)
+    ok = all(answered == "ok" for name, answered in found.items() if name not in without)
     return JSONResponse({"ready": ok, **found}, status_code=200 if ok else 503, headers={"Cache-Control": "no-store"})
 
 
@@ -172,18 +174,14 @@ async def _within(probe: Callable[[], Awaitable[bool]]) -> bool:
         return False
 
 
-async def _store_answers(front: Front) -> bool:
-    async with front.store.read() as conn:
-        await conn.execute(sqlalchemy.text("SELECT 1"))
-    return True
-
-
 async def _state_answers(settings: Settings) -> bool:
     """The state service's own readiness; an HTTP client for these few bytes would cost more than the rest of the probe."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  nothing is bound here
-    reader, writer = await asyncio.open_connection(host, settings.state_port)
+    at = urlsplit(settings.state_url)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(at.hostname or "", at.hostname)  # noqa: S104  nothing is bound here
+    encrypted = at.scheme == "https"
+    reader, writer = await asyncio.open_connection(host, at.port or (443 if encrypted else 80), ssl=encrypted or None)
     try:
-        writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}:{settings.state_port}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET /readyz HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n\r\n".encode())
         return (await reader.readline()).split(b" ")[1:2] == [b"200"]
     finally:
         writer.close()

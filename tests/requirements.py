@@ -265,6 +265,7 @@ _BEHAVIOUR = {
     ),
     "state:size": ("A state of 64 MiB is stored and read, in memory that is bounded and given back.", "issue 4"),
     "state:released": ("A state is given back as it is, and nothing is planned or applied until it is taken over again.", "issue 4"),
+    "engine:version": ("A stack that asks for a version of its engine is planned by one that fits, or not at all.", "issue 4"),
     "state:kept": ("A state may stay in the backend its configuration declares: planned, applied and destroyed there.", "issue 4"),
     "state:kept-told": ("Who agrees to a plan on such a state is told what is weaker there, and no secret of it.", "terraform §4.3"),
     "state:kept-claim": ("Such a state is looked at again by the claim, and a plan of another one is stale.", "terraform §4.3"),
@@ -277,6 +278,16 @@ _BEHAVIOUR = {
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
+    "charts:countersign": (
+        "Our chart is rolled out where pods have to be restricted: no root, no token, files written where something is mounted.",
+        "issue 7",
+    ),
+    "keys:apart": ("Keys made once serve parts that run apart, each with those of its role.", "issue 7"),
+    "worker:drains": ("A worker that is told to end can stay with its applies; the next one tells how they ended.", "issue 7"),
+    "charts:processes": (
+        "What the chart starts runs: each container's command, environment and probes, as processes, with a call through the front.",
+        "issue 7",
+    ),
     "charts:example": ("The example app installs, migrates, upgrades and tests itself where pods have to be restricted.", "issue 7"),
     "kubernetes:dev-cluster": (
         "A control plane for releases comes up by one command, is made anew when a part of it died, and leaves nothing behind.",

@@ -41,6 +41,12 @@ _HOLDS: Mapping[Role, frozenset[str]] = {
 }
 
 
+def held_by(role: Role) -> list[str]:
+    """The names of the key files that a part needs, without their ending."""
+    needed = _HOLDS[role] | ({"front.pub"} if "front" in _HOLDS[role] else set())  # whoever signs puts its public half there
+    return sorted(needed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ring:
     """Keys of one purpose: all of them open, the active one seals. Rotation adds one and keeps the others."""
@@ -66,6 +72,15 @@ class Keyring:
         """Open the keys `role` may hold, making those that are missing. Raises FailedPrecondition for a file nobody can read."""
         folder = data / "keys"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls._of(folder, role)
+
+    @classmethod
+    def make(cls, folder: Path) -> None:
+        """All keys of a new service, as files in `folder`."""
+        cls._of(folder, "all")
+
+    @classmethod
+    def _of(cls, folder: Path, role: Role) -> "Keyring":
         holds = _HOLDS[role]
         named: tuple[str, ...] = ("artifacts", "secrets", "mac", "requests")
         rings = {name: _ring(folder / f"{name}.json") for name in named if name in holds}
@@ -192,7 +207,13 @@ def _made(path: Path, new: Callable[[], Mapping[str, Any]]) -> None:
     if path.exists():
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{random.token_hex(4)}")
-    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as refused:
+        raise FailedPrecondition(
+            f"the key file {path} is not there and cannot be made ({refused.strerror}); put it there. `countersign new-keys FOLDER` "
+            "makes a new set"
+        ) from None
     try:
         os.write(fd, json.dumps(new()).encode())
         os.fsync(fd)

@@ -70,14 +70,31 @@ def up(data: Data = None, database: Database = None, as_json: AsJson = False) ->
 
 
 @app.command(rich_help_panel=SERVICE)
-def migrate(data: Data = None, database: Database = None, as_json: AsJson = False) -> None:
+def migrate(
+    data: Data = None,
+    database: Database = None,
+    temporal: Annotated[
+        bool, typer.Option("--temporal", help="Also register in a Temporal of your own what runs need; wait for it, a minute at most.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Bring the store's schema up to date and leave; again is no error. `up` and every part do the same when they start.
 
     For databases on which those may not make tables, and for doing it before new parts are rolled out.
     """
     from countersign.cli.migrating import migrate as bring
 
-    run(bring(settings_of(data, as_json=as_json, database=database), as_json=as_json), as_json=as_json)
+    run(bring(settings_of(data, as_json=as_json, database=database), temporal=temporal, as_json=as_json), as_json=as_json)
+
+
+@app.command("new-keys", rich_help_panel=SERVICE)
+def new_keys(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="To make, or empty.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Make the key files of a service whose parts run apart, each with those of its role. Keep a copy: without them nothing opens."""
+    from countersign.cli.new_keys import new_keys as make
+
+    run(make(folder.expanduser().absolute(), as_json=as_json), as_json=as_json)
 
 
 @app.command(rich_help_panel=SERVICE)

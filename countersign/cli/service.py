@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from countersign.adapters.process import Detached, find_executable
+from countersign.adapters.process import find_executable, living_attempts
 from countersign.adapters.settings import Settings
 from countersign.cli import schema
 from countersign.cli.ground import Ground, check_ports, prepare_folder
@@ -97,8 +97,8 @@ async def _ended(settings: Settings, supervisor: Supervisor, leaving: Leaving, h
 
 def running_applies(data: Path) -> list[str]:
     """The runs whose engine process is alive on this machine, whoever follows it."""
-    folders = sorted((data / "attempts").glob("*/run"))
-    return [_run_of(f.parent) for f in folders if Detached(folder=f, marker=f.parent.name).is_alive()]
+    attempts = data / "attempts"
+    return [_run_of(attempts / attempt) for attempt in living_attempts(attempts)]
 
 
 def _run_of(attempt: Path) -> str:

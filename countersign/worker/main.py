@@ -35,6 +35,8 @@ from countersign.core.engine import Engine, Reconciler
 from countersign.core.errors import Unavailable
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
+from countersign.worker.draining import drained
+from countersign.worker.health import Health, told
 from countersign.worker.interceptors import CodedErrors
 from countersign.worker.noticing import keep_noticing
 from countersign.worker.schedules import keep_settling
@@ -195,6 +197,7 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
             search_path=settings.search_path,
             executable=terraform.executable,
             tofu_executable=terraform.tofu_executable,
+            versions={"terraform": terraform.versions, "tofu": terraform.tofu_versions},
             mirror=terraform.mirror,
             network_mirror=terraform.network_mirror,
             allowed_providers=terraform.allowed_providers,
@@ -210,10 +213,18 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
 
 
 async def serve(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT. Engine processes that change something go on without us and are found again."""
-    stop = asyncio.Event()
+    """Work until SIGTERM or SIGINT. Engine processes that change something go on without us and are found again.
+
+    Where `drain_seconds` says so we stay with them that long.
+    """
+    stop, health = asyncio.Event(), Health()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    async with told(settings, health):
+        await _serve(settings, stop, health)
+
+
+async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> None:
     keyring = Keyring.open(settings.data, role="worker")
     store = await Store.open(settings.database_url)
     artifacts = Artifacts(store, keyring, place_of(settings))
@@ -224,8 +235,9 @@ async def serve(settings: Settings) -> None:
         if client is None:
             return
         workflows = temporal.Runs(client)
+        health.parts |= {"store": store.answers, "temporal": workflows.reachable}
         engines = engines_of(settings, keyring)
-        workers = build_workers(
+        *workers, following = build_workers(
             client,
             store=store,
             artifacts=artifacts,
@@ -242,14 +254,19 @@ async def serve(settings: Settings) -> None:
         settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop))
         places: dict[str, Any] = {"host": here.host, "attempts_root": settings.data / "attempts"}
         noticing = asyncio.create_task(keep_noticing(store, artifacts, workflows, orgs=orgs, stop=stop, **places))
-        async with contextlib.AsyncExitStack() as working:
-            for worker in workers:
-                await working.enter_async_context(worker)
-            log.info("worker ready", host=here.host, temporal=settings.temporal_target)
-            (settings.data / "worker.ready").write_text(str(os.getpid()))
-            await resume_own(store, workflows, orgs, here.host)
-            await end_strays(store, keyring, engines, orgs, here)
-            await stop.wait()
+        async with following:
+            async with contextlib.AsyncExitStack() as working:
+                for worker in workers:
+                    await working.enter_async_context(worker)
+                log.info("worker ready", host=here.host, temporal=settings.temporal_target)
+                (settings.data / "worker.ready").write_text(str(os.getpid()))
+                health.working = True
+                await resume_own(store, workflows, orgs, here.host)
+                await end_strays(store, keyring, engines, orgs, here)
+                await stop.wait()
+                health.working = False
+            if settings.drain_seconds:
+                await drained(settings.data / "attempts", within=settings.drain_seconds)
         await sweeping
         await settling
         await noticing

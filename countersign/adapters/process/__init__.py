@@ -10,7 +10,7 @@ Three kinds, because three things may happen to whoever started them:
 Standard output of what we start is always a file: a pipe whose reader dies kills the writer in mid-apply.
 """
 
-from countersign.adapters.process.detached import Detached, Hold
+from countersign.adapters.process.detached import Detached, Hold, living_attempts
 from countersign.adapters.process.lines import BATCH, Lines, tail_of
 from countersign.adapters.process.machine import boot_id
 from countersign.adapters.process.marked import MARKER, end_marked, marked_processes
@@ -27,6 +27,7 @@ __all__ = [
     "boot_id",
     "end_marked",
     "find_executable",
+    "living_attempts",
     "marked_processes",
     "start_service",
     "stop_service",

@@ -238,6 +238,12 @@ class Detached:
             return None
 
 
+def living_attempts(root: Path) -> list[str]:
+    """The attempts in folders below `root` whose process is alive on this machine, whoever follows it."""
+    folders = sorted(root.glob("*/run"))
+    return [folder.parent.name for folder in folders if Detached(folder=folder, marker=folder.parent.name).is_alive()]
+
+
 class Hold:
     """The right to start a `Detached`: an exclusive lock that the started process inherits. Use it as a context."""
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -89,6 +89,12 @@ class Store:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         async with _connected(self._reader) as connection:
             yield connection
+
+    async def answers(self) -> bool:
+        """Raises Unavailable where it does not."""
+        async with self.read() as conn:
+            await conn.execute(text("SELECT 1"))
+        return True
 
     async def close(self) -> None:
         await self._writer.dispose()
