@@ -101,17 +101,28 @@ def prefixes_of_modules(patterns: Iterable[str]) -> tuple[str, ...] | None:
 
     Modules of modules are fetched before anybody can read their sources, so this is what keeps them within bounds meanwhile.
     """
+    addresses = addresses_of_modules(patterns)
+    return None if addresses is None else tuple(re.split(r"[*?]", address, maxsplit=1)[0] for address in addresses)
+
+
+def addresses_of_modules(patterns: Iterable[str]) -> tuple[str, ...] | None:
+    """Globs (`*` and `?`) over the whole addresses that git may be given where only these module sources are allowed; None where
+    those may be any.
+
+    An address is a source without the folder in the repository (`//…`) and without what comes after `?`.
+    """
     found = []
     for pattern in patterns:
         if pattern.startswith(("./", "../")):
             continue
         address = f"https://{pattern}" if pattern.startswith(_SHORTHANDS) else pattern.removeprefix("git::")
         address = re.sub(r"^([a-z_][a-z0-9_-]*@[^:/]+):(?!//)", r"ssh://\1/", address)
-        literal = re.split(r"[*?\[]", address, maxsplit=1)[0]
-        if not re.match(r"(?:https|ssh)://[^/]+/", literal):
+        if not re.match(r"(?:https|ssh)://[^/*?\[]+/", address):
             return None
-        scheme, _, rest = literal.partition("://")
-        found.append(f"{scheme}://{rest.partition('//')[0]}")
+        scheme, _, rest = address.partition("://")
+        whole = re.split(r"//|\?(?:ref|depth|sshkey)=", rest, maxsplit=1)[0]
+        # What cannot be said here as it is there is bounded by its beginning.
+        found.append(f"{scheme}://" + re.sub(r"\[.*", "*", whole))
     return tuple(found)
 
 

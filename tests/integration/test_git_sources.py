@@ -666,6 +666,61 @@ async def test_a_module_of_a_module_is_not_fetched_from_where_the_operator_does_
     assert not [path for _, path in stacks.server.asked if "evil" in path]
 
 
+@requirement("bad:module-of-a-module", "git:credentials")
+@pytest.mark.parametrize(
+    ("allowed", "nested"),
+    [
+        ("modules/net.git//*", "modules/net.git-secrets"),  # begins like it
+        ("modules/net*.git//*", "modules/other.git"),
+        ("modules/*", "modules/../foreign/evil.git"),  # the server, or git on its way, resolves it
+        ("modules/*", "modules/%2e%2e/foreign/evil.git"),
+        ("modules/*", "modulesecrets.git"),
+    ],
+)
+async def test_a_module_of_a_module_reaches_no_sibling_of_what_is_allowed(
+    stacks: Stacks, monkeypatch: pytest.MonkeyPatch, allowed: str, nested: str
+) -> None:
+    server = stacks.server
+    outer = server.repository("modules/net.git")
+    outer.commit({"in/main.tf": _module_of(server, nested)})
+    outer.git("push", "-q", "origin", "HEAD:refs/tags/v1")
+    for name in ("modules/net.git-secrets", "modules/other.git", "foreign/evil.git", "modulesecrets.git"):
+        server.repository(name).commit({"main.tf": ""})
+    stacks.repository.commit({"stacks/shop/main.tf": _module_of(server, "modules/net.git", "in")})
+    _secrets(monkeypatch, token="token-of-the-modules")
+    server.users["/modules/"] = server.users["/foreign/"] = ("x-access-token", "token-of-the-modules")
+    stacks.bench.use(allowed_modules=("./*", "../*", f"git::{server.address}/{allowed}"))
+    keys = {f"{server.address}/modules/*": "token"}
+    stacks.use(repositories=Repositories(allowed=(f"{server.address}/acme/*",), credentials=keys))
+
+    with pytest.raises((ProviderError, PolicyDenied)) as refused:
+        await stacks.plan()
+
+    assert "is not allowed" in refused.value.message or "outside of terraform.allowed_modules" in refused.value.message
+    strange = ("secrets", "other", "evil", "..", "%2e")
+    assert [path for _, path in stacks.server.asked if "modules" in path or "evil" in path] != []  # the outer one was fetched
+    assert [path for _, path in stacks.server.asked if any(part in path for part in strange)] == []
+
+
+@requirement("bad:module-of-a-module")
+async def test_submodules_of_a_module_are_not_fetched(stacks: Stacks) -> None:
+    outer, beside = stacks.server.repository("modules/net.git"), stacks.server.repository("modules/beside.git")
+    commit = beside.commit({"main.tf": ""})
+    outer.write({".gitmodules": f'[submodule "x"]\n  path = x\n  url = {stacks.server.url("modules/beside.git")}\n', "main.tf": ""})
+    outer.git("add", "-A")
+    outer.git("update-index", "--add", "--cacheinfo", f"160000,{commit},x")
+    outer.git("commit", "-q", "-m", "with a submodule")
+    outer.git("push", "-q", "origin", "HEAD:refs/tags/v1")
+    stacks.repository.commit({"stacks/shop/main.tf": _module_of(stacks.server, "modules/net.git")})
+    _with_modules(stacks, "modules")
+
+    planned = await stacks.plan()
+
+    assert planned.inputs["files_made"]
+
+    assert [path for _, path in stacks.server.asked if "beside" in path] == []
+
+
 @requirement("bad:slow-repository")
 async def test_a_server_that_stops_in_mid_sentence_is_not_waited_for_without_end(stacks: Stacks) -> None:
     stacks.repository.commit({f"stacks/shop/n{n}.tf": f"# {os.urandom(100).hex()}\n" for n in range(300)})

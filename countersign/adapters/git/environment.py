@@ -150,6 +150,7 @@ while IFS= read -r line && [ -n "$line" ]; do
   path=*) path=${{line#*=}} ;;
   esac
 done
+case $path in *..*) exit 0 ;; esac
 case $protocol://$host/$path in
 {cases}
 esac

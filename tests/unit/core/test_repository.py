@@ -5,6 +5,7 @@ import pytest
 from countersign.core.errors import InvalidArgument, PolicyDenied
 from countersign.core.repository import (
     Repositories,
+    addresses_of_modules,
     check_folder,
     check_ref,
     check_repository,
@@ -259,6 +260,26 @@ def test_the_host_a_module_comes_from(source: str, host: str | None) -> None:
 )
 def test_what_addresses_of_modules_begin_with(patterns: tuple[str, ...], prefixes: tuple[str, ...] | None) -> None:
     assert prefixes_of_modules(patterns) == prefixes
+
+
+@requirement("bad:module-of-a-module")
+@pytest.mark.parametrize(
+    ("pattern", "address"),
+    [
+        ("git::https://git.example.com/acme/modules//*", "https://git.example.com/acme/modules"),
+        ("git::https://git.example.com/acme/modules.git//net/*?ref=v*", "https://git.example.com/acme/modules.git"),
+        ("git::https://git.example.com/acme/modules?ref=v1", "https://git.example.com/acme/modules"),
+        ("git::https://git.example.com/acme/*", "https://git.example.com/acme/*"),
+        ("git::https://git.example.com/acme/net-?.git", "https://git.example.com/acme/net-?.git"),
+        ("git::https://git.example.com/acme/net-[ab].git", "https://git.example.com/acme/net-*"),
+        ("github.com/acme/*", "https://github.com/acme/*"),
+        ("git@git.example.com:acme/*//net", "ssh://git@git.example.com/acme/*"),
+    ],
+)
+def test_a_module_source_bounds_the_whole_address_that_git_is_given(pattern: str, address: str) -> None:
+    assert addresses_of_modules(["./*", pattern]) == (address,)
+    assert addresses_of_modules(["*", pattern]) is None
+    assert addresses_of_modules(["git::https://*/acme/*"]) is None  # any host
 
 
 @pytest.mark.parametrize(
