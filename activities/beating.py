@@ -26,8 +26,8 @@ async def heartbeating() -> AsyncIterator[None]:
 
     async def beat() -> None:
         while True:
+            await asyncio.sleep(BEAT_EVERY)  # that it began, the server knows
             activity.heartbeat(*told)
-            await asyncio.sleep(BEAT_EVERY)
 
     task = asyncio.create_task(beat())
     try:

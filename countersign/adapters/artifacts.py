@@ -10,7 +10,9 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -108,7 +110,6 @@ class Artifacts:
     async def record(self, tx: AsyncConnection, *written: Written) -> tuple[ArtifactRef, ...]:
         """Put the rows into the transaction `tx`; content that was recorded before keeps its row."""
         at = stamp(self._store.now())
-        insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
         rows = [
             {
                 "org_id": w.org,
@@ -126,7 +127,7 @@ class Artifacts:
             for w in written
         ]
         if rows:
-            await tx.execute(insert(artifacts).values(rows).on_conflict_do_nothing())
+            await tx.execute(_inserted(tx.dialect.name), rows)
         return tuple(ArtifactRef(id=w.id, kind=w.kind, sha256=w.sha256, size=w.size) for w in written)
 
     async def read(self, conn: AsyncConnection, *, org: str, artifact_id: str) -> bytes:
@@ -217,3 +218,9 @@ def _id(org: str, stack_id: str, run_id: str | None, kind: str, name: str, diges
 
 def _path(org: str, stack_id: str, artifact_id: str) -> str:
     return f"{org}/{stack_id}/{artifact_id}"
+
+
+@cache
+def _inserted(dialect: str) -> Any:
+    """One statement for any number of rows: built for each number it would be compiled each time."""
+    return (postgresql.insert if dialect == "postgresql" else sqlite.insert)(artifacts).on_conflict_do_nothing()

@@ -142,6 +142,7 @@ def filled(folder: Path, *, but: int) -> Path:
 async def test_a_full_disk_fails_the_plan_in_words_and_the_next_one_works(bench: Bench, small_disk: Path, room: int) -> None:
     bench.engine = bench.another(work="small/work")
     await bench.plan()
+    await until(lambda: not list(small_disk.rglob(".gone/*")), "what the plan left to be removed")
     ballast = filled(small_disk, but=room)
 
     for _ in range(2):

@@ -185,9 +185,11 @@ async def test_a_plan_takes_three_processes_and_a_warm_one_two(bench: Bench) -> 
 async def test_nothing_of_a_plan_is_left_on_the_machine(bench: Bench) -> None:
     await bench.plan(vars={"db_password": {"secret": "demo-db-password"}})
 
-    left = [path for path in bench.folder.joinpath("work").rglob("*") if path.is_file()]
-    assert not [path for path in left if "stacks" in path.parts and path.suffix != ".lock"]
-    assert not [path for path in left if SECRETS["demo-db-password"].encode() in path.read_bytes()]
+    def left() -> list[Path]:
+        return [path for path in bench.folder.joinpath("work").rglob("*") if path.is_file()]
+
+    await until(lambda: not [path for path in left() if "stacks" in path.parts and path.suffix != ".lock"], "the folder to be removed")
+    assert not [path for path in left() if SECRETS["demo-db-password"].encode() in path.read_bytes()]
 
 
 async def test_plans_of_one_stack_wait_for_each_other_and_say_so(bench: Bench) -> None:

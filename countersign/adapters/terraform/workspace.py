@@ -4,6 +4,7 @@
 before and after: it holds secrets while a plan is made, and nothing in it may be run later than it was approved.
 """
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from countersign.adapters.locks import taken
+
+GONE = ".gone"  # beside the folders of stacks: what is on its way out
+_LEAVING: set["asyncio.Future[None]"] = set()  # what is being removed, so that nobody collects its task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +42,32 @@ async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[N
         try:
             yield made
         finally:
-            _remove(base)
+            _moved_away(base)
     finally:
         os.close(fd)
 
 
+def _moved_away(base: Path) -> None:
+    """Out of everybody's way at once, and removed beside what comes next: a plan of many files is not waited for."""
+    leaving = base.parent / GONE
+    try:
+        leaving.mkdir(mode=0o700, exist_ok=True)
+        gone = Path(tempfile.mkdtemp(prefix=f"{base.name}-", dir=leaving))
+        base.rename(gone / base.name)
+    except OSError:  # a full disk, say
+        return _remove(base)
+    _LEAVING.add(task := asyncio.ensure_future(asyncio.to_thread(_remove_moved, gone, base.name)))
+    task.add_done_callback(_LEAVING.discard)
+
+
+def _remove_moved(gone: Path, name: str) -> None:
+    _remove(gone / name)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def _emptied(base: Path, fd: int, below: str) -> Workspace:
+    for gone in (base.parent / GONE).glob(f"{base.name}-*"):  # of somebody who was killed before it was removed
+        _remove_moved(gone, base.name)
     _remove(base)
     base.mkdir(mode=0o700)  # fails where something could not be removed: it would become part of the plan
     temporary = short_folder()
