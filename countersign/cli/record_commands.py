@@ -164,6 +164,9 @@ def stack_register(
     repo: Annotated[str | None, typer.Option("--repo", help="Git repository it is in: https://… or ssh://…", show_default=False)] = None,
     git_ref: Annotated[str | None, typer.Option("--ref", help="Branch or tag plans are made of.", show_default=False)] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="terraform or tofu.", show_default=False)] = None,
+    version: Annotated[
+        str | None, typer.Option("--engine-version", help="What the engine has to be: 1.11.4, '~> 1.11'; any.", show_default=False)
+    ] = None,
     var: Annotated[list[str] | None, typer.Option("--var", help="name=value; JSON, else text. Repeat.", show_default=False)] = None,
     secret_var: Annotated[
         list[str] | None, typer.Option("--secret-var", help="name=slug of a sealed secret. Repeat.", show_default=False)
@@ -187,6 +190,7 @@ def stack_register(
         repo=repo,
         git_ref=git_ref,
         engine=engine,
+        version=version,
         vars=tuple(var or ()),
         secret_vars=tuple(secret_var or ()),
         plan_credential=plan_credential,

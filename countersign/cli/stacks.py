@@ -20,6 +20,7 @@ class Registration:
     repo: str | None
     git_ref: str | None
     engine: str | None
+    version: str | None
     vars: tuple[str, ...]
     secret_vars: tuple[str, ...]
     plan_credential: str | None
@@ -45,6 +46,7 @@ async def register(settings: Settings, asked: Registration, *, url: str | None, 
     arguments: dict[str, Any] = {
         "source": {name: value for name, value in source.items() if value is not None},
         "engine": asked.engine,
+        "version": asked.version,
         "vars": variables(asked.vars, asked.secret_vars) or None,
         "plan_credential": asked.plan_credential,
         "apply_credential": asked.apply_credential,

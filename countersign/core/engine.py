@@ -82,6 +82,7 @@ class StackConfig:
     source_path: str  # a name below it
     git_ref: str | None
     engine: str  # "terraform" | "tofu" | "helm"
+    version: str | None = None  # of the engine, as `core.terraform.versions` reads it; None is whatever there is
     vars: Mapping[str, object] = field(default_factory=dict)  # JSON values; {"secret": slug} names a sealed one
     plan_credential: str | None = None  # slug of a secret whose JSON object becomes environment of the plan's child
     apply_credential: str | None = None

@@ -197,6 +197,7 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
             search_path=settings.search_path,
             executable=terraform.executable,
             tofu_executable=terraform.tofu_executable,
+            versions={"terraform": terraform.versions, "tofu": terraform.tofu_versions},
             mirror=terraform.mirror,
             network_mirror=terraform.network_mirror,
             allowed_providers=terraform.allowed_providers,

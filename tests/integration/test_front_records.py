@@ -151,7 +151,7 @@ async def test_what_cannot_be_registered_is_refused_by_field(agent: Caller, argu
     assert (error["code"], error["field"]) == (code, field)
 
 
-async def test_what_is_named_and_missing_or_not_acted_on_yet_is_a_warning(it: FrontService, agent: Caller) -> None:
+async def test_what_is_named_and_missing_is_a_warning(it: FrontService, agent: Caller) -> None:
     keyring = Keyring.open(it.front.settings.data, role="operator")
     await secrets.put(it.front.store, keyring, org=it.org, slug="set", value="hunter2-hunter2", by=ANA)
     await agent.call("terraform_register_workspace", env="dev", workspace="net", source=SOURCE)
@@ -166,8 +166,21 @@ async def test_what_is_named_and_missing_or_not_acted_on_yet_is_a_warning(it: Fr
         version="1.11",
     )
 
-    assert [w.split(" is ")[0] for w in answer["warnings"]] == ["version", "the secret cloud", "the secret unset"]
+    assert [w.split(" is ")[0] for w in answer["warnings"]] == ["the secret cloud", "the secret unset"]
     assert "hunter2" not in json.dumps(answer)
+
+
+@requirement("engine:version")
+async def test_a_version_is_registered_as_engines_write_it_and_taken_back(agent: Caller) -> None:
+    where = {"env": "dev", "source": SOURCE}
+
+    error = await agent.refused("terraform_register_workspace", **where, version="latest")
+    made = await agent.call("terraform_register_workspace", **where, version="~> 1.11")
+    changed = await agent.call("terraform_register_workspace", **where, version="any")
+
+    assert (error["code"], error["field"]) == ("invalid_argument", "version")
+    assert made["data"]["workspace"]["engine_version"] == "~> 1.11"
+    assert "engine_version" not in changed["data"]["workspace"]
 
 
 @requirement("reads:protected")

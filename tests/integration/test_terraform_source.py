@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import platform
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from countersign.adapters.terraform.hcl import UNSETTLED, Unreadable, structure
 from countersign.core.errors import FailedPrecondition, InvalidArgument, NotFound, PolicyDenied, ProviderError
 from countersign.core.run import Mode, RunState
 from tests.integration.processes import PATIENCE, leaves_no_process, python
-from tests.integration.terraform_bench import SECRETS, SYSTEM, WITHOUT_TERRAFORM, Bench, Spy, bench, findings, terraform, texts
+from tests.integration.terraform_bench import SECRETS, SYSTEM, WITHOUT_TERRAFORM, Bench, Spy, bench, findings, library, terraform, texts
 from tests.requirements import requirement
 
 __all__ = ["bench", "leaves_no_process", "terraform"]
@@ -416,6 +417,30 @@ async def test_the_configured_executable_goes_first_then_the_path_then_the_libra
     assert terraform.another(search_path=WITHOUT_TERRAFORM).executable().bundled
     spy = terraform.spied()
     assert terraform.engine.executable().prefix == (str(spy.executable),)
+
+
+@requirement("engine:version")
+async def test_a_stack_is_planned_and_applied_by_the_version_it_asks_for_or_not_at_all(bench: Bench) -> None:
+    other = bench.folder / "another-terraform"
+    other.write_text(f'#!/bin/sh\nexec {shlex.join(library())} "$@"\n')
+    other.chmod(0o700)
+    bench.use(versions={"terraform": {"1.15.5": other, "1.9.8": bench.folder / "nowhere"}})
+    there = bench.build.partition(" ")[2]  # of the usual one
+
+    assert (await bench.plan("small", config={"version": f"= {there}"})).plan.engine_build == bench.build
+    with pytest.raises(FailedPrecondition) as refused:
+        await bench.plan("small", config={"version": "~> 1.13.0"})
+    with pytest.raises(FailedPrecondition, match=r"asks for .* ~> 1\.13\.0"):
+        await bench.plan("small", Mode.VALIDATE, config={"version": "~> 1.13.0"})
+
+    asks = f"local/dev/small asks for {bench.engine_name} ~> 1.13.0, and the worker has {bench.build}; name an executable that fits"
+    assert asks in refused.value.message
+    if bench.engine_name == "terraform":
+        planned = await bench.plan("small", config={"version": "~> 1.15"})
+        outcome = await bench.apply(planned, "small", config={"version": "~> 1.15"})
+        assert (planned.plan.engine_build, outcome.state) == ("terraform 1.15.5", RunState.VERIFYING)
+        with pytest.raises(FailedPrecondition, match="nowhere does not exist"):
+            await bench.plan("small", config={"version": "1.9.8"})
 
 
 async def test_an_engine_that_is_not_there_is_named_with_what_to_do(terraform: Bench) -> None:

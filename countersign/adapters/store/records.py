@@ -24,6 +24,7 @@ from countersign.core.engine import StackConfig
 from countersign.core.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from countersign.core.principal import Principal
 from countersign.core.repository import check_folder, check_ref
+from countersign.core.terraform.versions import asked
 
 KIND = "stack"
 ENGINES = ("terraform", "tofu")
@@ -69,6 +70,7 @@ class StackRow:
             source_path=source["path"],
             git_ref=source.get("git_ref"),
             engine=self.body["engine"],
+            version=self.body.get("version"),
             vars=self.body.get("vars") or {},
             plan_credential=self.body.get("plan_credential"),
             apply_credential=self.body.get("apply_credential"),
@@ -330,6 +332,8 @@ def _check(slug: str, patch: Mapping[str, Any]) -> None:
         raise InvalidArgument(f"{slug!r} is no slug: lower case letters, digits and -, beginning with a letter", field="workspace")
     if "engine" in patch and patch["engine"] not in ENGINES:
         raise InvalidArgument(f"the engine is one of {', '.join(ENGINES)}", field="engine")
+    if patch.get("version") is not None:
+        asked(str(patch["version"]))
     if "source" in patch:
         source = patch["source"]
         if not isinstance(source, Mapping) or not source.get("path"):

@@ -16,10 +16,24 @@ from countersign.adapters.terraform.restoring import plan_restore
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
-from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Seen, Told, Wanted
+from countersign.core.engine import (
+    ApplyJob,
+    Beat,
+    Outcome,
+    PlanJob,
+    Planned,
+    Reconciled,
+    ReconcileJob,
+    Remains,
+    Seen,
+    StackConfig,
+    Told,
+    Wanted,
+)
 from countersign.core.terraform.semantic import Macs
 from countersign.core.terraform.source import AllowList
 from countersign.core.terraform.testimony import joined, told
+from countersign.core.terraform.versions import best
 
 
 class TerraformEngine:
@@ -29,7 +43,8 @@ class TerraformEngine:
     the worker. `mac_key` keys the fingerprints in plans: one per deployment, `mac_kid` names it. `search_path` is a PATH;
     `environment` is passed to every child as it is. `grace_seconds` lie between the one SIGINT and SIGKILL of an apply;
     `lock_seconds` is how long a plan or apply waits for the lock of the state; `unique` says how objects of which types (globs)
-    are looked up after a lost apply; `remotes` is what stacks from repositories may come from, nothing without it.
+    are looked up after a lost apply; `remotes` is what stacks from repositories may come from, nothing without it. `versions` has
+    executables by engine and version, for stacks that ask for one.
     """
 
     name = "terraform"
@@ -45,6 +60,7 @@ class TerraformEngine:
         search_path: str = "/usr/local/bin:/usr/bin:/bin",
         executable: Path | None = None,
         tofu_executable: Path | None = None,
+        versions: Mapping[str, Mapping[str, Path]] | None = None,
         mirror: Path | None = None,
         network_mirror: str | None = None,
         allowed_providers: tuple[str, ...] = AllowList().providers,
@@ -64,6 +80,7 @@ class TerraformEngine:
         cli_config = work_root / "engine.tfrc"
         write_cli_config(cli_config, mirror=mirror, network_mirror=network_mirror)
         self._configured = {"terraform": executable, "tofu": tofu_executable}
+        self._versions = {name: dict(of) for name, of in (versions or {}).items()}
         self._search_path = search_path
         self._unique = dict(unique or {})
         self._builds: dict[str, str] = {}  # identity of an executable → its build, learnt from its plans
@@ -83,9 +100,18 @@ class TerraformEngine:
         )
         self._attempts = Attempts(root=attempts_root, around=self._around, grace=grace_seconds)
 
-    def executable(self, name: str = "terraform") -> Executable:
-        """What would run for stacks of the engine `name`. Raises FailedPrecondition saying what to install."""
-        return resolve(name, configured=self._configured.get(name), search_path=self._search_path)
+    def executable(self, name: str = "terraform", version: str | None = None) -> Executable:
+        """What would run for stacks of the engine `name` that ask for `version`. Raises FailedPrecondition saying what to install.
+
+        Where no executable of the settings fits the version it is the usual one, and a plan says whether that will do.
+        """
+        known = self._versions.get(name, {})
+        fitting = best(version, known) if version is not None else None
+        configured = known[fitting] if fitting is not None else self._configured.get(name)
+        return resolve(name, configured=configured, search_path=self._search_path)
+
+    def _for(self, stack: StackConfig) -> Executable:
+        return self.executable(stack.engine, stack.version)
 
     async def plan(self, job: PlanJob, beat: Beat) -> Planned:
         """A saved plan, or findings for `Mode.VALIDATE`.
@@ -93,7 +119,7 @@ class TerraformEngine:
         Raises ProviderError or PolicyDenied with `details["findings"]` where the configuration fails or is refused,
         InvalidArgument for an undeclared variable, Locked and Unavailable where it is worth asking again.
         """
-        executable = self.executable(job.stack.engine)
+        executable = self._for(job.stack)
         build = self._builds.get(executable.identity)
         if job.restore is not None:
             return await plan_restore(job, job.restore, beat, executable=executable, around=self._around)
@@ -102,24 +128,24 @@ class TerraformEngine:
         return planned
 
     async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:
-        return await moved(job, inputs, beat, executable=self.executable(job.stack.engine), around=self._around)
+        return await moved(job, inputs, beat, executable=self._for(job.stack), around=self._around)
 
     async def elsewhere(self, job: PlanJob, beat: Beat) -> Elsewhere:
         """The state in the backend that the configuration declares. Raises FailedPrecondition where it declares none."""
-        return await look(job, beat, executable=self.executable(job.stack.engine), around=self._around)
+        return await look(job, beat, executable=self._for(job.stack), around=self._around)
 
     async def seen(self, job: PlanJob, bundle: bytes, beat: Beat) -> Seen:
         """The state as it is now in the backend that the planned configuration declares, read beside whatever is planned."""
-        executable = self.executable(job.stack.engine)
+        executable = self._for(job.stack)
         async with at_work(job, beat, executable=executable, around=self._around, apart="-seen") as session:
             return await seen_from(session, bundle)
 
     async def give(self, job: PlanJob, state: bytes, beat: Beat) -> Elsewhere:
         """Make `state` the one in the backend that the configuration declares; what is there now comes back."""
-        return await give(job, state, beat, executable=self.executable(job.stack.engine), around=self._around)
+        return await give(job, state, beat, executable=self._for(job.stack), around=self._around)
 
     async def launch(self, job: ApplyJob) -> None:
-        await self._attempts.launch(job, self.executable(job.stack.engine))
+        await self._attempts.launch(job, self._for(job.stack))
 
     async def follow(self, attempt_id: str, beat: Beat, *, stop: Wanted) -> Outcome:
         return await self._attempts.follow(attempt_id, beat, stop=stop)
@@ -135,7 +161,7 @@ class TerraformEngine:
 
     async def reconcile(self, job: ReconcileJob, beat: Beat) -> Reconciled:
         """What lost applies did, and a plan of what is left with the proof that it was approved. Raises Locked and Unavailable."""
-        return await reconcile(job, beat, resolve=lambda: self.executable(job.stack.engine), around=self._around, unique=self._unique)
+        return await reconcile(job, beat, resolve=lambda: self._for(job.stack), around=self._around, unique=self._unique)
 
     async def forget(self, attempt_id: str) -> None:
         await self._attempts.forget(attempt_id)

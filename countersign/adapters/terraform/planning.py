@@ -18,14 +18,15 @@ from countersign.adapters.terraform.judging import given, judged
 from countersign.adapters.terraform.preparing import checked, initialised
 from countersign.adapters.terraform.repository import folder_of
 from countersign.adapters.terraform.session import Session, Surroundings, document_in
-from countersign.adapters.terraform.validating import validated
+from countersign.adapters.terraform.validating import asked_version, validated
 from countersign.adapters.terraform.values import values_of
 from countersign.adapters.terraform.workspace import workspace
-from countersign.core.engine import Beat, PlanJob, Planned, Progress
-from countersign.core.errors import ProviderError, Unavailable
+from countersign.core.engine import Beat, PlanJob, Planned, Progress, StackConfig
+from countersign.core.errors import FailedPrecondition, ProviderError, Unavailable
 from countersign.core.run import Mode
 from countersign.core.terraform.events import Journal
 from countersign.core.terraform.imports import FILE, import_blocks
+from countersign.core.terraform.versions import allowed
 
 CONNECTING = 5.0  # seconds
 PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator has to split the stack
@@ -34,7 +35,21 @@ PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator
 async def make_plan(job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings, build: str | None = None) -> Planned:
     """A saved plan, or for `Mode.VALIDATE` findings. `build` is the engine's, where it is known."""
     async with at_work(job, beat, executable=executable, around=around) as session:
+        if job.stack.version is not None:
+            build = build or await asked_version(session)
+            _refuse_other_version(job.stack, build, job.stack.version)
         return await (validated(session, build) if job.mode is Mode.VALIDATE else planned(session))
+
+
+def _refuse_other_version(stack: StackConfig, build: str, version: str) -> None:
+    if not allowed(version, build.partition(" ")[2]):
+        setting = "terraform.versions" if stack.engine == "terraform" else "terraform.tofu_versions"
+        raise FailedPrecondition(
+            f"{stack.path} asks for {stack.engine} {version}, and the worker has {build}; name an executable that fits in the settings "
+            f"({setting}), or register the stack with another version",
+            field="version",
+            next=["terraform_register_workspace"],
+        )
 
 
 @asynccontextmanager

@@ -77,7 +77,7 @@ async def terraform_register_workspace(
     workspace: Workspace = "main",
     reads: Annotated[Sequence[str] | None, Field(max_length=20)] = None,
     engine: Annotated[Literal["terraform", "tofu"] | None, Field(json_schema_extra={"default": "terraform"})] = None,
-    version: Annotated[str | None, Field(max_length=40)] = None,
+    version: Annotated[str | None, Field(max_length=40, description="1.11.4, ~> 1.11; any")] = None,
     plan_credential: CredentialRef = None,
     apply_credential: CredentialRef = None,
     vars: Vars = None,
@@ -110,7 +110,8 @@ async def terraform_register_workspace(
         by=call.caller.principal,
         expected_version=call.given.expected_version,
         dry_run=call.given.dry_run,
-        **{name: KEEP if value is None else value for name, value in given.items() if name != "drift_every"},
+        **{name: KEEP if value is None else value for name, value in given.items() if name not in ("drift_every", "version")},
+        version=KEEP if version is None else None if version == "any" else version,
         drift_every=KEEP if drift_every is None else None if drift_every == "off" else drift_every,
     )
     what = "is registered" if done.created else "is changed" if done.changed else "stays as it is"
@@ -120,7 +121,7 @@ async def terraform_register_workspace(
     answer = Answer(
         text=f"{done.row.path} {what}",
         data=data,
-        warnings=(*_not_yet(given), *await unset_secrets(call, vars, plan_credential, apply_credential)),
+        warnings=(*_without_effect(given), *await unset_secrets(call, vars, plan_credential, apply_credential)),
         next=("terraform_plan", "apply_terraform"),
     )
     return await receipts.kept(call, arguments, answer)
@@ -149,11 +150,9 @@ def _changes(changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
     return {name: {"before": side(name, before), "after": side(name, after)} for name, (before, after) in changed.items()}
 
 
-def _not_yet(given: Mapping[str, Any]) -> list[str]:
-    """What is kept with the record and not acted on so far; who registers it should not believe otherwise."""
+def _without_effect(given: Mapping[str, Any]) -> list[str]:
+    """What is kept with the record and has no effect; who registers it should not believe otherwise."""
     said = []
-    if given["version"]:
-        said.append("version is kept, and not acted on yet: the engine found on the worker's machine is used")
     if given["source"].get("git_ref") and not given["source"].get("repo"):
         said.append("git_ref has no meaning without repo: the folder is planned as it is then")
     return said
