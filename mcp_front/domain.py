@@ -23,6 +23,7 @@ from mcp_front.envelope import OUTPUT_SCHEMA, Answer
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{1,63}\Z")
 DESCRIPTION = 600  # characters
+GRANTED = {"readOnlyHint": False, "destructiveHint": True, "idempotentHint": False, "openWorldHint": True}  # by the protocol
 _IDEMPOTENT = {"apply", "set", "delete", "revoke", "cancel", "stop"}
 
 
@@ -40,7 +41,7 @@ class Access(StrEnum):
 
 
 # Arguments of whole classes of tools.
-IdempotencyKey = Annotated[str | None, Field(min_length=8, max_length=128, description="the same on every retry")]
+IdempotencyKey = Annotated[str | None, Field(min_length=8, max_length=128)]
 Message = Annotated[str | None, Field(max_length=500)]
 WaitSeconds = Annotated[float, Field(ge=0, le=25)]
 Cursor = Annotated[str | None, Field(max_length=200)]
@@ -131,7 +132,12 @@ class ToolSpec:
             "description": self.description,
             "inputSchema": self.input_schema,
             "outputSchema": OUTPUT_SCHEMA,
-            "annotations": self.annotations,
+            # Without what the protocol takes for granted: of what only reads, whether it destroys or may be repeated says nothing.
+            "annotations": {
+                name: hint
+                for name, hint in self.annotations.items()
+                if hint is not GRANTED[name] and not (self.access is Access.READ and name in ("destructiveHint", "idempotentHint"))
+            },
         }
 
 
@@ -272,9 +278,12 @@ def _arguments(name: str, function: Tool, common: Mapping[str, tuple[Any, Any]],
     return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
 
+_UNSAID = ("title", "$defs", "maxLength", "minLength", "pattern", "minimum")
+
+
 def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON schema without references, unions with null, titles, defaults of null and lengths that nobody would miss or exceed by
-    mistake: what a model has to read, and no more. Whatever is left out is checked all the same."""
+    """A JSON schema without references, unions with null, titles, defaults of null, patterns, and bounds that nobody would miss or exceed
+    by mistake: what a model has to read, and no more. Whatever is left out is checked all the same."""
     definitions = schema.get("$defs", {})
 
     def walk(node: Any, *, names: bool = False) -> Any:
@@ -292,7 +301,7 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
         return {
             key: walk(value, names=key == "properties")
             for key, value in node.items()
-            if names or not (key in ("title", "$defs", "maxLength") or (key, value) in (("default", None), ("minLength", 1)))
+            if names or not (key in _UNSAID or (key, value) in (("default", None), ("additionalProperties", True)))
         }
 
     flat: dict[str, Any] = walk(dict(schema))

@@ -43,17 +43,17 @@ def _role(**cells: str) -> Mapping[str, Cell]:
 
 # Catalogue §4, the columns of the servers that are built.
 ROLES: Mapping[str, Mapping[str, Cell]] = {
-    "dev": _role(core="**R**", runs="RW own", terraform="–"),
-    "ops": _role(core="**R**", runs="RW", terraform="RWD"),
-    "admin": _role(core="**R**", runs="RWA", terraform="RWD"),
-    "ui": _role(core="**R**", runs="R own", terraform="–"),
-    "viewer": _role(core="**R**", runs="**R**", terraform="R"),
-    "approver": _role(core="**R**", runs="**RA**", terraform="R"),
-    "platform": _role(core="**R**", runs="**RW**", terraform="**RWD**"),
-    "sre": _role(core="**R**", runs="**RW**", terraform="R"),
-    "security": _role(core="**R**", runs="**R**", terraform="R"),
-    "ci": _role(core="**R**", runs="**RW** own", terraform="RW"),
-    "worker": _role(core="**R**", runs="RW own", terraform="–"),
+    "dev": _role(core="**R**", runs="RW own", terraform="–", helm="–"),
+    "ops": _role(core="**R**", runs="RW", terraform="RWD", helm="RWD"),
+    "admin": _role(core="**R**", runs="RWA", terraform="RWD", helm="RWD"),
+    "ui": _role(core="**R**", runs="R own", terraform="–", helm="–"),
+    "viewer": _role(core="**R**", runs="**R**", terraform="R", helm="R"),
+    "approver": _role(core="**R**", runs="**RA**", terraform="R", helm="R"),
+    "platform": _role(core="**R**", runs="**RW**", terraform="**RWD**", helm="**RWD**"),
+    "sre": _role(core="**R**", runs="**RW**", terraform="R", helm="RW"),
+    "security": _role(core="**R**", runs="**R**", terraform="R", helm="R"),
+    "ci": _role(core="**R**", runs="**RW** own", terraform="RW", helm="RW"),
+    "worker": _role(core="**R**", runs="RW own", terraform="–", helm="–"),
 }
 PEOPLE_ONLY = frozenset({"approver"})
 

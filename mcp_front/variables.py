@@ -13,6 +13,7 @@ from mcp_front.call import Call
 
 NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,99}\Z")
 LARGEST = 64 << 10  # bytes of all values together
+VALUES_LARGEST = 256 << 10  # of a chart's values
 MOST = 200
 
 
@@ -39,6 +40,22 @@ def checked_vars(given: Mapping[str, Any]) -> dict[str, Any]:
                     "one, so that its value is never written here (`countersign secret set`)",
                     field=field,
                 )
+    return dict(given)
+
+
+def checked_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A chart's values, if they may be kept. Charts name their keys as they like, `secret` too; only `{secret: …}` alone names one."""
+    if (size := len(json.dumps(given))) > VALUES_LARGEST:
+        raise InvalidArgument(
+            f"values have {size >> 10} KiB, more than {VALUES_LARGEST >> 10}; keep such data in the chart, or in objects of its own",
+            field="values",
+        )
+    for part in _objects(given):
+        slug = part["secret"] if set(part) == {"secret"} else None
+        if slug is not None and not (isinstance(slug, str) and SLUG.match(slug)):
+            raise InvalidArgument(
+                "values name no sealed secret where they say {secret: …}: write the slug of one (`countersign secret set`)", field="values"
+            )
     return dict(given)
 
 

@@ -95,6 +95,11 @@ class RunType(Payload):
         return self.mode in (Mode.APPLY, Mode.DESTROY)
 
 
+def typed_name(path: str, engine: str) -> str:
+    """What people type where something is destroyed: a stack's path, or the name of a release, whose slug is `namespace.name`."""
+    return path.rpartition("/")[2].partition(".")[2] if engine == "helm" else path
+
+
 # What changes the record and nothing else is no change of the cloud that rules could class: whatever they say, a person agrees.
 ASK_A_PERSON = frozenset({"terraform_restore_state"})
 

@@ -172,6 +172,7 @@ async def connected(settings: Settings, *, identity: str, stop: asyncio.Event) -
 
 def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
     from countersign.adapters.git import Remotes
+    from countersign.adapters.helm.engine import HelmEngine
     from countersign.adapters.terraform.engine import TerraformEngine
     from countersign.adapters.terraform.looking import Unique
 
@@ -208,7 +209,19 @@ def engines_of(settings: Settings, keyring: Keyring) -> list[Engine]:
             grace_seconds=terraform.grace_seconds,
             unique={types: Unique(id=one.id, made=one.made) for types, one in terraform.unique.items()},
             remotes=remotes,
-        )
+        ),
+        HelmEngine(
+            clusters=settings.clusters,
+            helm=settings.helm,
+            charts=tuple(one.source for one in settings.charts),
+            remotes=remotes,
+            stacks_root=settings.stacks or Path("infra/stacks").absolute(),
+            work_root=settings.data / "work" / "helm",
+            attempts_root=settings.data / "attempts",
+            mac_key=keyring.mac_key,
+            mac_kid=keyring.mac_kid,
+            search_path=settings.search_path,
+        ),
     ]
 
 

@@ -4,6 +4,6 @@ from mcp_front.domain import Toolset
 
 
 def toolset() -> Toolset:
-    from mcp_front.tools import core, runs, terraform
+    from mcp_front.tools import core, helm, runs, terraform
 
-    return Toolset([core.CORE, runs.RUNS, terraform.TERRAFORM])
+    return Toolset([core.CORE, runs.RUNS, terraform.TERRAFORM, helm.HELM])

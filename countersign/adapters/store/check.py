@@ -25,7 +25,7 @@ from countersign.core.notice import Moment
 from countersign.core.plan import ArtifactRef
 from countersign.core.policy import Need, Policy, required
 from countersign.core.principal import SYSTEM
-from countersign.core.run import ASK_A_PERSON, Mode, RunState
+from countersign.core.run import ASK_A_PERSON, Mode, RunState, typed_name
 
 LONGEST_APPROVAL = 24  # hours; policy may only shorten it (I8)
 
@@ -82,7 +82,7 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
         env=run.env,
         change_class=planned.plan.change_class,
         classes=planned.plan.classes,
-        name=run.stack_path,
+        name=typed_name(run.stack_path, run.engine),
         auto_approve=bool(run.request.get("auto_approve")),
         destroy=run.mode is Mode.DESTROY,
         by_person=run.type in ASK_A_PERSON,

@@ -24,7 +24,7 @@ from countersign.core.ids import derive
 from countersign.core.plan import ChangeClass
 from countersign.core.policy import Policy, required
 from countersign.core.principal import SYSTEM
-from countersign.core.run import ASK_A_PERSON, ENDS, Mode, RunState
+from countersign.core.run import ASK_A_PERSON, ENDS, Mode, RunState, typed_name
 
 # An apply may take hours; what is left of the credential then is ended by the attempt's end, not by this.
 CREDENTIAL_LIVES = timedelta(hours=12)
@@ -195,7 +195,7 @@ async def _unapproved(tx: AsyncConnection, run: RunRow, plan: PlanRow, policy: P
         env=run.env,
         change_class=ChangeClass(run.change_class or ChangeClass.UNKNOWN),
         classes=() if rest else plan.summary.classes,
-        name=run.stack_path,
+        name=typed_name(run.stack_path, run.engine),
         auto_approve=bool(run.request.get("auto_approve")),
         destroy=run.mode is Mode.DESTROY,
         by_person=run.type in ASK_A_PERSON,

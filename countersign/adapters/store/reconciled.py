@@ -26,7 +26,7 @@ from countersign.core.plan import ArtifactRef
 from countersign.core.policy import Policy, required
 from countersign.core.principal import SYSTEM, Principal
 from countersign.core.reconcile import Decision, Next
-from countersign.core.run import ASK_A_PERSON, Mode, RunState
+from countersign.core.run import ASK_A_PERSON, Mode, RunState, typed_name
 from countersign.core.steps import ENGINES, EndReason
 
 
@@ -247,7 +247,7 @@ async def _left(
         env=run.env,
         change_class=planned.plan.change_class,
         classes=planned.plan.classes,
-        name=run.stack_path,
+        name=typed_name(run.stack_path, run.engine),
         destroy=run.mode is Mode.DESTROY,
         by_person=run.type in ASK_A_PERSON,
     )

@@ -20,13 +20,14 @@ from countersign.adapters.store.database import Store, moment, stamp
 from countersign.adapters.store.schema import attempts, records, runs, states
 from countersign.core import ids
 from countersign.core.durations import duration
-from countersign.core.engine import StackConfig
+from countersign.core.engine import Release, StackConfig
 from countersign.core.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from countersign.core.principal import Principal
 from countersign.core.repository import check_folder, check_ref
 from countersign.core.terraform.versions import asked
 
 KIND = "stack"
+RELEASE = "release"  # Helm's: a stack like any other to runs, and none to whoever works on configurations
 ENGINES = ("terraform", "tofu")
 SOURCE_PATH = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,7}\Z")
 DRIFT_AT_MOST = timedelta(minutes=1)
@@ -59,6 +60,11 @@ class StackRow:
         return str(self.body["slug"])
 
     @property
+    def release(self) -> Release | None:
+        named = self.body.get("release")
+        return Release(namespace=str(named["namespace"]), name=str(named["name"])) if named else None
+
+    @property
     def config(self) -> StackConfig:
         source = self.body["source"]
         return StackConfig(
@@ -75,6 +81,7 @@ class StackRow:
             plan_credential=self.body.get("plan_credential"),
             apply_credential=self.body.get("apply_credential"),
             reads=tuple(self.body.get("reads") or ()),
+            release=self.release,
             adopted=self.custody.get("kept") == HERE,
             released=self.custody.get("kept") == AWAY,
             own=self.custody.get("kept") == OWN,
@@ -110,10 +117,10 @@ def _live(org: str) -> Any:
 
 
 async def get_stack(conn: AsyncConnection, org: str, ref: str) -> StackRow:
-    """By "org/env/slug", "env/slug" or id. Raises NotFound."""
+    """By "org/env/slug" or "env/slug", or by id, which may be a release's. Raises NotFound."""
     path = ref if ref.count("/") == 2 else f"{org}/{ref}"
-    named: dict[str, Any] = {"id": ref} if ref.startswith("st_") else {"path": path}
-    row = await statements.first(conn, records, org_id=org, kind=KIND, deleted_at=None, **named)
+    named: dict[str, Any] = {"id": ref} if ref.startswith("st_") else {"path": path, "kind": KIND}
+    row = await statements.first(conn, records, org_id=org, deleted_at=None, **named)
     if row is None:
         raise NotFound(
             f"no workspace {ref}; `terraform_list_workspaces` tells which there are", field="workspace", next=["terraform_list_workspaces"]
@@ -133,6 +140,48 @@ async def list_stacks(
     total = (await conn.execute(select(func.count()).select_from(query.subquery()))).scalar_one()
     rows = await conn.execute(query.order_by(records.c.path).offset(offset).limit(limit))
     return [_stack(row) for row in rows], int(total)
+
+
+async def releases_of(conn: AsyncConnection, org: str, env: str, *, name: str | None = None) -> list[StackRow]:
+    """Releases that runs were asked for in the environment "org/env", in order of path; or those of one name."""
+    mine = (records.c.org_id == org) & (records.c.kind == RELEASE) & records.c.deleted_at.is_(None)
+    below = records.c.path.startswith(f"{env}/", autoescape=True)
+    rows = map(_stack, await conn.execute(select(records).where(mine, below).order_by(records.c.path)))
+    return [row for row in rows if name is None or (row.release is not None and row.release.name == name)]
+
+
+async def register_release(store: Store, *, env: str, release: Release, by: Principal) -> StackRow:
+    """The record of a release in the environment "org/env", made with the first run that is asked for on it.
+
+    Its slug is `namespace.name`: a namespace has no dot, and no slug of a configuration has one.
+    """
+    org, _, slug_of_env = env.partition("/")
+    slug = f"{release.namespace}.{release.name}"
+    path = f"{env}/{slug}"
+    async with store.begin() as tx:
+        row = await statements.first(tx, records, org_id=org, kind=RELEASE, deleted_at=None, path=path)
+        if row is not None:
+            return _stack(row)
+        now = stamp(store.now())
+        body = {
+            "env": slug_of_env,
+            "slug": slug,
+            "engine": "helm",
+            "source": {"path": slug},
+            "release": {"namespace": release.namespace, "name": release.name},
+        }
+        made = StackRow(
+            id=ids.derive("st", org, path, random.token_hex(16)),
+            org=org,
+            path=path,
+            version=1,
+            body=body,
+            created_at=moment(now),
+            updated_at=moment(now),
+        )
+        await _write(tx, made, created=True, now=now, kind=RELEASE)
+        await audit.append(tx, org=org, at=now, action="helm_register_release", by=by, target=path, version=1)
+        return made
 
 
 async def stacks_with_drift(conn: AsyncConnection, org: str) -> list[StackRow]:
@@ -277,7 +326,7 @@ async def forget_stack(
 
 async def config_of(conn: AsyncConnection, org: str, stack_id: str) -> StackConfig | None:
     """The record as it is now, also of a stack that was forgotten; None where there never was one."""
-    row = await statements.first(conn, records, org_id=org, kind=KIND, id=stack_id)
+    row = await statements.first(conn, records, org_id=org, id=stack_id)
     return _stack(row).config if row is not None else None
 
 
@@ -293,10 +342,10 @@ async def note_custody(tx: AsyncConnection, row: StackRow, custody: Mapping[str,
     return noted
 
 
-async def _write(tx: AsyncConnection, row: StackRow, *, created: bool, now: str) -> None:
+async def _write(tx: AsyncConnection, row: StackRow, *, created: bool, now: str, kind: str = KIND) -> None:
     values = {"version": row.version, "body": json.dumps(dict(row.body), ensure_ascii=False), "updated_at": now}
     if created:
-        await tx.execute(records.insert().values(org_id=row.org, kind=KIND, id=row.id, path=row.path, created_at=now, **values))
+        await tx.execute(records.insert().values(org_id=row.org, kind=kind, id=row.id, path=row.path, created_at=now, **values))
         return
     mine = (records.c.org_id == row.org) & (records.c.kind == KIND) & (records.c.id == row.id)
     await tx.execute(update(records).where(mine).values(**values))

@@ -214,8 +214,8 @@ def test_a_server_is_known_by_the_name_of_its_entry_too(spelled: str) -> None:
         ({"client": "emacs"}, "no client 'emacs'; there are claude-code"),
         ({"client": "codex", "role": "nobody"}, "no role 'nobody'"),
         ({"client": "codex", "role": "approver"}, "for people"),  # what a client starts is an agent
-        ({"client": "codex", "servers": ("platform-pipeline",)}, "no server 'pipeline'; there are core, runs, terraform"),
-        ({"client": "codex", "servers": ("helm",)}, "no server 'helm'; there are core, runs, terraform"),
+        ({"client": "codex", "servers": ("platform-pipeline",)}, "no server 'pipeline'; there are core, helm, runs, terraform"),
+        ({"client": "codex", "servers": ("argocd",)}, "no server 'argocd'; there are core, helm, runs, terraform"),
     ],
 )
 def test_what_there_is_not_is_written_nowhere(asked: dict[str, Any], said: str) -> None:

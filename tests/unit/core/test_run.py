@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from countersign.core.run import ENDS, RUN_TYPES, TRANSITIONS, Mode, RunState, RunType, may_follow
+from countersign.core.run import ENDS, RUN_TYPES, TRANSITIONS, Mode, RunState, RunType, may_follow, typed_name
 from tests.requirements import requirement
 
 # One line for each state: what may come after it.
@@ -109,6 +109,11 @@ def test_no_walk_leaves_an_end(wishes: list[RunState]) -> None:
     for wish in wishes:
         before, state = state, wish if may_follow(state, wish) else state
         assert before not in ENDS or state is before
+
+
+def test_people_type_the_path_of_a_stack_and_the_name_of_a_release() -> None:
+    assert typed_name("acme/prod/shop", "terraform") == "acme/prod/shop"
+    assert typed_name("acme/prod/shop.web.v2", "helm") == "web.v2"
 
 
 def test_the_type_of_a_run_is_the_tool_that_starts_it() -> None:

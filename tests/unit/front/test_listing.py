@@ -41,7 +41,7 @@ async def test_a_client_is_told_what_its_role_loads_with_schemas_and_hints(mode:
     apply = tools["apply_terraform"]
     assert apply.input_schema["required"] == ["env"]
     assert apply.annotations is not None
-    assert (apply.annotations.read_only_hint, apply.annotations.idempotent_hint) == (False, True)
+    assert (apply.annotations.read_only_hint, apply.annotations.idempotent_hint) == (None, True)  # the first is what goes without saying
     assert not {"run_approve", "run_reject"} & set(tools)
 
 

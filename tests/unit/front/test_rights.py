@@ -37,17 +37,19 @@ TERRAFORM_W = {
 }
 TERRAFORM_D = {"terraform_forget_workspace", "terraform_force_unlock", "destroy_terraform"}
 
+HELM_W, HELM_D = {"helm_deploy"}, {"helm_rollback", "helm_uninstall"}
+
 # What exists for an agent of each role; "approver" is for people.
 AGENTS_MAY = {
     "dev": CORE | RUNS_R | RUNS_W,
-    "ops": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D,
-    "admin": CORE | RUNS_R | RUNS_W | RUNS_A | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D,
+    "ops": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
+    "admin": CORE | RUNS_R | RUNS_W | RUNS_A | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
     "ui": CORE | RUNS_R | CARRIED,
     "viewer": CORE | RUNS_R | CARRIED | TERRAFORM_R,
-    "platform": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D,
-    "sre": CORE | RUNS_R | RUNS_W | TERRAFORM_R,
+    "platform": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
+    "sre": CORE | RUNS_R | RUNS_W | TERRAFORM_R | HELM_W,
     "security": CORE | RUNS_R | CARRIED | TERRAFORM_R,
-    "ci": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W,
+    "ci": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | HELM_W,
     "worker": CORE | RUNS_R | RUNS_W,
 }
 LISTED = {
@@ -56,7 +58,7 @@ LISTED = {
     "admin": CORE | CARRIED,
     "ui": CORE | CARRIED,
     "viewer": CORE | CARRIED | RUNS_R,
-    "platform": CORE | CARRIED | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D,
+    "platform": CORE | CARRIED | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
     "sre": CORE | CARRIED | RUNS_R | RUNS_W,
     "security": CORE | CARRIED | RUNS_R,
     "ci": CORE | CARRIED | RUNS_R | RUNS_W,

@@ -1,0 +1,87 @@
+"""The runs of Helm: deploy, roll back, uninstall. Each answers with the run at once; what the cluster says of it stands in the plan."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from countersign.adapters.store.records import StackRow
+from countersign.core.run import RUN_TYPES, Mode
+from mcp_front.call import Call
+from mcp_front.domain import Access
+from mcp_front.envelope import Answer
+from mcp_front.starting import started
+from mcp_front.tools.helm.server import HELM, Env, Namespace, ReleaseName, environment, named, release_of, taken_in
+from mcp_front.variables import checked_values, unset_secrets
+
+Chart = Annotated[str, Field(min_length=1, max_length=200)]
+Repo = Annotated[str | None, Field(max_length=63)]
+Version = Annotated[str | None, Field(max_length=100)]
+Values = Annotated[dict[str, Any], Field(description="secrets only as {secret: slug}")]
+
+
+async def begin(call: Call, name: str, release: StackRow, asked: Mapping[str, Any]) -> Answer:
+    """Start the run of the type `name`, or join it. What was left out is left out of the request, so that it may be joined."""
+    assert release.release is not None
+    whose = {"env": release.env, "namespace": release.release.namespace, "release_name": release.release.name}
+    arguments = {**whose, **{k: v for k, v in asked.items() if v not in (None, False)}}
+    begun = await call.front.gateway.start(
+        call.caller,
+        RUN_TYPES[name],
+        release.config,
+        arguments,
+        key=call.given.idempotency_key,
+        message=call.given.message,
+        mode=Mode.SPECULATIVE if call.given.dry_run else None,
+    )
+    notes = await unset_secrets(call, asked.get("values"))
+    return await started(call, begun.run, replayed=begun.replayed, warnings=tuple(notes))
+
+
+@HELM.tool("helm_deploy", Access.WRITE, title="Deploy release", run=True)
+async def helm_deploy(
+    call: Call,
+    chart: Chart,
+    release_name: ReleaseName,
+    namespace: Namespace,
+    values: Values,
+    repo: Repo = None,
+    version: Version = None,
+    env: Env = None,
+    run_tests: bool = False,
+) -> Answer:
+    """Deploy a Helm chart as a release on Kubernetes: install it, or upgrade it to exactly these values. It plans against what is live,
+    object by object, waits for whoever has to agree, applies that plan, and waits until everything is ready; what fails is rolled
+    back. `run_tests` runs the chart's tests afterwards."""
+    given = checked_values(values)
+    release = await taken_in(call, environment(call, env), named(namespace, release_name))
+    asked = {"chart": chart, "values": given, "repo": repo, "version": version, "run_tests": run_tests}
+    return await begin(call, "helm_deploy", release, asked)
+
+
+@HELM.tool("helm_rollback", Access.DESTROY, title="Roll back release", run=True)
+async def helm_rollback(
+    call: Call,
+    release_name: ReleaseName,
+    revision: Annotated[int, Field(ge=1)],
+    namespace: Namespace | None = None,
+    env: Env = None,
+) -> Answer:
+    """Roll a Helm release back to an earlier revision that was deployed once: planned and countersigned like any other change of it,
+    deletions first."""
+    release = await release_of(call, env, namespace, release_name)
+    return await begin(call, "helm_rollback", release, {"revision": revision})
+
+
+@HELM.tool("helm_uninstall", Access.DESTROY, title="Uninstall release", run=True)
+async def helm_uninstall(
+    call: Call,
+    release_name: ReleaseName,
+    namespace: Namespace | None = None,
+    env: Env = None,
+    keep_history: bool = False,
+) -> Answer:
+    """Uninstall a Helm release: delete everything it holds but what its chart keeps. It plans, lists objects and volumes, then waits
+    for a person who types the release's name; nothing skips that. One that is not there ends at once."""
+    release = await release_of(call, env, namespace, release_name)
+    return await begin(call, "helm_uninstall", release, {"keep_history": keep_history})
