@@ -1,8 +1,8 @@
 """What a kubelet would do with a pod of ours, on this machine: its command, environment, mounts and probes, as processes.
 
 Simulated pods run nothing, so this is where it shows that what a chart renders starts and serves. Paths of mounts lead into a
-folder for each pod, names of Services to the loopback; a container inherits nothing else of its surroundings. Not here: users,
-limits, and a root file system that is read-only.
+folder for each pod, names of Services to the loopback; a container inherits nothing else of its surroundings, and no capability.
+Not here: users, limits, and a root file system that is read-only.
 """
 
 import contextlib
@@ -24,6 +24,8 @@ from tests.kubernetes.plane import eventually
 Object = dict[str, Any]
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"  # of the image
 PATIENCE = 60.0
+# It ends with us, also where we are killed. Without capabilities root is a user like others, who keeps to the modes of files.
+UNPRIVILEGED = ("setpriv", "--pdeathsig", "KILL", *(() if os.geteuid() else ("--bounding-set=-all", "--inh-caps=-all")), "--")
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Pod:
     # Its life
 
     def start(self) -> "Pod":
-        shutil.rmtree(self._root, ignore_errors=True)  # whatever is no claim ends with a pod
+        self._forget()
         sources = {volume["name"]: self._source(volume) for volume in self.spec["volumes"]}
         # The folder a mount lies in is mounted before it.
         for mount in sorted(self.container["volumeMounts"], key=lambda mount: len(mount["mountPath"])):
@@ -84,12 +86,18 @@ class Pod:
             target.unlink(missing_ok=True)
             target.symlink_to(source / mount["subPath"] if "subPath" in mount else source)
         with self._log.open("ab") as log:
-            # It ends with us, also where we are killed.
-            words = ["setpriv", "--pdeathsig", "KILL", *self._words(self.container["command"])]
+            words = [*UNPRIVILEGED, *self._words(self.container["command"])]
             self._process = subprocess.Popen(
                 words, env=self.environment, cwd=self._root, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         return self
+
+    def _forget(self) -> None:
+        """Whatever is no claim ends with a pod."""
+        if self._root.exists():
+            for place in (*self._root.glob("volumes/*"), *self._root.glob("volumes/*/..data")):
+                place.chmod(0o755)
+            shutil.rmtree(self._root)
 
     def _source(self, volume: Object) -> Path:
         if "persistentVolumeClaim" in volume:
@@ -105,6 +113,8 @@ class Pod:
                 (data / file).write_text(content)
                 (data / file).chmod(0o440)
                 (place / file).symlink_to(Path("..data") / file)
+            data.chmod(0o555)
+            place.chmod(0o555)
         return place
 
     def _at(self, path: str) -> Path:
@@ -211,13 +221,19 @@ class Pod:
         assert self.code is None, f"{self.name} ended with {self.code}:\n{self.log()}"
         return self.probe(which)
 
-    def exec(self, *words: str, stdin: str | None = None) -> str:
-        """What a command in the container prints, as `kubectl exec` gives it."""
+    def exec(self, *words: str, stdin: str | None = None, code: int = 0) -> str:
+        """What a command in the container prints, as `kubectl exec` gives it; what it complains about where it has to fail."""
         done = subprocess.run(
-            self._words(words), env=self.environment, cwd=self._root, input=stdin, capture_output=True, text=True, timeout=PATIENCE
+            [*UNPRIVILEGED, *self._words(words)],
+            env=self.environment,
+            cwd=self._root,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
-        assert done.returncode == 0, f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        assert done.returncode == code, f"{' '.join(words)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stderr if code else done.stdout
 
 
 def _works_in(entry: Path, place: Path) -> bool:

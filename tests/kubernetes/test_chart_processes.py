@@ -117,7 +117,8 @@ async def test_the_rolled_out_parts_apply_a_change_asked_for_through_the_front(r
     it = rolled_out
     assert "has what runs need in namespace default" in it.migrate.log()
 
-    async with it.client(it.key()) as client:
+    key = it.key()
+    async with it.client(key) as client:
         await call(client, "terraform_register_workspace", env="dev", workspace="quick", source={"path": "quick"})
         asked = await call(client, "apply_terraform", env="dev", workspace="quick", wait_seconds=25)
         ended = asked if asked["run"]["state"] == "applied" else await until(client, asked["run"]["run_id"], "applied")
@@ -125,6 +126,7 @@ async def test_the_rolled_out_parts_apply_a_change_asked_for_through_the_front(r
 
     assert ended["run"]["state"] == "applied"
     assert state["data"]["serial"] == 1
+    assert "dev/quick" in it.front.exec("env", f"COUNTERSIGN_KEY={key}", "countersign", "stack", "list")
     assert list((it.node.folder / "claims" / "cs-countersign-artifacts").rglob("*")), "plans and states lie in the shared volume"
 
 
@@ -151,6 +153,21 @@ async def test_a_worker_that_is_told_to_end_stays_with_its_apply_and_the_next_on
 
     assert ended["run"]["state"] == "applied"
     assert "needs_operator" not in json.dumps(ended)
+
+
+def test_what_an_operator_types_in_pods_works_with_the_keys_that_are_there(rolled_out: RolledOut) -> None:
+    it = rolled_out
+    admin = f"COUNTERSIGN_KEY={it.key()}"
+
+    it.worker.exec("countersign", "secret", "set", "forge-token", stdin="a-token-of-the-tests")
+    assert "forge-token" in it.worker.exec("countersign", "secret", "list")
+    said = it.worker.exec("env", admin, "countersign", "state", "list", "dev/quick", "--json")
+    pulled = it.worker.exec("env", admin, "countersign", "state", "pull", "dev/quick", "--reason", "to look")
+
+    assert [entry["serial"] for entry in json.loads(said)["snapshots"]] == [1]
+    assert json.loads(pulled)["serial"] == 1
+    missing = it.front.exec("countersign", "secret", "set", "forge-token", stdin="a-token-of-the-tests", code=1)
+    assert "secrets.json is not there" in missing, "a front does not make the key it must not hold"
 
 
 def test_a_front_without_temporal_and_state_api_stays_in_service_and_says_what_is_missing(rolled_out: RolledOut) -> None:
