@@ -29,8 +29,9 @@ class Here:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineStep:
-    engine: Engine
+class RunStep:
+    """What every step that moves a run has; a composite, which is made of other runs, has no more."""
+
     store: Store
     artifacts: Artifacts
     keyring: Keyring
@@ -39,17 +40,6 @@ class EngineStep:
     wake: Wake
     alarm: Wake | None = None  # tells the workflow of this run to show what it is doing that nobody approved
     trust: Trust = "trusted"  # in the Temporal UI: only for what the run's page says there
-
-    def access(self, stack: StackConfig, user: str, password: str, lineage: str | None, serial: int) -> StateAccess:
-        address = f"{self.here.state_url}/v1/state/{stack.org}/{stack.stack_id}"
-        return StateAccess(address=address, username=user, password=password, lineage=lineage, serial=serial)
-
-    def reveal(self, org: str) -> Reveal:
-        async def reveal(slug: str) -> str:
-            async with self.store.read() as conn:
-                return await secrets.reveal(conn, self.keyring, org, slug)
-
-        return reveal
 
     async def seal_plan(self, run: RunRow, planned: Planned) -> dict[str, Written]:
         kinds: dict[str, tuple[bytes, bool]] = {
@@ -77,3 +67,19 @@ class EngineStep:
     async def wake_up(self, run_id: str | None) -> None:
         if run_id is not None:
             await self.wake(run_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStep(RunStep):
+    engine: Engine
+
+    def access(self, stack: StackConfig, user: str, password: str, lineage: str | None, serial: int) -> StateAccess:
+        address = f"{self.here.state_url}/v1/state/{stack.org}/{stack.stack_id}"
+        return StateAccess(address=address, username=user, password=password, lineage=lineage, serial=serial)
+
+    def reveal(self, org: str) -> Reveal:
+        async def reveal(slug: str) -> str:
+            async with self.store.read() as conn:
+                return await secrets.reveal(conn, self.keyring, org, slug)
+
+        return reveal

@@ -62,7 +62,17 @@ class LedgerSteps:
 
     @DECIDE.implemented_by
     async def decide(self, asked: DecideInput) -> Decided:
-        return await decide(self.store, asked, policy=self.policy, trust=self.trust, verify=self.verify)
+        decided = await decide(self.store, asked, policy=self.policy, trust=self.trust, verify=self.verify)
+        if decided.standing.state in ENDS:
+            await self._tell_members(asked.org, asked.run_id)
+        return decided
+
+    async def _tell_members(self, org: str, run_id: str) -> None:
+        """What ended a composite ended its steps; their workflows are told."""
+        async with self.store.read() as conn:
+            members = await runs.members_of(conn, await runs.get_run(conn, org, run_id))
+        for member in members:
+            await self.wake(member.id)
 
     @STAND.implemented_by
     async def stand(self, ref: RunRef) -> Standing:
@@ -113,6 +123,8 @@ class LedgerSteps:
             standing = await standing_of(tx, run, trust=self.trust)
         if freed is not None:
             await self.wake(freed)
+        if run.ended:
+            await self._tell_members(run.org, run.id)
         return standing
 
     async def _lost(self, conn: AsyncConnection, run: RunRow) -> tuple[str, dict[str, Any]]:

@@ -1,37 +1,32 @@
 """The step `plan` of any engine: turn, work, seal, check and record. What it did is found again, so it may be tried again."""
 
 import asyncio
-import json
 import secrets as random
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from activities.beating import heartbeating
 from activities.engine import EngineStep
+from activities.recording import Recording
 from countersign.adapters.artifacts import Written
-from countersign.adapters.store import audit, plans, records, runs, state, turns
+from countersign.adapters.store import plans, records, state
 from countersign.adapters.store.adopt import inputs_of, plan_to_adopt
-from countersign.adapters.store.check import record_plan, supersede
 from countersign.adapters.store.custody import saw
-from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import PlanRow
 from countersign.adapters.store.reads import reads_of
 from countersign.adapters.store.runs import RunRow
-from countersign.adapters.store.standing import standing_of
 from countersign.core.engine import Finding, PlanJob, Planned, Progress, Read, StackConfig
 from countersign.core.errors import CountersignError, EngineDied, FailedPrecondition, NotFound, PlanStale, ProviderError
 from countersign.core.ids import derive
-from countersign.core.principal import SYSTEM
 from countersign.core.run import Mode, RunState
 from countersign.core.steps import RunRef, Standing
 
 DEATHS = 3  # of an engine that only looks, before what kills it counts as its answer
 PLAN_CREDENTIAL_LIVES = timedelta(hours=2)
 RESTORE = "terraform_restore_state"  # type of the run that makes an earlier state the newest one
-_PLANNABLE = frozenset({RunState.PENDING, RunState.PLANNING, RunState.STALE})
 
 
-class Planning(EngineStep):
+class Planning(Recording, EngineStep):
     async def plan(self, ref: RunRef) -> Standing:
         """Plan, check, and record what it needs. A run that is past planning answers where it stands, so this may repeat."""
         async with heartbeating():
@@ -88,21 +83,6 @@ class Planning(EngineStep):
         async with self.store.begin() as tx:
             await state.revoke(tx, run.org, job.attempt_id)
 
-    async def _turn_to_plan(self, ref: RunRef) -> RunRow:
-        """The run in `planning`, holding the turn where it needs one; or as it is where there is nothing to plan yet."""
-        async with self.store.begin() as tx:
-            now = self.store.now()
-            run = await runs.get_run(tx, ref.org, ref.run_id)
-            if run.state not in _PLANNABLE:
-                return run
-            if run.changes:
-                place = await turns.take(tx, org=run.org, stack_id=run.stack_id, run_id=run.id, by=run.requester.id, at=stamp(now))
-                if not place.held:
-                    if run.state is not RunState.PENDING:
-                        run = await runs.move(tx, run, RunState.PENDING, at=now)
-                    return await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
-            return run if run.state is RunState.PLANNING else await runs.move(tx, run, RunState.PLANNING, at=now)
-
     async def _plan_job(self, run: RunRow) -> PlanJob:
         number = run.plan_number + 1
         # A new id for every try: an older one that still runs cannot be taken for it.
@@ -158,41 +138,6 @@ class Planning(EngineStep):
             if found is None:
                 raise NotFound(f"{stack.path} has no state of serial {serial}", field="serial", next=["terraform_get_state"])
             return await self.artifacts.read(conn, org=stack.org, artifact_id=found.artifact_id)
-
-    async def _plan_failed(self, run: RunRow, failed: CountersignError) -> Standing:
-        async with self.store.begin() as tx:
-            now = self.store.now()
-            live = await runs.get_run(tx, run.org, run.id)
-            freed = None
-            if live.state is RunState.PLANNING:
-                body = {"code": failed.code, "message": failed.message, "findings": failed.details.get("findings", [])}
-                live = await runs.move(
-                    tx, live, RunState.ERRORED, at=now, body=json.loads(json.dumps(body)), reason=failed.message, code=failed.code
-                )
-                await audit.append(
-                    tx, org=run.org, at=stamp(now), action="run.plan", by=SYSTEM, outcome=failed.code, target=run.stack_path, run_id=run.id
-                )
-                freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
-            standing = await standing_of(tx, live, trust=self.trust)
-        await self.wake_up(freed)
-        return standing
-
-    async def _record_plan(self, run: RunRow, planned: Planned, written: Mapping[str, Written]) -> Standing:
-        """Plan, artifacts, verdict, states and audit in one transaction; a plan that came too late changes nothing."""
-        woken: list[str | None] = []
-        async with self.store.begin() as tx:
-            now = self.store.now()
-            live = await runs.get_run(tx, run.org, run.id)
-            if live.state is RunState.PLANNING and live.plan_number == run.plan_number:
-                refs = await self.artifacts.record(tx, *written.values())
-                live = await record_plan(tx, live, planned, refs, policy=self.policy, now=now)
-                woken += await supersede(tx, live, now)
-                if live.state is not RunState.APPROVED:
-                    woken.append(await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id))
-            standing = await standing_of(tx, live, trust=self.trust)
-        for run_id in woken:
-            await self.wake_up(run_id)
-        return standing
 
 
 def adopted(plan: PlanRow, parts: Mapping[str, bytes]) -> Planned:

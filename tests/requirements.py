@@ -56,6 +56,18 @@ _QUEUE = {
     "queue:fair": "Who asked for many runs at once does not keep another requester waiting for all of them.",
 }
 
+_COMPOSITE = {
+    "composite:one-approval": "Several runs are planned as one plan with one approval, which names the plan of each, and are applied in order.",
+    "composite:ordered": "A step of a composite begins only when every step before it is done.",
+    "composite:asks-again": "A step that could not be planned before, or means something else by then, is shown and asked for again; one that "
+    "means the same is not.",
+    "composite:honest-end": "A composite ends as its steps did: applied only if all are, and never as if nothing had changed if one is.",
+    "composite:policy": "Policy weighs each step in its own environment; the whole waits for what the most demanding one asks.",
+    "composite:claim": "Nobody decides about a step by itself, and it is claimed only in its turn, under what was said to the whole.",
+    "composite:survives": "A composite survives kill -9 of whoever leads it, and an empty Temporal, without a step done twice.",
+    "composite:cancel": "A cancel reaches the step that runs, no other begins, and what was done is told.",
+}
+
 _BAD_INPUT = {
     "bad:unknown-stack": "An unknown stack is refused by name, with what there is.",
     "bad:external-data-source": "An external data source is refused before anything of the configuration runs.",
@@ -317,5 +329,6 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     **{name: Requirement(sentence, "design §1") for name, sentence in _PROMISES.items()},
     **{name: Requirement(sentence, "issue, bad input") for name, sentence in _BAD_INPUT.items()},
     **{name: Requirement(sentence, "issue, queue at scale") for name, sentence in _QUEUE.items()},
+    **{name: Requirement(sentence, "issue 7, composition") for name, sentence in _COMPOSITE.items()},
     **{name: Requirement(*said) for name, said in _BEHAVIOUR.items()},
 }

@@ -55,6 +55,7 @@ class Channel(StrEnum):
     TEMPORAL_UI = "temporal_ui"  # no verified person
     POLICY = "policy"  # nobody had to agree
     CARRIED = "carried"  # an approval of an equal plan of the same run
+    COMPOSITE = "composite"  # an approval of the whole that this run is a step of
 
 
 class Approval(Payload):

@@ -5,7 +5,7 @@ local log, never along: causes end up in workflow histories.
 
 * CountersignError
   x TransientError    worth asking again unchanged: Locked, Unavailable, EngineDied, RateLimited, TimedOut, FreezeWindow
-  x PermanentError    someone has to change something first: InvalidArgument, PlanStale, PolicyDenied, ...
+  x PermanentError    someone has to change something first: InvalidArgument, NotYet, PlanStale, PolicyDenied, ...
 
 `code` is the closed set of the catalogue (§1); the wording of messages is not an interface.
 """
@@ -97,6 +97,10 @@ class Conflict(PermanentError):
 
 class FailedPrecondition(PermanentError):
     pass
+
+
+class NotYet(FailedPrecondition):
+    """What this needs is not there, and another run makes it. `details["needs"]` has the id of the stack that does."""
 
 
 class IdempotencyMismatch(PermanentError):

@@ -39,15 +39,18 @@ ENDS: frozenset[RunState] = frozenset(
 )
 
 TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
-    _S.PENDING: frozenset({_S.PLANNING, _S.CANCELED, _S.ERRORED}),
-    _S.PLANNING: frozenset({_S.PLANNED_AND_FINISHED, _S.CHECKING, _S.PENDING, _S.CANCELING, _S.CANCELED, _S.ERRORED}),
-    _S.CHECKING: frozenset({_S.AWAITING_APPROVAL, _S.APPROVED, _S.ERRORED}),
+    # From here, and from wherever else nothing has changed yet, to partially applied: of a composite the steps before were applied.
+    _S.PENDING: frozenset({_S.PLANNING, _S.CANCELED, _S.ERRORED, _S.PARTIALLY_APPLIED}),
+    _S.PLANNING: frozenset({_S.PLANNED_AND_FINISHED, _S.CHECKING, _S.PENDING, _S.CANCELING, _S.CANCELED, _S.ERRORED, _S.PARTIALLY_APPLIED}),
+    _S.CHECKING: frozenset({_S.AWAITING_APPROVAL, _S.APPROVED, _S.ERRORED, _S.PARTIALLY_APPLIED}),
     # From here and from approved to an operator: where a lost apply of the run is not accounted for, nothing may end it.
-    _S.AWAITING_APPROVAL: frozenset({_S.APPROVED, _S.REJECTED, _S.EXPIRED, _S.CANCELED, _S.STALE, _S.NEEDS_OPERATOR}),
-    _S.APPROVED: frozenset({_S.APPLYING, _S.STALE, _S.EXPIRED, _S.CANCELED, _S.ERRORED, _S.AWAITING_APPROVAL, _S.NEEDS_OPERATOR}),
+    _S.AWAITING_APPROVAL: frozenset({_S.APPROVED, _S.REJECTED, _S.EXPIRED, _S.CANCELED, _S.STALE, _S.NEEDS_OPERATOR, _S.PARTIALLY_APPLIED}),
+    _S.APPROVED: frozenset(
+        {_S.APPLYING, _S.STALE, _S.EXPIRED, _S.CANCELED, _S.ERRORED, _S.AWAITING_APPROVAL, _S.NEEDS_OPERATOR, _S.PARTIALLY_APPLIED}
+    ),
     _S.APPLYING: frozenset({_S.VERIFYING, _S.PARTIALLY_APPLIED, _S.STALE, _S.INTERRUPTED, _S.CANCELING, _S.ERRORED}),
     _S.VERIFYING: frozenset({_S.APPLIED, _S.PARTIALLY_APPLIED, _S.INTERRUPTED}),
-    _S.STALE: frozenset({_S.PLANNING, _S.PENDING, _S.CANCELED, _S.ERRORED, _S.EXPIRED}),
+    _S.STALE: frozenset({_S.PLANNING, _S.PENDING, _S.CANCELED, _S.ERRORED, _S.EXPIRED, _S.PARTIALLY_APPLIED}),
     _S.INTERRUPTED: frozenset({_S.RECONCILING, _S.NEEDS_OPERATOR}),
     # Approved where what is left is proven to be a part of what was approved: it is claimed like any other plan.
     _S.RECONCILING: frozenset(
@@ -103,6 +106,8 @@ def typed_name(path: str, engine: str) -> str:
 # What changes the record and nothing else is no change of the cloud that rules could class: whatever they say, a person agrees.
 ASK_A_PERSON = frozenset({"terraform_restore_state"})
 
+COMPOSITE = "composite"  # a plan of plans: name of its type, and of the engine that it has none of
+
 RUN_TYPES: dict[str, RunType] = {
     t.name: t
     for t in (
@@ -116,5 +121,6 @@ RUN_TYPES: dict[str, RunType] = {
         RunType(name="helm_deploy", engine="helm", mode=Mode.APPLY),
         RunType(name="helm_rollback", engine="helm", mode=Mode.APPLY),
         RunType(name="helm_uninstall", engine="helm", mode=Mode.DESTROY),
+        RunType(name=COMPOSITE, engine=COMPOSITE, mode=Mode.APPLY),
     )
 }

@@ -4,13 +4,13 @@ History carries only these: references, digests and short texts. An engine has a
 same shapes whatever it changes, which is why the run workflow knows no engine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from countersign.core.approval import ApproveInput, Channel, RejectInput
 from countersign.core.model import Payload
-from countersign.core.run import RunState
+from countersign.core.run import COMPOSITE, RunState
 from countersign.core.step import Step, engine_queue
 
 
@@ -99,6 +99,7 @@ class EndInput(Payload):
 
 _BEAT = timedelta(seconds=5)
 _SHORT = timedelta(seconds=30)
+LED = timedelta(days=7)  # one try to lead a composite to its end: it waits for turns and for operators, and the next try goes on
 
 # A person waits for it, and a repeated one finds its own verdict by its nonce.
 DECIDE = Step(name="run.decide", takes=DecideInput, gives=Decided, attempt_timeout=_SHORT, in_place=True)
@@ -176,7 +177,14 @@ def engine_steps(
     )
 
 
+def composite_steps() -> EngineSteps:
+    """Of runs that are made of runs: they only watch others and move rows. Any machine may do that, and many at once, for long."""
+    steps = engine_steps(COMPOSITE, plan=LED, apply=LED)
+    return replace(steps, follow=replace(steps.follow, queue=engine_queue(COMPOSITE), schedule_to_start=None))
+
+
 ENGINES: dict[str, EngineSteps] = {
     "terraform": engine_steps("terraform", reconciles=True),
     "helm": engine_steps("helm", reconciles=True),
+    COMPOSITE: composite_steps(),
 }

@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.applying import Applying
+from activities.composing import Composing
 from activities.drifting import DriftSteps
 from activities.engine import Here
 from activities.ledger import LedgerSteps, Wake
@@ -33,6 +34,7 @@ from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.engine import Engine, Reconciler
 from countersign.core.errors import Unavailable
+from countersign.core.run import COMPOSITE
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.draining import drained
@@ -50,6 +52,7 @@ from workflows.run import Run
 log = structlog.get_logger(__name__)
 
 PASSED_THROUGH = ("countersign", "workflows", "pydantic", "pydantic_core", "annotated_types")
+COMPOSITES_AT_ONCE = 500  # each is a look at some rows now and then
 CONNECT_EVERY = 0.05  # seconds; connecting fails at once while there is no server
 
 
@@ -132,6 +135,17 @@ def build_workers(
             reconcile = registered(steps.reconcile, Reconciling(**given).reconcile)
             local += [reconcile]
             starting[engine.name] += [reconcile]  # of attempts whose machine is gone for good
+    leading = Composing(
+        store=store,
+        artifacts=artifacts,
+        keyring=keyring,
+        policy=policy,
+        here=here,
+        wake=wake,
+        trust=settings.ui_trust,
+        workflows=temporal.Runs(client),
+    )
+    composites = ENGINES[COMPOSITE]
     slots = settings.plan_slots or engine_slots()
     common: dict[str, Any] = {
         "interceptors": [CodedErrors(now=store.now)],
@@ -155,6 +169,18 @@ def build_workers(
         *(
             Worker(client, task_queue=engine_queue(name), activities=steps, max_concurrent_activities=slots, **common)
             for name, steps in starting.items()
+        ),
+        Worker(
+            client,
+            task_queue=engine_queue(COMPOSITE),
+            activities=[
+                registered(composites.plan, leading.plan),
+                registered(composites.apply, leading.apply),
+                registered(composites.follow, leading.follow),
+            ],
+            max_concurrent_activities=COMPOSITES_AT_ONCE,
+            **few,
+            **common,
         ),
         Worker(client, task_queue=host_queue(here.host), activities=local, max_concurrent_activities=100, **few, **common),
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from countersign.core.digests import digest_of, sha256
 from countersign.core.engine import ApplyJob, Beat, Heard, Outcome, PlanJob, Planned, Progress, Wanted, Wish
-from countersign.core.errors import ProviderError
+from countersign.core.errors import NotYet, ProviderError
 from countersign.core.plan import Change, ChangeClass, Counts, Plan, worst
 from countersign.core.run import RUN_TYPES, Mode, RunState, RunType
 from countersign.core.steps import ENGINES, engine_steps
@@ -42,14 +42,20 @@ class ToyEngine:
         file = self.root / "world"
         return file.read_text().splitlines() if file.exists() else []
 
-    def want(self, *changes: tuple[str, str], serial: int = 0, error: str = "") -> None:
-        (self.root / "wanted").write_text(json.dumps({"changes": changes, "error": error}))
+    def want(self, *changes: tuple[str, str], serial: int = 0, error: str = "", of: str = "", needs: str = "") -> None:
+        """What plans of every stack, or of the one with the slug `of`, find to do. `needs` is the id of a stack that is to be applied
+        before, if `world` is still empty. An action "fail" is an update that fails."""
+        (self.root / f"wanted{of}").write_text(json.dumps({"changes": changes, "error": error, "needs": needs}))
 
     async def plan(self, job: PlanJob, beat: Beat) -> Planned:
-        wanted = json.loads((self.root / "wanted").read_text())
+        own = self.root / f"wanted{job.stack.path.rsplit('/', 1)[-1]}"
+        wanted = json.loads((own if own.exists() else self.root / "wanted").read_text())
+        if wanted["needs"] and not self.world:
+            raise NotYet("there is nothing to build on yet", details={"needs": wanted["needs"]})
         if wanted["error"]:
             raise ProviderError(wanted["error"], details={"findings": []})
-        changes = tuple(Change(address=a, type="toy", action=c, change_class=ChangeClass(c)) for a, c in wanted["changes"])
+        actions = [(address, "update" if action == "fail" else action) for address, action in wanted["changes"]]
+        changes = tuple(Change(address=a, type="toy", action=c, change_class=ChangeClass(c)) for a, c in actions)
         counts = Counts(
             create=sum(c.action == "create" for c in changes),
             update=sum(c.action == "update" for c in changes),
@@ -106,6 +112,10 @@ class ToyEngine:
                 return Outcome(state=RunState.INTERRUPTED, message="nobody knows", total=total)
             await beat(Progress(done=0, total=total, hear=Heard))
             await asyncio.sleep(0.02)
+        if any(action == "fail" for _, action in changes):
+            made = [one for one in changes if one[1] != "fail"]
+            state = RunState.PARTIALLY_APPLIED if made else RunState.ERRORED
+            return Outcome(state=state, code="provider_error", message="it was refused", done=len(made), total=total, evidence=("refused",))
         if not (folder / "rc").exists():
             with (self.root / "world").open("a") as world:
                 world.writelines(f"{address} {action}\n" for address, action in changes)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, drift, plans, records, runs, secrets, statements
+from countersign.adapters.store import audit, composites, drift, plans, records, runs, secrets, statements
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import DecisionRow, PlanRow
 from countersign.adapters.store.runs import RunRow
@@ -23,9 +23,9 @@ from countersign.core.engine import Planned, StackConfig
 from countersign.core.ids import derive
 from countersign.core.notice import Moment
 from countersign.core.plan import ArtifactRef
-from countersign.core.policy import Need, Policy, required
+from countersign.core.policy import Need, Policy
 from countersign.core.principal import SYSTEM
-from countersign.core.run import ASK_A_PERSON, Mode, RunState, typed_name
+from countersign.core.run import COMPOSITE, Mode, RunState
 
 LONGEST_APPROVAL = 24  # hours; policy may only shorten it (I8)
 
@@ -34,9 +34,22 @@ async def record_plan(
     tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], *, policy: Policy, now: datetime
 ) -> RunRow:
     """Record the plan of a run in `planning`, and where the run goes with it."""
+    if await composites.is_over(tx, run):
+        why = f"{run.parent}, which this is a step of, has ended"
+        return await runs.move(tx, run, RunState.CANCELED, at=now, body={"by": SYSTEM.id, "message": why}, reason=why, code="canceled")
     if run.changes and planned.plan.changes_anything:
         return await _check(tx, run, planned, refs, policy, now)
+    if run.changes and await composites.waits_for(tx, run, None):
+        return await _nothing_yet(tx, run, planned, refs, now)
     return await _nothing_to_apply(tx, run, planned, refs, policy, now)
+
+
+async def _nothing_yet(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], now: datetime) -> RunRow:
+    """A step of a composite that has nothing to do as things are; what comes before it may change that, so it is planned again then."""
+    await insert_plan(tx, run, planned, refs, now, document=None)
+    why = "as things are it has nothing to do, and what is done before it may change that."
+    facts = {"plan_number": run.plan_number + 1, "change_class": str(planned.plan.change_class), "late": why}
+    return await runs.move(tx, run, RunState.PENDING, at=now, body={"message": why, "counts": planned.plan.in_words}, **facts)
 
 
 async def _nothing_to_apply(
@@ -77,16 +90,10 @@ def _longest(policy: Policy, now: datetime) -> datetime:
 async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Sequence[ArtifactRef], policy: Policy, now: datetime) -> RunRow:
     """Weigh the plan by policy: it waits, is approved by policy or by an approval carried over, or is denied."""
     number = run.plan_number + 1
-    requirement = required(
-        policy,
-        env=run.env,
-        change_class=planned.plan.change_class,
-        classes=planned.plan.classes,
-        name=typed_name(run.stack_path, run.engine),
-        auto_approve=bool(run.request.get("auto_approve")),
-        destroy=run.mode is Mode.DESTROY,
-        by_person=run.type in ASK_A_PERSON,
-    )
+    if run.engine == COMPOSITE:
+        requirement = await composites.whole_requirement(tx, run, policy)
+    else:
+        requirement = composites.requirement_of(policy, run, change_class=planned.plan.change_class, classes=planned.plan.classes)
     before = await plans.get_plan(tx, run.org, run.id)
     carried = await _carried(tx, run, before, planned, now)
     expires_at = min(_longest(policy, now), planned.expires_at or datetime.max.replace(tzinfo=UTC))
@@ -116,7 +123,7 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
     if carried:
         await _agree_again(tx, run, carried, now)
         return await runs.move(tx, run, RunState.APPROVED, at=now, body={"carried_from": before.plan_digest if before else None})
-    if requirement.automatic:
+    if requirement.automatic and run.parent is None:  # a step waits for the whole to be agreed to, by policy or not
         await _agree_by_policy(tx, run, requirement.rule, now)
         return await runs.move(tx, run, RunState.APPROVED, at=now, body={"by": SYSTEM.id, "rule": requirement.rule})
     body = {"needs": str(requirement.need), "people": requirement.people, "confirm_name": requirement.confirm_name}
@@ -125,7 +132,9 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
 
 async def document_of(tx: AsyncConnection, run: RunRow, planned: Planned, *, policy: Policy, expires_at: datetime) -> ApprovalDocument:
     """The document people countersign for the run's next plan."""
-    stack = (await records.get_stack(tx, run.org, run.stack_id)).config
+    credential = None  # each step of a composite has its own
+    if run.engine != COMPOSITE:
+        credential = await credential_of(tx, run.org, (await records.get_stack(tx, run.org, run.stack_id)).config)
     return ApprovalDocument(
         org=run.org,
         run_id=run.id,
@@ -141,7 +150,7 @@ async def document_of(tx: AsyncConnection, run: RunRow, planned: Planned, *, pol
             lineage=planned.lineage,
             serial=planned.serial,
             account=planned.account,
-            credential=await credential_of(tx, run.org, stack),
+            credential=credential,
         ),
         engine_build=planned.plan.engine_build,
         policy_version=policy.version,
@@ -235,14 +244,14 @@ async def insert_approval(
 
 async def supersede(tx: AsyncConnection, run: RunRow, now: datetime) -> list[str]:
     """Older runs of the same requester and type that still wait on this stack make way; their workflows are told."""
-    if run.state is not RunState.AWAITING_APPROVAL:
+    if run.state is not RunState.AWAITING_APPROVAL or run.parent is not None:
         return []
     waiting, _ = await runs.list_runs(
         tx, run.org, stack_id=run.stack_id, states=[RunState.AWAITING_APPROVAL], types=[run.type], requester=run.requester.id, limit=100
     )
     told: list[str] = []
     for older in waiting:
-        if older.id != run.id and _makes_way(older, run):
+        if older.id != run.id and _makes_way(older, run) and not await plans.attempts_of(tx, run.org, older.id):
             why = f"superseded by {run.id}, a newer request of the same kind"
             await runs.move(tx, older, RunState.CANCELED, at=now, body={"by": SYSTEM.id, "message": why}, reason=why, code="canceled")
             told.append(older.id)
@@ -251,5 +260,5 @@ async def supersede(tx: AsyncConnection, run: RunRow, now: datetime) -> list[str
 
 def _makes_way(older: RunRow, run: RunRow) -> bool:
     """Whether the newer request says anew what the older one said. Imports of two objects are two requests."""
-    same = older.requester.id == run.requester.id and older.request.get("address") == run.request.get("address")
+    same = older.requester.id == run.requester.id and older.parent is None and older.request.get("address") == run.request.get("address")
     return same and older.created_at <= run.created_at

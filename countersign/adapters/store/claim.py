@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, reads, records, runs, secrets, state, statements, turns
+from countersign.adapters.store import audit, composites, plans, reads, records, runs, secrets, state, statements, turns
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.plans import AttemptRow, PlanRow
@@ -22,9 +22,9 @@ from countersign.core.approval import ApprovalDocument, Verdict, weigh
 from countersign.core.engine import StackConfig
 from countersign.core.ids import derive
 from countersign.core.plan import ChangeClass
-from countersign.core.policy import Policy, required
+from countersign.core.policy import Policy, Requirement
 from countersign.core.principal import SYSTEM
-from countersign.core.run import ASK_A_PERSON, ENDS, Mode, RunState, typed_name
+from countersign.core.run import COMPOSITE, ENDS, RunState, typed_name
 
 # An apply may take hours; what is left of the credential then is ended by the attempt's end, not by this.
 CREDENTIAL_LIVES = timedelta(hours=12)
@@ -102,6 +102,8 @@ async def claim(
         if not place.held:
             await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
             return NotClaimed(state=run.state, code="locked", message=f"{place.position} before this one on the state")
+        if run.engine == COMPOSITE:
+            return await _led(tx, run, plan.document, now)
         head = await state.hold(tx, org, run.stack_id)
         target = plan.document.target
         stack = await records.config_of(tx, org, run.stack_id)
@@ -186,28 +188,34 @@ async def _frozen(tx: AsyncConnection, run: RunRow, now: datetime) -> str | None
 async def _unapproved(tx: AsyncConnection, run: RunRow, plan: PlanRow, policy: Policy, now: datetime) -> NotClaimed | None:
     """Weigh again, with policy as it is now: what was enough when somebody agreed may not be enough any more."""
     assert plan.document is not None and run.plan_digest is not None  # the caller saw to it
-    protected = policy.is_protected(run.env)
-    agreed = [d.approval for d in await plans.decisions_of(tx, run.org, run.id) if d.accepted and d.decision == "approve"]
+    basis: composites.Basis | str = composites.Basis(
+        agreed=[d.approval for d in await plans.decisions_of(tx, run.org, run.id) if d.accepted and d.decision == "approve"],
+        plan_digest=run.plan_digest,
+        name=typed_name(run.stack_path, run.engine),
+        expires_at=datetime.fromisoformat(plan.document.expires_at),
+    )
+    if run.parent is not None:
+        basis = await composites.basis_of(tx, run, plan)
     # The proven rest of a plan has classes of its own (imports); what was asked for the whole of it counts.
     rest = run.change_class != str(plan.summary.change_class)
-    requirement = required(
+    requirement = composites.requirement_of(
         policy,
-        env=run.env,
+        run,
         change_class=ChangeClass(run.change_class or ChangeClass.UNKNOWN),
         classes=() if rest else plan.summary.classes,
-        name=typed_name(run.stack_path, run.engine),
-        auto_approve=bool(run.request.get("auto_approve")),
-        destroy=run.mode is Mode.DESTROY,
-        by_person=run.type in ASK_A_PERSON,
+        name=None if isinstance(basis, str) else basis.name,
     )
-    expires_at = datetime.fromisoformat(plan.document.expires_at)
+    if run.engine == COMPOSITE:
+        requirement = await composites.whole_requirement(tx, run, policy)
+    if isinstance(basis, str):
+        return await _asked_again(tx, run, requirement, basis, now)
     verdict = weigh(
-        agreed,
+        basis.agreed,
         requirement=requirement,
-        plan_digest=run.plan_digest,
+        plan_digest=basis.plan_digest,
         requester=run.requester,
-        protected=protected,
-        expires_at=expires_at,
+        protected=await composites.is_protected(tx, run, policy),
+        expires_at=basis.expires_at,
         now=now,
     )
     if verdict is Verdict.APPROVED:
@@ -220,11 +228,23 @@ async def _unapproved(tx: AsyncConnection, run: RunRow, plan: PlanRow, policy: P
         why = f"policy denies this change now: {requirement.rule}"
         ended = await end_waiting(tx, run, RunState.ERRORED, at=now, body={"message": why}, reason=why, code="policy_denied")
         return NotClaimed(state=ended.state, code="policy_denied", message=why)
-    why = f"policy asks for more than it did: {requirement.rule}"
+    return await _asked_again(tx, run, requirement, f"policy asks for more than it did: {requirement.rule}", now)
+
+
+async def _asked_again(tx: AsyncConnection, run: RunRow, requirement: Requirement, why: str, now: datetime) -> NotClaimed:
     await runs.move(
         tx, run, RunState.AWAITING_APPROVAL, at=now, body={"message": why}, reason=why, requirement=requirement.model_dump_json()
     )
     return NotClaimed(state=RunState.AWAITING_APPROVAL, code="approval_required", message=why)
+
+
+async def _led(tx: AsyncConnection, run: RunRow, document: ApprovalDocument, now: datetime) -> Claimed | NotClaimed:
+    """The claim of a composite: from here on its steps may be claimed, one after the other. It writes no state and has no machine."""
+    if await plans.open_attempt(tx, run.org, run.stack_id) is not None:
+        return await _refuse(tx, run, run.state, "locked", "another run is applying the same steps", now)
+    attempt = _attempt(run, document, epoch=0, host="", boot_id="", now=now)
+    await _begin(tx, run, attempt, now)
+    return Claimed(attempt=attempt, password="", lineage=None, serial=0)
 
 
 async def _open(
@@ -239,7 +259,23 @@ async def _open(
     now: datetime,
 ) -> Claimed:
     epoch = await state.raise_epoch(tx, run.org, run.stack_id)
-    attempt = AttemptRow(
+    attempt = _attempt(run, document, epoch=epoch, host=host, boot_id=boot_id, now=now)
+    await _begin(tx, run, attempt, now)
+    password = await state.grant(
+        tx,
+        org=run.org,
+        stack_id=run.stack_id,
+        run_id=run.id,
+        credential_id=attempt.id,
+        mode="apply",
+        epoch=epoch,
+        expires_at=now + CREDENTIAL_LIVES,
+    )
+    return Claimed(attempt=attempt, password=password, lineage=lineage, serial=serial)
+
+
+def _attempt(run: RunRow, document: ApprovalDocument, *, epoch: int, host: str, boot_id: str, now: datetime) -> AttemptRow:
+    return AttemptRow(
         id=derive("att", run.org, run.id, document.digest),
         run_id=run.id,
         stack_id=run.stack_id,
@@ -253,18 +289,20 @@ async def _open(
         outcome=None,
         evidence=(),
     )
+
+
+async def _begin(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, now: datetime) -> None:
+    """The attempt is on the record, and the run applies."""
     await plans.insert_attempt(tx, run.org, attempt)
-    password = await state.grant(
+    await runs.move(
         tx,
-        org=run.org,
-        stack_id=run.stack_id,
-        run_id=run.id,
-        credential_id=attempt.id,
-        mode="apply",
-        epoch=epoch,
-        expires_at=now + CREDENTIAL_LIVES,
+        run,
+        RunState.APPLYING,
+        at=now,
+        body={"attempt": attempt.id, "epoch": attempt.epoch, "host": attempt.host},
+        reason=None,
+        code=None,
     )
-    await runs.move(tx, run, RunState.APPLYING, at=now, body={"attempt": attempt.id, "epoch": epoch, "host": host}, reason=None, code=None)
     await audit.append(
         tx,
         org=run.org,
@@ -273,11 +311,10 @@ async def _open(
         by=SYSTEM,
         target=run.stack_path,
         run_id=run.id,
-        plan_digest=document.digest,
+        plan_digest=attempt.plan_digest,
         attempt=attempt.id,
-        epoch=epoch,
+        epoch=attempt.epoch,
     )
-    return Claimed(attempt=attempt, password=password, lineage=lineage, serial=serial)
 
 
 async def close(

@@ -13,7 +13,7 @@ from datetime import datetime
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import audit, plans, runs, statements
+from countersign.adapters.store import audit, composites, plans, runs, statements
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.runs import RunRow
@@ -64,14 +64,15 @@ async def decide(store: Store, asked: DecideInput, *, policy: Policy, trust: Tru
             who = _Who(by=who.by, channel=who.channel, nonce=asked.nonce, refusal=_denied("that decision was made for another run"))
         refusal = who.refusal or _timing(run, now=now)
         approval = _approval(asked.approve, who, now) if asked.approve else None
+        protected = await composites.is_protected(tx, run, policy)
         if refusal is None and approval is not None:
-            refusal = _refusal(run, approval, policy)
+            refusal = _refusal(run, approval, protected)
         await _record(tx, run, asked, who, refusal, now)
         if refusal is not None:
             note = {"by": who.by.id, "code": refusal.code, "message": refusal.message, "channel": str(who.channel)}
             run = await runs.note(tx, run, at=now, kind="refused", body=note)
         elif approval is not None:
-            run = await _agree(tx, run, approval, policy, now)
+            run = await _agree(tx, run, approval, protected, now)
         else:
             reason = asked.reject.reason if asked.reject else ""
             run = await end_waiting(tx, run, RunState.REJECTED, at=now, body={"by": who.by.id, "reason": reason}, reason=reason)
@@ -142,6 +143,11 @@ def _timing(run: RunRow, *, now: datetime) -> Refusal | None:
     if run.state in ENDS:
         code = "approval_expired" if run.state is RunState.EXPIRED else "failed_precondition"
         return Refusal(code=code, message=f"the run has ended: {run.state}")
+    if run.parent is not None:
+        return Refusal(
+            code="failed_precondition",
+            message=f"this is step {run.step} of {run.parent}; decide about the whole there: its plan shows this one too",
+        )
     if run.state is not RunState.AWAITING_APPROVAL:
         return Refusal(code="failed_precondition", message=f"the run waits for no decision: it is {run.state}")
     if run.expires_at is not None and now >= run.expires_at:
@@ -160,7 +166,7 @@ def _approval(given: ApproveInput, who: _Who, now: datetime) -> Approval:
     )
 
 
-def _refusal(run: RunRow, approval: Approval, policy: Policy) -> Refusal | None:
+def _refusal(run: RunRow, approval: Approval, protected: bool) -> Refusal | None:
     if run.requirement is None or run.plan_digest is None:
         return Refusal(code="failed_precondition", message="there is no plan to approve")
     return refused(
@@ -168,7 +174,7 @@ def _refusal(run: RunRow, approval: Approval, policy: Policy) -> Refusal | None:
         requirement=run.requirement,
         plan_digest=run.plan_digest,
         requester=run.requester,
-        protected=policy.is_protected(run.env),
+        protected=protected,
     )
 
 
@@ -210,7 +216,7 @@ async def _record(tx: AsyncConnection, run: RunRow, asked: DecideInput, who: _Wh
     )
 
 
-async def _agree(tx: AsyncConnection, run: RunRow, approval: Approval, policy: Policy, now: datetime) -> RunRow:
+async def _agree(tx: AsyncConnection, run: RunRow, approval: Approval, protected: bool, now: datetime) -> RunRow:
     assert run.requirement is not None and run.plan_digest is not None and run.expires_at is not None  # _refusal saw to it
     agreed = [d.approval for d in await plans.decisions_of(tx, run.org, run.id) if d.accepted and d.decision == "approve"]
     verdict = weigh(
@@ -218,7 +224,7 @@ async def _agree(tx: AsyncConnection, run: RunRow, approval: Approval, policy: P
         requirement=run.requirement,
         plan_digest=run.plan_digest,
         requester=run.requester,
-        protected=policy.is_protected(run.env),
+        protected=protected,
         expires_at=run.expires_at,
         now=now,
     )

@@ -9,7 +9,7 @@ from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.store import records, state
 from countersign.adapters.store.records import StackRow
 from countersign.core.engine import Read, StackConfig
-from countersign.core.errors import FailedPrecondition, NotFound
+from countersign.core.errors import FailedPrecondition, NotFound, NotYet
 from countersign.core.terraform.reads import outputs_of
 
 EARLIER = 20  # states that are looked through for the last outputs of a stack that was destroyed
@@ -34,10 +34,11 @@ async def reads_of(conn: AsyncConnection, artifacts: Artifacts, stack: StackConf
             raise FailedPrecondition(f"{stack.path} reads the outputs of {other.path}: {records.why_released(other.config)}", field="reads")
         snapshot = await state.snapshot(conn, stack.org, other.id)
         if snapshot is None and not destroying:
-            raise FailedPrecondition(
+            raise NotYet(
                 f"{stack.path} reads the outputs of {other.path}, which has no state yet; apply {other.path} first",
                 field="reads",
                 next=["apply_terraform"],
+                details={"needs": other.id},
             )
         outputs = await _outputs(conn, artifacts, other, earlier=destroying)
         at = (snapshot.lineage, snapshot.serial) if snapshot is not None else (None, 0)

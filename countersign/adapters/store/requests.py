@@ -6,9 +6,9 @@ its open run.
 
 import json
 import secrets as random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,6 +33,18 @@ class Requested:
     run_id: str
     replayed: bool = False  # the same key was used before
     joined: bool = False  # the same request is still open
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """One step of a composite, as its own tool would have asked for it."""
+
+    run_type: RunType
+    stack: StackConfig
+    arguments: Mapping[str, Any]
+    mode: Mode | None = None
+    admit: Admit | None = None
+    late: str | None = None  # why it is to be planned only after the steps before it
 
 
 def fingerprints(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -68,10 +80,12 @@ async def request_run(
     message: str | None,
     mode: Mode | None = None,
     admit: Admit | None = None,
+    steps: Sequence[Draft] = (),
 ) -> Requested:
     """Write receipt and run, or find those written before. `mode` narrows the type's own (a dry run is speculative).
 
     `admit` refuses, by raising, what may not be asked for as things are now; what was asked for before is found whatever it says.
+    With `steps` it is a composite, and they are written with it, or nothing is.
     """
     # A dry run of the same arguments is another intent: it neither joins the real run nor replays it.
     asked = {**arguments, "dry_run": mode is not None and mode is not run_type.mode}
@@ -85,10 +99,9 @@ async def request_run(
             mine: dict[str, Any] = {"org_id": org, "requester": principal.id, "request_digest": request_digest}
             if (row := await statements.first(tx, runs, **mine, ended_at=None)) is not None:
                 return Requested(run_id=row.id, joined=True)
-        if stack.released and (mode or run_type.mode) is not Mode.VALIDATE:
-            raise FailedPrecondition(why_released(stack), field="workspace", next=["terraform_get_workspace"])
-        if admit is not None:
-            await admit(tx)
+        asking = Draft(run_type=run_type, stack=stack, arguments=arguments, mode=mode, admit=admit)
+        for one in (asking, *steps):
+            await _admitted(tx, one)
         run_id = ids.run_id(org=org, principal=principal.id, tool=run_type.name, key=key or f"{request_digest} {random.token_hex(16)}")
         now = store.now()
         if key is not None:
@@ -104,39 +117,58 @@ async def request_run(
                 created_at=stamp(now),
                 expires_at=stamp(now + RECEIPTS_LIVE),
             )
-        added = await statements.add(
-            tx,
-            events,
-            org_id=org,
-            run_id=run_id,
-            at=stamp(now),
-            kind="state",
-            state=str(RunState.PENDING),
-            body=json.dumps({"by": principal.id}),
-        )
-        await statements.add(
-            tx,
-            runs,
-            org_id=org,
-            id=run_id,
-            type=run_type.name,
-            engine=run_type.engine,
-            mode=str(mode or run_type.mode),
-            stack_id=stack.stack_id,
-            stack_path=stack.path,
-            env=stack.env,
-            state=str(RunState.PENDING),
-            requester=principal.id,
-            requester_kind=str(principal.kind),
-            acts_for=principal.acts_for,
-            request=json.dumps(dict(arguments)),
-            request_digest=request_digest,
-            message=message,
-            created_at=stamp(now),
-            updated_at=stamp(now),
-            cursor=added.inserted_primary_key[0] if added.inserted_primary_key else 0,
-        )
-        await audit.append(
-            tx, org=org, at=stamp(now), action=run_type.name, by=principal, target=stack.path, run_id=run_id, request=request_digest
-        )
+        await _write(tx, asking, org=org, run_id=run_id, by=principal, digest=request_digest, message=message, now=now)
+        for number, one in enumerate(steps, 1):
+            # Its own digest is of the whole, so that nobody who asks for the same thing alone joins it.
+            of = {"parent": run_id, "step": number, "late": one.late}
+            step_id, digest = ids.derive("run", org, run_id, str(number)), sha256(f"{request_digest} {number}".encode())
+            await _write(tx, one, org=org, run_id=step_id, by=principal, digest=digest, message=message, now=now, **of)
         return Requested(run_id=run_id)
+
+
+async def _admitted(tx: AsyncConnection, one: Draft) -> None:
+    if one.stack.released and (one.mode or one.run_type.mode) is not Mode.VALIDATE:
+        raise FailedPrecondition(why_released(one.stack), field="workspace", next=["terraform_get_workspace"])
+    if one.admit is not None:
+        await one.admit(tx)
+
+
+async def _write(
+    tx: AsyncConnection,
+    one: Draft,
+    *,
+    org: str,
+    run_id: str,
+    by: Principal,
+    digest: str,
+    message: str | None,
+    now: datetime,
+    **columns: Any,
+) -> None:
+    """The run, its first event, and who asked."""
+    state, body = str(RunState.PENDING), json.dumps({"by": by.id})
+    added = await statements.add(tx, events, org_id=org, run_id=run_id, at=stamp(now), kind="state", state=state, body=body)
+    await statements.add(
+        tx,
+        runs,
+        org_id=org,
+        id=run_id,
+        type=one.run_type.name,
+        engine=one.run_type.engine,
+        mode=str(one.mode or one.run_type.mode),
+        stack_id=one.stack.stack_id,
+        stack_path=one.stack.path,
+        env=one.stack.env,
+        state=state,
+        requester=by.id,
+        requester_kind=str(by.kind),
+        acts_for=by.acts_for,
+        request=json.dumps(dict(one.arguments)),
+        request_digest=digest,
+        message=message,
+        created_at=stamp(now),
+        updated_at=stamp(now),
+        cursor=added.inserted_primary_key[0] if added.inserted_primary_key else 0,
+        **columns,
+    )
+    await audit.append(tx, org=org, at=stamp(now), action=one.run_type.name, by=by, target=one.stack.path, run_id=run_id, request=digest)

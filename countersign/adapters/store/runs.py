@@ -13,14 +13,16 @@ from typing import Any
 from sqlalchemy import Row, case, desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import outbox, statements
+from countersign.adapters.store import outbox, statements, turns
 from countersign.adapters.store.database import moment, stamp
 from countersign.adapters.store.schema import events, runs
+from countersign.core.composite import CHANGED, DONE
 from countersign.core.errors import Conflict, NotFound
 from countersign.core.notice import Facts, Moment, moment_of
 from countersign.core.policy import Requirement
-from countersign.core.principal import Kind, Principal
-from countersign.core.run import ENDS, Mode, RunState, may_follow
+from countersign.core.principal import SYSTEM, Kind, Principal
+from countersign.core.run import COMPOSITE, ENDS, Mode, RunState, may_follow
+from countersign.core.steps import EndReason
 
 ALARMS = 40  # kept with the run; the ledger and the audit chain have all
 
@@ -56,6 +58,9 @@ class RunRow:
     updated_at: datetime
     ended_at: datetime | None
     cursor: int
+    parent: str | None = None  # the composite that this run is a step of
+    step: int | None = None  # of it, from 1
+    late: str | None = None  # why it is planned only after the steps before it
 
     @property
     def ended(self) -> bool:
@@ -106,6 +111,9 @@ def _run(row: Row[Any]) -> RunRow:
         updated_at=moment(row.updated_at),
         ended_at=moment(row.ended_at) if row.ended_at else None,
         cursor=row.cursor,
+        parent=row.parent,
+        step=row.step,
+        late=row.late,
     )
 
 
@@ -128,11 +136,15 @@ async def list_runs(
     env: str | None = None,
     since: datetime | None = None,
     open_only: bool = False,
+    members: bool = True,
     waiting_first: bool = True,
     offset: int = 0,
     limit: int = 20,
 ) -> tuple[list[RunRow], int]:
-    """One page, those that wait for a decision first, then the newest; and how many there are in all."""
+    """One page, those that wait for a decision first, then the newest; and how many there are in all.
+
+    Without `members`, steps of a composite are left out: it stands for them, except where one needs an operator itself.
+    """
     query = select(runs).where(runs.c.org_id == org)
     if stack_id:
         query = query.where(runs.c.stack_id == stack_id)
@@ -148,11 +160,18 @@ async def list_runs(
         query = query.where(runs.c.created_at >= stamp(since))
     if open_only:
         query = query.where(runs.c.ended_at.is_(None))
+    if not members:
+        query = query.where(runs.c.parent.is_(None) | (runs.c.state == str(RunState.NEEDS_OPERATOR)))
     total = (await conn.execute(select(func.count()).select_from(query.subquery()))).scalar_one()
     waiting = case((runs.c.state.in_(["awaiting_approval", "needs_operator"]), 0), else_=1)
     order = (waiting, desc(runs.c.created_at), runs.c.id) if waiting_first else (desc(runs.c.created_at), runs.c.id)
     rows = await conn.execute(query.order_by(*order).offset(offset).limit(limit))
     return [_run(row) for row in rows], int(total)
+
+
+async def members_of(conn: AsyncConnection, run: RunRow) -> list[RunRow]:
+    """The steps of a composite, in their order."""
+    return [_run(row) for row in await statements.every(conn, runs, org_id=run.org, parent=run.id, order=("step",))]
 
 
 async def states_of(conn: AsyncConnection, org: str, run_ids: Sequence[str]) -> dict[str, RunState]:
@@ -187,14 +206,47 @@ async def note(tx: AsyncConnection, run: RunRow, *, at: datetime, kind: str, bod
 async def move(
     tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, body: Mapping[str, Any] | None = None, **columns: Any
 ) -> RunRow:
-    """Record that the run is in `to` now, and that it is to be told.
+    """Record that the run is in `to` now, and that it is to be told. Where a composite ends, what is left of its steps ends with it,
+    and if some of them were applied it ends partially applied.
 
     Raises Conflict where the table forbids it or somebody else moved it meanwhile.
     """
+    if run.engine == COMPOSITE and to in ENDS:
+        to = await _members_end(tx, run, to, at=at)
     before, run = run, await pass_through(tx, run, to, at=at, body=body, **columns)
-    if run.state is not before.state and (what := moment_of(run.state)) is not None:
+    if run.state is not before.state and (what := moment_of(run.state)) is not None and _is_told(run, what):
         await outbox.put(tx, _facts(run, at), what, number=run.cursor)
     return run
+
+
+def _is_told(run: RunRow, what: Moment) -> bool:
+    """Of a step of a composite nobody hears outside that it waits or ended: the composite tells that."""
+    return run.parent is None or what not in (Moment.WAITING, Moment.ENDED)
+
+
+async def _members_end(tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime) -> RunState:
+    """End the steps of a composite that have not begun; how the composite itself can only end then.
+
+    One that is being planned ends when it comes to record its plan. A lost apply that waits for people is accounted for, and then ends.
+    """
+    changed = False
+    why = f"{run.id}, which this is a step of, has ended"
+    for member in await members_of(tx, run):
+        lost = await turns.open_attempt_of(tx, org=run.org, stack_id=member.stack_id) == member.id
+        changed = changed or member.state in CHANGED or lost
+        if member.state not in _ENDED_WITH_IT:
+            continue
+        said = {"by": SYSTEM.id, "reason": EndReason.CANCELED, "message": why}  # as reconciling reads that no more is wanted
+        if lost:
+            member = await pass_through(tx, member, RunState.NEEDS_OPERATOR, at=at, body=said, reason=why, code="canceled")
+            await move(tx, member, RunState.RECONCILING, at=at)
+            continue
+        await move(tx, member, RunState.CANCELED, at=at, body=said, reason=why, code="canceled")
+        await turns.release(tx, org=run.org, stack_id=member.stack_id, run_id=member.id)
+    return RunState.PARTIALLY_APPLIED if changed and to not in DONE else to
+
+
+_ENDED_WITH_IT = frozenset({RunState.PENDING, RunState.AWAITING_APPROVAL, RunState.APPROVED, RunState.STALE})
 
 
 async def pass_through(

@@ -141,12 +141,16 @@ runs = Table(
     Column("outputs", Text),
     Column("resources", Text),
     Column("alarms", Text),  # JSON: what an apply did that nobody approved, as the live guard saw it
+    Column("parent", String(40)),  # the composite that this run is a step of
+    Column("step", Integer),  # of it, from 1
+    Column("late", Text),  # why it is planned only after the steps before it
     Column("created_at", String(32), nullable=False),
     Column("updated_at", String(32), nullable=False),
     Column("ended_at", String(32)),
     Column("cursor", Integer, nullable=False, server_default="0"),  # events.n of the newest event of this run
     Index("ix_runs_stack", "org_id", "stack_id", "created_at"),
     Index("ix_runs_state", "org_id", "state", "created_at"),
+    Index("ix_runs_parent", "org_id", "parent"),
 )
 
 # The ledger: every transition and every step worth telling, in one monotonic order. What run_wait reads.

@@ -9,14 +9,14 @@ from tests.requirements import requirement
 
 # One line for each state: what may come after it.
 ALLOWED = {
-    "pending": "planning canceled errored",
-    "planning": "planned_and_finished checking pending canceling canceled errored",
-    "checking": "awaiting_approval approved errored",
-    "awaiting_approval": "approved rejected expired canceled stale needs_operator",
-    "approved": "applying stale expired canceled errored awaiting_approval needs_operator",
+    "pending": "planning canceled errored partially_applied",
+    "planning": "planned_and_finished checking pending canceling canceled errored partially_applied",
+    "checking": "awaiting_approval approved errored partially_applied",
+    "awaiting_approval": "approved rejected expired canceled stale needs_operator partially_applied",
+    "approved": "applying stale expired canceled errored awaiting_approval needs_operator partially_applied",
     "applying": "verifying partially_applied stale interrupted canceling errored",
     "verifying": "applied partially_applied interrupted",
-    "stale": "planning pending canceled errored expired",
+    "stale": "planning pending canceled errored expired partially_applied",
     "interrupted": "reconciling needs_operator",
     "reconciling": "approved awaiting_approval needs_operator verifying partially_applied canceled errored",
     "needs_operator": "reconciling",
@@ -126,6 +126,7 @@ def test_the_type_of_a_run_is_the_tool_that_starts_it() -> None:
         "terraform_import": ("terraform", Mode.APPLY, True),
         "terraform_restore_state": ("terraform", Mode.APPLY, True),
         "destroy_terraform": ("terraform", Mode.DESTROY, True),
+        "composite": ("composite", Mode.APPLY, True),
         "helm_deploy": ("helm", Mode.APPLY, True),
         "helm_rollback": ("helm", Mode.APPLY, True),
         "helm_uninstall": ("helm", Mode.DESTROY, True),

@@ -109,3 +109,12 @@ def test_the_search_attributes_are_fixed() -> None:
         "CsRequester",
     )
     assert (attributes.ORG, attributes.STATE, attributes.REQUESTER) == ("CsOrg", "CsState", "CsRequester")
+
+
+def test_a_composite_is_led_by_whoever_is_there_for_as_long_as_it_takes() -> None:
+    steps = ENGINES["composite"]
+
+    assert {step.queue for step in (steps.plan, steps.apply, steps.follow)} == {"countersign-composite"}
+    assert (steps.apply.attempts, steps.follow.attempts, steps.follow.schedule_to_start) == (1, 0, None)
+    assert {step.attempt_timeout for step in (steps.plan, steps.apply, steps.follow)} == {timedelta(days=7)}
+    assert steps.reconcile is None

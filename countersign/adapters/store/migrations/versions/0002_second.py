@@ -73,6 +73,10 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("runs") as batch:
         batch.add_column(sa.Column("alarms", sa.Text(), nullable=True))
+        batch.add_column(sa.Column("parent", sa.String(length=40), nullable=True))
+        batch.add_column(sa.Column("step", sa.Integer(), nullable=True))
+        batch.add_column(sa.Column("late", sa.Text(), nullable=True))
+        batch.create_index("ix_runs_parent", ["org_id", "parent"], unique=False)
     with op.batch_alter_table("turns") as batch:
         batch.add_column(sa.Column("rank", sa.Integer(), server_default="0", nullable=False))
         batch.add_column(sa.Column("by", sa.String(length=120), server_default="", nullable=False))
@@ -83,6 +87,10 @@ def downgrade() -> None:
         batch.drop_column("by")
         batch.drop_column("rank")
     with op.batch_alter_table("runs") as batch:
+        batch.drop_index("ix_runs_parent")
+        batch.drop_column("late")
+        batch.drop_column("step")
+        batch.drop_column("parent")
         batch.drop_column("alarms")
     op.drop_table("journals")
     op.drop_table("page_codes")
