@@ -27,10 +27,12 @@ async def end_strays(store: Store, keyring: Keyring, engines: Sequence[Engine], 
     found = 0
     for org in orgs:
         async with store.read() as conn:
-            over = await plans.closed_on(conn, org, here.host)
-        for attempt in over:
-            for engine in engines:
-                if ENGINES[engine.name].reconcile is not None and engine.where(attempt.id).exists():
+            over = [
+                (attempt, (await runs.get_run(conn, org, attempt.run_id)).engine) for attempt in await plans.closed_on(conn, org, here.host)
+            ]
+        for attempt, whose in over:
+            for engine in engines:  # their folders lie side by side
+                if engine.name == whose and ENGINES[whose].reconcile is not None and engine.where(attempt.id).exists():
                     found += 1
                     await _ended(store, keyring, engine, org, attempt, here)  # type: ignore[arg-type]  # it reconciles
     return found

@@ -32,8 +32,8 @@ def settings_of(*, kubeconfig: Path, timeout: int = 60) -> str:
 
 
 @contextlib.asynccontextmanager
-async def service(folder: Path, kubeconfig: Path, *, timeout: int = 60) -> AsyncIterator[Installed]:
-    it = Installed(data=folder / "data", stacks=CHARTS)
+async def service(folder: Path, kubeconfig: Path, *, timeout: int = 60, stacks: Path = CHARTS) -> AsyncIterator[Installed]:
+    it = Installed(data=folder / "data", stacks=stacks)
     it.data.mkdir(parents=True)
     (it.data / "countersign.toml").write_text(settings_of(kubeconfig=kubeconfig, timeout=timeout))
     it.start()

@@ -1,0 +1,145 @@
+"""helm, or the worker, is killed in mid-release: nobody agrees twice, nothing is deployed twice, and a release ends where it should be."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.installed import Installed, call, eventually, until
+from tests.kubernetes.plane import Plane
+from tests.kubernetes.releasing import People, helms, people, revisions, service
+from tests.requirements import requirement
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def own(plane: Plane, tmp_path: Path) -> AsyncIterator[Installed]:
+    async with service(tmp_path, plane.kubeconfig) as it:
+        yield it
+
+
+async def pending(plane: Plane, namespace: str, status: str) -> None:
+    async def there() -> bool:
+        return any(one[1] == status for one in revisions(plane, namespace, "web"))
+
+    await eventually(there, f"a revision to be {status}")
+
+
+async def at_the_hook(plane: Plane, namespace: str) -> None:
+    async def there() -> bool:
+        return plane.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/web-before") is not None
+
+    await eventually(there, "the hook's job to be there")
+
+
+async def kill_helm(it: Installed) -> int:
+    async def there() -> int | None:
+        return next(helms(it), None)
+
+    pid: int = await eventually(there, "a helm to kill")
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+async def agreed_once(we: People, run_id: str) -> dict[str, Any]:
+    """The applied run, if exactly one person's word was needed for it."""
+    await until(we.agent, run_id, "applied", patience=180)
+    got = await call(we.agent, "run_get", run_id=run_id, include=["approvals", "timeline"])
+    people_said = [a for a in got["data"]["approvals"] if a.get("channel") != "carried"]
+    assert len(people_said) == 1
+    states = [e["state"] for e in got["data"]["timeline"] if e["kind"] == "state"]
+    assert states.count("awaiting_approval") == 1
+    return got
+
+
+@requirement("helm:recovered-by-evidence", "promise:crash-costs-nothing")
+async def test_helm_killed_in_a_hook_is_rolled_back_and_the_rest_goes_on_under_the_same_approval(
+    own: Installed, plane: Plane, namespace: str
+) -> None:
+    async with people(own, namespace) as we:
+        await we.deployed("web")
+        run_id = await we.deploy("web", {"replicas": 2, "hook": "slow"})
+        await we.agreed(run_id)
+        await at_the_hook(plane, namespace)
+        await pending(plane, namespace, "pending-upgrade")
+        await kill_helm(own)
+
+        await agreed_once(we, run_id)
+
+    assert revisions(plane, namespace, "web") == [(1, "superseded"), (2, "pending-upgrade"), (3, "superseded"), (4, "deployed")]
+    live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
+    assert live is not None and live["spec"]["replicas"] == 2
+
+
+@requirement("helm:recovered-by-evidence")
+async def test_helm_killed_while_an_install_waits_is_uninstalled_and_installed_again(own: Installed, plane: Plane, namespace: str) -> None:
+    async with people(own, namespace) as we:
+        run_id = await we.deploy("web", {"fake": "slow"})
+        await we.agreed(run_id)
+        await pending(plane, namespace, "pending-install")
+
+        async def made() -> bool:
+            return plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web") is not None
+
+        await eventually(made, "the deployment to be made")
+        await kill_helm(own)
+
+        await agreed_once(we, run_id)
+
+    assert revisions(plane, namespace, "web") == [(1, "deployed")]
+
+
+@requirement("helm:recovered-by-evidence")
+async def test_a_worker_killed_beside_a_living_helm_lets_it_finish(own: Installed, plane: Plane, namespace: str) -> None:
+    async with people(own, namespace) as we:
+        await we.deployed("web")
+        run_id = await we.deploy("web", {"replicas": 2, "hook": "slow"})
+        await we.agreed(run_id)
+        await at_the_hook(plane, namespace)
+        before = list(helms(own))
+        await own.kill("worker")
+        assert list(helms(own)) == before
+
+        await agreed_once(we, run_id)
+
+    assert revisions(plane, namespace, "web") == [(1, "superseded"), (2, "deployed")]
+
+
+@requirement("helm:recovered-by-evidence", "promise:crash-costs-nothing")
+async def test_worker_and_helm_killed_together_are_accounted_for(own: Installed, plane: Plane, namespace: str) -> None:
+    async with people(own, namespace) as we:
+        await we.deployed("web")
+        run_id = await we.deploy("web", {"replicas": 2, "fake": "slow"})
+        await we.agreed(run_id)
+        await pending(plane, namespace, "pending-upgrade")
+        worker = own.pid_of("worker")
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        await kill_helm(own)
+
+        await agreed_once(we, run_id)
+
+    assert revisions(plane, namespace, "web") == [(1, "superseded"), (2, "pending-upgrade"), (3, "superseded"), (4, "deployed")]
+
+
+@requirement("helm:canceled")
+async def test_a_cancel_in_mid_upgrade_rolls_it_back_and_says_so(own: Installed, plane: Plane, namespace: str) -> None:
+    async with people(own, namespace) as we:
+        await we.deployed("web")
+        run_id = await we.deploy("web", {"replicas": 2, "hook": "slow"})
+        await we.agreed(run_id)
+        await at_the_hook(plane, namespace)
+        await call(we.agent, "run_cancel", run_id=run_id, reason="not today")
+
+        ended = await until(we.agent, run_id, "partially_applied", "canceled", patience=120)
+        got = await call(we.agent, "run_get", run_id=run_id)
+
+    assert ended["run"]["state"] == "partially_applied"
+    assert "rolled back to revision 1" in str(got)
+    live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
+    assert live is not None and live["spec"]["replicas"] == 1
+    assert revisions(plane, namespace, "web")[-1][1] == "deployed"
