@@ -278,6 +278,8 @@ _BEHAVIOUR = {
     "state:size": ("A state of 64 MiB is stored and read, in memory that is bounded and given back.", "issue 4"),
     "state:released": ("A state is given back as it is, and nothing is planned or applied until it is taken over again.", "issue 4"),
     "engine:version": ("A stack that asks for a version of its engine is planned by one that fits, or not at all.", "issue 4"),
+    "retention:lets-go": ("What runs leave that only looked goes by its time, and is told to have lapsed.", "catalogue, core"),
+    "retention:evidence-stays": ("What proves a change, or a refusal of one, is never let go, nor is any state.", "design §1"),
     "state:kept": ("A state may stay in the backend its configuration declares: planned, applied and destroyed there.", "issue 4"),
     "state:kept-told": ("Who agrees to a plan on such a state is told what is weaker there, and no secret of it.", "terraform §4.3"),
     "state:kept-claim": ("Such a state is looked at again by the claim, and a plan of another one is stale.", "terraform §4.3"),
@@ -311,8 +313,6 @@ _BEHAVIOUR = {
     "helm:chart-sources": ("Charts come from sources the operator lists, by name; nothing else is fetched or followed.", "issue 7"),
     "helm:failures": ("Helm's words have one meaning each, and an answer says what to do next.", "kubernetes §3.2"),
     "helm:through-the-gate": ("A release is deployed, rolled back and uninstalled exactly as a person agreed to it.", "issue 7"),
-    "helm:canceled": ("A canceled release is undone by helm itself, and says what it is at afterwards.", "issue 7"),
-
     "helm:recovered-by-evidence": ("A lost operation is accounted for by history, number and label together, never by age.", "kubernetes §5"),
     "helm:stale-by-generation": ("A plan is stale where an object of it became another one, and not where a pod restarted.", "kubernetes §4"),
     "git:allow-list": ("Nothing is fetched that the operator does not list.", "issue 4"),

@@ -8,7 +8,7 @@ An object says, sealed, what it is: a store that was restored from a backup find
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from countersign.core.plan import ArtifactRef
 
 _LABELLED = b"CSA1"  # then the length of the label, the label and the content, both sealed
 _LENGTH = 4  # bytes
+GONE = ""  # in the place of a key's id: its time was over, and the bytes are not there any more
 _LABEL_MAX = 4096  # bytes; a real one has some 500
 
 
@@ -135,6 +136,10 @@ class Artifacts:
         row = await statements.first(conn, artifacts, org_id=org, id=artifact_id)
         if row is None:
             raise NotFound(f"no artifact {artifact_id}", field="artifact_id")
+        if row.expires_at is not None and row.expires_at <= stamp(self._store.now()):
+            raise NotFound(
+                f"{row.kind} {artifact_id} was kept until {row.expires_at}, as the operator's retention says", field="artifact_id"
+            )
         return await self._get(org, row.stack_id, artifact_id, row.kind, row.sha256)
 
     async def _get(self, org: str, stack_id: str, artifact_id: str, kind: str, digest: str) -> bytes:
@@ -165,11 +170,25 @@ class Artifacts:
         found = (await conn.execute(query.order_by(artifacts.c.at.desc()).limit(1))).scalar_one_or_none()
         return await self.read(conn, org=org, artifact_id=found) if found is not None else None
 
+    async def remove(self, org: str, found: Sequence[tuple[str, str]]) -> None:
+        """Remove objects, each by stack and id, for good; one that is gone already is as well. Raises Unavailable."""
+        for stack_id, artifact_id in found:
+            try:
+                await self._objects.delete_async(_path(org, stack_id, artifact_id))
+            except TROUBLE as failed:
+                if not self._place.is_gone(failed):
+                    raise Unavailable(f"the artifact store lets nothing go: {self._place.why(failed)}") from None
+
     # What a store that was restored does not know
 
     async def ids(self, conn: AsyncConnection) -> list[tuple[str, str]]:
-        """(organization, id) of everything the store knows."""
+        """(organization, id) of everything the store knows, whether its time is over or not."""
         return [(row.org_id, row.id) for row in await conn.execute(select(artifacts.c.org_id, artifacts.c.id))]
+
+    async def held(self, conn: AsyncConnection) -> list[tuple[str, str]]:
+        """(organization, id) of everything that can be read: what has lapsed may be gone."""
+        there = artifacts.c.expires_at.is_(None) | (artifacts.c.expires_at > stamp(self._store.now()))
+        return [(row.org_id, row.id) for row in await conn.execute(select(artifacts.c.org_id, artifacts.c.id).where(there))]
 
     async def unknown(self, conn: AsyncConnection, *kinds: str) -> list[Written]:
         """Objects of these kinds (all, where none is named) without a row. What does not say what it is, is left out."""

@@ -31,6 +31,7 @@ VERSION = "countersign.backup/1"
 KEYS_VERSION = "countersign.keys/1"
 MANIFEST, STORE, SETTINGS = "manifest.json", "store.db", "countersign.toml"
 KEYS, ARTIFACTS = "keys/", "artifacts/"
+NAMED = "SELECT org_id, stack_id, id FROM artifacts WHERE expires_at IS NULL"  # what has lapsed may be gone already
 LARGEST_TEXT = 64 << 20  # bytes of a manifest or of keys; a manifest has some 150 for an artifact
 PIECE = 1 << 20
 
@@ -183,7 +184,7 @@ def inspected(connection: sqlite3.Connection) -> tuple[str, tuple[Head, ...], se
         Head(org=org, stack_id=stack, lineage=lineage, serial=serial, path=path, open_attempt=attempt)
         for org, stack, lineage, serial, path, attempt in connection.execute(query)
     )
-    named = {f"{org}/{stack}/{id}" for org, stack, id in connection.execute("SELECT org_id, stack_id, id FROM artifacts")}
+    named = {f"{org}/{stack}/{id}" for org, stack, id in connection.execute(NAMED)}
     return str(row[0]), heads, named
 
 

@@ -23,6 +23,7 @@ from countersign.core.ids import SLUG
 from countersign.core.notice import ATTEMPTS, Moment
 from countersign.core.policy import Policy
 from countersign.core.repository import LOCAL, Repositories, check_folder, glob
+from countersign.core.retention import Retention
 from countersign.core.terraform.versions import version_of
 
 DATABASE = re.compile(r"^(?:(?:postgresql(?:\+psycopg)?|postgres)://|sqlite\+aiosqlite:///)\S+\Z")
@@ -97,6 +98,20 @@ class TerraformSettings(Section):
         if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
             raise ValueError("write https://host/path/, without a user: engines speak with mirrors over https alone")
         return address.rstrip("/") + "/"
+
+
+class RetentionSettings(Section):
+    """Days from a run's end, after which bytes go; `core.retention` says which."""
+
+    looked_days: Annotated[int, Field(ge=2)] = 30  # a plan may be adopted for a day
+    drift_days: Annotated[int, Field(ge=2)] = 30
+    unapplied_days: Annotated[int, Field(ge=2)] = 30
+    applied_days: Annotated[int, Field(ge=2)] | None = None  # for good
+    journal_days: Annotated[int, Field(ge=2)] = 30
+
+    @property
+    def rules(self) -> Retention:
+        return Retention(**self.model_dump())
 
 
 class GitSettings(Section):
@@ -336,6 +351,7 @@ class Settings(BaseSettings):
     policy: Policy = Policy()
     ui_approvals: Literal["trusted", "verified", "off"] | None = None  # None: trusted for the embedded Temporal, else off
     terraform: TerraformSettings = TerraformSettings()
+    retention: RetentionSettings = RetentionSettings()
     git: GitSettings = GitSettings()
     clusters: tuple[ClusterSettings, ...] = ()  # one for each environment that has releases
     helm: HelmSettings = HelmSettings()

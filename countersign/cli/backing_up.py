@@ -152,7 +152,7 @@ async def opened_all(store: Store, stage: Path, manifest: Manifest) -> bool:
     kept = Artifacts(store, Keyring.open(stage, role="state"), stage / "artifacts")
     gone = {name.rpartition("/")[2] for name in manifest.missing}
     async with store.read() as conn:
-        for org, artifact_id in await kept.ids(conn):
+        for org, artifact_id in await kept.held(conn):
             if artifact_id not in gone:
                 await kept.read(conn, org=org, artifact_id=artifact_id)
     return True

@@ -83,8 +83,8 @@ def engine(settings: Settings) -> Finding:
     for name, configured in (("terraform", settings.terraform.executable), ("tofu", settings.terraform.tofu_executable)):
         if configured is not None and not configured.is_file():
             return missing(name, f"the configured {configured} does not exist", f"correct terraform.executable, or remove it ({name})")
-    for name, versions in (("versions", settings.terraform.versions), ("tofu_versions", settings.terraform.tofu_versions)):
-        for version, path in versions.items():
+    for name, several in (("versions", settings.terraform.versions), ("tofu_versions", settings.terraform.tofu_versions)):
+        for version, path in several.items():
             if not path.is_file():
                 return missing(f"terraform {version}", f"the configured {path} does not exist", f"correct terraform.{name}, or remove it")
     if not found:

@@ -38,6 +38,7 @@ from countersign.core.run import COMPOSITE
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
 from countersign.worker.draining import drained
+from countersign.worker.forgetting import keep_forgetting
 from countersign.worker.health import Health, told
 from countersign.worker.interceptors import CodedErrors
 from countersign.worker.noticing import keep_noticing
@@ -293,6 +294,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
         settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop))
         places: dict[str, Any] = {"host": here.host, "attempts_root": settings.data / "attempts"}
         noticing = asyncio.create_task(keep_noticing(store, artifacts, workflows, orgs=orgs, stop=stop, **places))
+        forgetting = asyncio.create_task(keep_forgetting(store, artifacts, settings.retention.rules, orgs, stop))
         async with following:
             async with contextlib.AsyncExitStack() as working:
                 for worker in workers:
@@ -309,6 +311,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
         await sweeping
         await settling
         await noticing
+        await forgetting
     finally:
         stop.set()
         await telling

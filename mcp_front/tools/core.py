@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from pydantic import Field
 from sqlalchemy import select
 
-from countersign.adapters.store import records, runs
+from countersign.adapters.store import records, retention, runs
 from countersign.adapters.store.database import stamp
+from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import artifacts
 from countersign.core.errors import InvalidArgument, NotFound
 from countersign.core.principal import Kind
+from countersign.core.retention import rule_of
 from mcp_front import lookup, policies
 from mcp_front.call import Call
 from mcp_front.domain import Access, Domain, ToolSpec
@@ -103,7 +105,7 @@ async def _environment(call: Call, conn: Any, path: str) -> dict[str, Any]:
         "workspaces": workspaces,
     }
     if visible is not None:
-        _, data["open_runs"] = await runs.list_runs(conn, call.org, env=path, open_only=True, limit=1, **visible)
+        _, data["open_runs"] = await runs.list_runs(conn, call.org, env=path, open_only=True, members=False, limit=1, **visible)
     return data
 
 
@@ -133,7 +135,9 @@ async def get_environment(call: Call, ref: Ref) -> Answer:
         data = await _environment(call, conn, path)
         stacks, total = await records.list_stacks(conn, call.org, env=path, limit=50)
         visible = lookup.visible_runs(call)
-        waiting = (await runs.list_runs(conn, call.org, env=path, open_only=True, limit=20, **visible))[0] if visible is not None else []
+        waiting: list[RunRow] = []
+        if visible is not None:
+            waiting, _ = await runs.list_runs(conn, call.org, env=path, open_only=True, members=False, limit=20, **visible)
     data["deployed"] = {"workspaces": [s.slug for s in stacks], "total": total}
     data["runs"] = [{"run_id": r.id, "type": r.type, "state": str(r.state), "workspace": r.stack_path} for r in waiting]
     data["approvals"] = policies.approvals(call.front.policy, path)
@@ -225,14 +229,21 @@ async def _readable(call: Call, conn: Any, artifact_id: str) -> dict[str, Any]:
     query = select(artifacts).where(artifacts.c.org_id == call.org, artifacts.c.id == artifact_id)
     row = (await conn.execute(query)).first()
     missing = NotFound(
-        f"no readable artifact {artifact_id}; they are kept as long as their run, and bundles and state are never read",
-        field="artifact_id",
-        next=["run_get", "run_logs"],
+        f"no readable artifact {artifact_id}; bundles and states are never read", field="artifact_id", next=["run_get", "run_logs"]
     )
-    if row is None or not row.readable or row.run_id is None or (row.expires_at and row.expires_at <= stamp(call.front.store.now())):
+    if row is None or not row.readable or row.run_id is None:
         raise missing
     run = await runs.get_run(conn, call.org, row.run_id)
     if not allowed(call.caller, call.front.toolset.tools["run_get"], run=run):
         missing.details["hidden"] = True
         raise missing
+    if row.expires_at is not None and row.expires_at <= stamp(call.front.store.now()):
+        came = await retention.applied(conn, call.org, run.id)
+        rule = rule_of(call.front.settings.retention.rules, row.kind, run.mode, applied=came)
+        why = rule.told if rule is not None else f"it was kept until {row.expires_at}"
+        raise NotFound(
+            f"the {row.kind} of {run.id} has lapsed: {why}; what it was asked, planned and came to is told for good",
+            field="artifact_id",
+            next=["run_get"],
+        )
     return {"kind": row.kind, "run_id": row.run_id}

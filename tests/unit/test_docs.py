@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from countersign.adapters.settings import GitSettings, HelmSettings, LimitSettings, Settings, TerraformSettings
+from countersign.adapters.settings import GitSettings, HelmSettings, LimitSettings, RetentionSettings, Settings, TerraformSettings
 from countersign.cli.main import app
 from countersign.core.policy import Policy
 
@@ -41,7 +41,14 @@ def test_a_command_in_the_documents_parses(words: list[str]) -> None:
 def test_the_readme_tells_every_setting_and_no_other() -> None:
     table = README.split("## Settings")[1].split("## ")[0]
     told = {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`([a-z_.]+)`", row.split("|")[1])}
-    sections = {"terraform": TerraformSettings, "git": GitSettings, "helm": HelmSettings, "policy": Policy, "limits": LimitSettings}
+    sections = {
+        "terraform": TerraformSettings,
+        "git": GitSettings,
+        "helm": HelmSettings,
+        "policy": Policy,
+        "limits": LimitSettings,
+        "retention": RetentionSettings,
+    }
     there = {name for name in Settings.model_fields if name not in sections} - NOT_TOLD
     there |= {f"{section}.{name}" for section, model in sections.items() for name in model.model_fields}
 

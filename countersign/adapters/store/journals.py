@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.artifacts import GONE
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store import plans, state
 from countersign.adapters.store.database import moment, stamp
@@ -94,9 +95,10 @@ async def shipped(conn: AsyncConnection, keyring: Keyring, *, org: str, attempt:
     rows = (await conn.execute(_chunks(org, attempt.id).order_by(journals.c.seq))).all()
     told: dict[bool, list[bytes]] = {False: [], True: []}
     digest, broken = "", False
-    for n, row in enumerate(rows, 1):
-        text = _opened(keyring, org, attempt, row)
-        digest = _link(digest, text)
+    for n, row in enumerate(rows, rows[0].seq if rows and rows[0].kid == GONE else 1):
+        let_go = row.kid == GONE  # its time was over: what it said is not there, and its link proves that it was
+        text = b"" if let_go else _opened(keyring, org, attempt, row)
+        digest = row.sha256 if let_go else _link(digest, text)
         broken = broken or row.seq != n or row.sha256 != digest
         told[row.late].append(text)
     last = rows[-1] if rows else None

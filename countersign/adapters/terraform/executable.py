@@ -35,7 +35,8 @@ def resolve(name: str, *, configured: Path | None, search_path: str) -> Executab
     if configured is not None:
         if not configured.is_file():
             raise FailedPrecondition(
-                f"the configured {name} executable {configured} does not exist; correct terraform.executable or terraform.versions in the settings"
+                f"the configured {name} executable {configured} does not exist; correct terraform.executable or terraform.versions in the "
+                "settings"
             )
         return _of(name, configured)
     if found := find_executable(name, search_path):
