@@ -96,7 +96,7 @@ check-imports: venv-dev
 check-texts: venv-dev
 	@$(BIN)/python tools/check_texts.py
 
-bench: venv-dev packages ## measure what docs/targets.md promises, beside the raw tool (BENCH="--only reading --repeat 5")
+bench: venv-dev packages tools-kube ## measure what docs/targets.md promises, beside the raw tool (BENCH="--only reading --repeat 5")
 	@$(BIN)/python -m tests.bench $(BENCH)
 
 screenshots: venv-dev ## take the pictures in docs/screenshots anew, of a service of their own

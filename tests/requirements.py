@@ -292,6 +292,7 @@ _BEHAVIOUR = {
     "restore:found": ("After a restore, an apply that the backup did not know is found, and nothing is silently made twice.", "issue 6"),
     "state:read-safely": ("A state is told without its secrets, and what may be stored is checked.", "terraform §4.2"),
     "state:fencing": ("Only the live attempt of the current epoch locks and writes a state.", "terraform §4.2"),
+    "charts:example-released": ("The example app is released and upgraded through the gate, and its password is shown nowhere.", "issue 7"),
     "charts:countersign": (
         "Our chart is rolled out where pods have to be restricted: no root, no token, files written where something is mounted.",
         "issue 7",

@@ -23,7 +23,7 @@ import httpx2
 from mcp import Client
 
 from tests.acceptance.installed import REPOSITORY, Installed, call, processes, until
-from tests.bench import door
+from tests.bench import door, releases
 from tests.bench.raw import Raw, raw
 
 GO_SETTINGS = {"GOGC": "400"}  # what settings give the engine by default; the floor gets the same
@@ -302,6 +302,17 @@ async def cold_starts(folder: Path, repeat: int) -> Figure:
     return figure("cold_up", took, "s", 2.5)
 
 
+async def helm(folder: Path, repeat: int) -> list[Figure]:
+    print("releases of example-data-app", flush=True)
+    async with releases.assembled(folder) as bench:
+        installs, upgrades, floor = await bench.pairs(repeat)
+    base = statistics.median(floor)
+    return [
+        figure("helm_beyond_raw", installs, "ms", 1000, baseline=base),
+        figure("helm_upgrade_beyond_raw", upgrades, "ms", 1000, baseline=base),
+    ]
+
+
 @asynccontextmanager
 async def assembled(folder: Path, repeat: int) -> AsyncIterator[Bench]:
     stacks = folder / "stacks"
@@ -334,7 +345,7 @@ async def assembled(folder: Path, repeat: int) -> AsyncIterator[Bench]:
 async def main() -> int:
     arguments = argparse.ArgumentParser(prog="make bench", description=__doc__)
     arguments.add_argument(
-        "--only", nargs="*", default=[], help="names of parts: small_stack large_stack sixteen reading door crowd memory cold"
+        "--only", nargs="*", default=[], help="names of parts: small_stack large_stack sixteen reading door crowd memory cold helm"
     )
     arguments.add_argument("--repeat", type=int, default=9)
     given = arguments.parse_args()
@@ -343,7 +354,9 @@ async def main() -> int:
         folder = Path(temporary)
         if not given.only or "cold" in given.only:
             figures.append(await cold_starts(folder, 3))
-        if given.only != ["cold"]:
+        if not given.only or "helm" in given.only:
+            figures += await helm(folder, given.repeat)
+        if not given.only or set(given.only) - {"cold", "helm"}:
             async with assembled(folder, given.repeat) as bench:
                 parts: tuple[Callable[[], Awaitable[list[Figure]]], ...] = (
                     bench.memory,

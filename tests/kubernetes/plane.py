@@ -12,7 +12,7 @@ import signal
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,21 +197,29 @@ class Plane:
         return False
 
 
-@contextlib.contextmanager
-def running(folder: Path) -> Iterator[Plane]:
+@contextlib.asynccontextmanager
+async def started(folder: Path) -> AsyncIterator[Plane]:
     """A plane of its own in `folder`; it ends with the test process, however that ends."""
-    built("kube", "kube-apiserver")
-    cluster = DevCluster(folder=folder / "plane", tools=built("kube", "etcd").parent, outlives_us=False)
-    loop = asyncio.new_event_loop()  # kept: whoever closes it lets go of the processes, and that ends them
+    cluster = DevCluster(folder=folder / "plane", tools=built("kube", "kube-apiserver").parent, outlives_us=False)
     try:
-        loop.run_until_complete(cluster.up())
+        await cluster.up()
         plane = Plane(cluster=cluster, folder=folder / "plane-files")
         try:
             yield plane
         finally:
             plane.api.close()
     finally:
-        loop.run_until_complete(cluster.down())
+        await cluster.down()
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Plane]:
+    """The same where no event loop runs. Its own is kept open: whoever closes it lets go of the processes, and that ends them."""
+    loop, it = asyncio.new_event_loop(), started(folder)
+    try:
+        yield loop.run_until_complete(it.__aenter__())
+    finally:
+        loop.run_until_complete(it.__aexit__(None, None, None))
         loop.close()
 
 
