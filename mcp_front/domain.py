@@ -278,7 +278,7 @@ def _arguments(name: str, function: Tool, common: Mapping[str, tuple[Any, Any]],
     return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
 
-_UNSAID = ("title", "$defs", "maxLength", "minLength", "pattern", "minimum")
+_UNSAID = ("title", "$defs", "maxLength", "minLength", "maxItems", "pattern", "minimum")
 
 
 def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,13 @@ A start writes receipt and run first, so that asking twice is asking once and no
 starts the workflow. A decision is signed here, over who said it, and decided elsewhere: only the recorded verdict counts.
 """
 
+import base64
+import json
 import secrets as random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,6 +28,7 @@ from countersign.core.engine import StackConfig
 from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, PermanentError, Unavailable
 from countersign.core.policy import Need
 from countersign.core.principal import Principal
+from countersign.core.reading import WITHIN, Question, Reply
 from countersign.core.run import Mode, RunState, RunType
 from countersign.core.steps import Decided
 from mcp_front.envelope import Ask, Progress, RunHandle
@@ -46,15 +49,22 @@ class RunsPort(Protocol):
     async def reject(self, run_id: str, given: RejectInput, *, update_id: str) -> Decided: ...
     async def cancel(self, run_id: str, given: CancelInput) -> None: ...
     async def resume(self, run_id: str, by: str) -> None: ...
+    async def read(self, question: Question) -> Reply: ...
     async def reachable(self) -> bool: ...
 
 
 class Signer(Protocol):
-    """The front's own key; `adapters.keyring.Keyring` has it."""
+    """The front's keys; `adapters.keyring.Keyring` has them."""
 
     def sign(self, payload: bytes) -> tuple[str, str]:
         """(signature as base64, id of the key)."""
         ...
+
+    def seal(self, purpose: Literal["artifacts"], data: bytes, *, belongs_to: Sequence[str]) -> tuple[bytes, str]:
+        """(sealed bytes, id of the key)."""
+        ...
+
+    def unseal(self, purpose: Literal["artifacts"], sealed: bytes, *, belongs_to: Sequence[str]) -> bytes: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +209,25 @@ class Gateway:
         await self._recorded(caller, run, "run_resume")
         await self._say(run, lambda port: port.resume(run.id, caller.principal.id))
 
+    async def read(self, org: str, engine: str, subject: str, arguments: Mapping[str, Any], *, env: str = "") -> dict[str, Any]:
+        """What an engine's worker answers to a question; nothing of it is kept. Raises what it refuses, and Unavailable in the end."""
+        question = Question(id=f"read_{random.token_hex(16)}", org=org, engine=engine, sealed="")
+        asked = json.dumps({"env": env, "subject": subject, "arguments": dict(arguments)}).encode()
+        sealed, _ = self._signer.seal("artifacts", asked, belongs_to=(org, "reading", question.id, "question"))
+        question = question.model_copy(update={"sealed": base64.b64encode(sealed).decode()})
+        try:
+            with anyio.fail_after(WITHIN.total_seconds() + 1):
+                reply = await (await self._runs()).read(question)
+        except TimeoutError:
+            raise nobody_answers() from None
+        opened = self._signer.unseal("artifacts", base64.b64decode(reply.sealed), belongs_to=(org, "reading", question.id, "reply"))
+        answer = json.loads(opened)
+        if (refused := answer.get("error")) is not None:
+            more = {name: refused[name] for name in ("field", "next", "retry_after_seconds") if refused.get(name)}
+            raise BY_CODE.get(refused["code"], FailedPrecondition)(refused["message"], **more)
+        found: dict[str, Any] = answer["data"]
+        return found
+
     async def _decide(self, run: RunRow, say: Callable[[RunsPort], Awaitable[Decided]]) -> None:
         """Raises what refused the decision; the step that decides has written it to the audit chain already."""
         try:
@@ -263,6 +292,13 @@ class Gateway:
 
 def decisions_in_force(decided: Sequence[plans.DecisionRow], plan_digest: str | None) -> list[plans.DecisionRow]:
     return [d for d in decided if d.accepted and d.decision == "approve" and d.plan_digest == plan_digest]
+
+
+def nobody_answers() -> Unavailable:
+    return Unavailable(
+        "no worker answers in time: the cluster or the chart source may be slow, or no worker is up; ask again in a moment",
+        retry_after_seconds=5,
+    )
 
 
 def _away(run_id: str) -> Unavailable:

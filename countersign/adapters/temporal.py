@@ -15,7 +15,13 @@ from temporalio.api.common.v1 import Payload, WorkflowExecution
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
-from temporalio.client import Client, WorkflowHistoryEventFilterType, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import (
+    Client,
+    WorkflowFailureError,
+    WorkflowHistoryEventFilterType,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.common import (
     Priority,
     RawValue,
@@ -37,6 +43,8 @@ from countersign.core.approval import ApproveInput, CancelInput, RejectInput
 from countersign.core.details import asked_by, code, plain
 from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, Unavailable
 from countersign.core.principal import Principal
+from countersign.core.reading import WITHIN, Question, Reply
+from countersign.core.reading import WORKFLOW as READ
 from countersign.core.run import Mode, RunState
 from countersign.core.step import RUNS_QUEUE
 from countersign.core.steps import Decided, RunInput
@@ -170,6 +178,29 @@ class Runs:
 
     async def resume(self, run_id: str, by: str) -> None:
         await self._signal(run_id, "resume", by)
+
+    async def read(self, question: Question) -> Reply:
+        """Ask an engine's workers, and wait for what they say. Raises Unavailable where nobody answers in time."""
+        try:
+            return await _answered(
+                self._client.execute_workflow(
+                    READ,
+                    question,
+                    id=question.id,
+                    task_queue=RUNS_QUEUE,
+                    result_type=Reply,
+                    execution_timeout=WITHIN,
+                    static_summary=plain(f"{question.engine}: somebody looks"),
+                    rpc_timeout=WITHIN,
+                )
+            )
+        except WorkflowFailureError as failed:
+            cause: BaseException | None = failed.cause
+            while cause is not None and not isinstance(cause, ApplicationError):
+                cause = cause.__cause__
+            if cause is not None and cause.type is not None and cause.type in BY_CODE:
+                raise BY_CODE[cause.type](cause.message) from None
+            raise Unavailable("no worker answered in time; ask again in a moment", retry_after_seconds=5) from None
 
     async def wake(self, run_id: str) -> None:
         """Tell a run to look at its row. One that is gone needs no waking."""

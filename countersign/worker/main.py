@@ -22,6 +22,7 @@ from activities.drifting import DriftSteps
 from activities.engine import Here
 from activities.ledger import LedgerSteps, Wake
 from activities.planning import Planning
+from activities.reading import Reading
 from activities.reconciling import Reconciling
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
@@ -34,6 +35,7 @@ from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.engine import Engine, Reconciler
 from countersign.core.errors import Unavailable
+from countersign.core.reading import Reader, read_queue, read_step
 from countersign.core.run import COMPOSITE
 from countersign.core.step import RUNS_QUEUE, Step, engine_queue, host_queue
 from countersign.core.steps import ENGINES
@@ -48,12 +50,14 @@ from countersign.worker.succeeding import hand_back, identity
 from countersign.worker.sweep import keep_sweeping, resume_own
 from countersign.worker.telling import keep_telling
 from workflows.drift import Drift
+from workflows.read import Read
 from workflows.run import Run
 
 log = structlog.get_logger(__name__)
 
 PASSED_THROUGH = ("countersign", "workflows", "pydantic", "pydantic_core", "annotated_types")
 COMPOSITES_AT_ONCE = 500  # each is a look at some rows now and then
+READS_AT_ONCE = 8  # each may start a process of 70 MiB
 CONNECT_EVERY = 0.05  # seconds; connecting fails at once while there is no server
 
 
@@ -136,6 +140,11 @@ def build_workers(
             reconcile = registered(steps.reconcile, Reconciling(**given).reconcile)
             local += [reconcile]
             starting[engine.name] += [reconcile]  # of attempts whose machine is gone for good
+    reading: dict[str, Callable[..., Any]] = {
+        one.name: registered(read_step(one.name), Reading(store=store, keyring=keyring, engine=one).read)
+        for one in engines
+        if isinstance(one, Reader)
+    }
     leading = Composing(
         store=store,
         artifacts=artifacts,
@@ -161,7 +170,7 @@ def build_workers(
             client,
             task_queue=RUNS_QUEUE,
             **few,
-            workflows=[Run, Drift],
+            workflows=[Run, Drift, Read],
             activities=[*marked_steps(ledger), *marked_steps(drifting)],
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
             workflow_runner=SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)),
@@ -170,6 +179,10 @@ def build_workers(
         *(
             Worker(client, task_queue=engine_queue(name), activities=steps, max_concurrent_activities=slots, **common)
             for name, steps in starting.items()
+        ),
+        *(
+            Worker(client, task_queue=read_queue(name), activities=[step], max_concurrent_activities=READS_AT_ONCE, **few, **common)
+            for name, step in reading.items()
         ),
         Worker(
             client,

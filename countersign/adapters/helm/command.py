@@ -24,11 +24,11 @@ OUTPUT_MAX = 64 << 20  # bytes
 
 
 class Failed(Exception):
-    """helm said no. `errors` is its standard error, in clear: classify it, and redact what is told of it."""
+    """helm said no. `errors` is its standard error, `out` its output, in clear: classify it, and redact what is told of it."""
 
-    def __init__(self, *, code: int, errors: str) -> None:
+    def __init__(self, *, code: int, errors: str, out: bytes = b"") -> None:
         super().__init__(f"helm ended with {code}")
-        self.code, self.errors = code, errors
+        self.code, self.errors, self.out = code, errors, out
 
 
 def environment_of(home: Path, *, attempt: str, search_path: str, passed: Mapping[str, str]) -> dict[str, str]:
@@ -102,7 +102,7 @@ class HelmCommand(pyhelm3.command.Command):  # type: ignore[misc]  # it comes wi
             said = out.read(OUTPUT_MAX + 1)
         ended.out.unlink()  # manifests hold secrets
         if ended.code != 0:
-            raise Failed(code=ended.code, errors=ended.errors)
+            raise Failed(code=ended.code, errors=ended.errors, out=said)
         if len(said) > OUTPUT_MAX:
             raise Failed(code=0, errors=f"the answer of helm {command[0]} is larger than {OUTPUT_MAX >> 20} MiB")
         return said

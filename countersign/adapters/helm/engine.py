@@ -15,6 +15,7 @@ from countersign.adapters.settings import ClusterSettings, HelmSettings
 from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Told, Wanted
 from countersign.core.fingerprints import Fingerprints
 from countersign.core.helm.charts import Source
+from countersign.core.reading import Asked
 
 
 class HelmEngine:
@@ -96,6 +97,11 @@ class HelmEngine:
 
     async def forget(self, attempt_id: str) -> None:
         await (await self._attempts()).forget(attempt_id)
+
+    async def read(self, asked: Asked) -> Mapping[str, object]:
+        """What is known of charts and releases: search_charts, get_chart, list_releases, get_release."""
+        said: Mapping[str, object] = await (await _module("reading")).answer(asked, around=await self._around())
+        return said
 
     def where(self, attempt_id: str) -> Path:
         return self._attempts_root / attempt_id

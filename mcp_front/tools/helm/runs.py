@@ -50,9 +50,9 @@ async def helm_deploy(
     env: Env = None,
     run_tests: bool = False,
 ) -> Answer:
-    """Deploy a Helm chart as a release on Kubernetes: install it, or upgrade it to exactly these values. It plans against what is live,
-    object by object, waits for whoever has to agree, applies that plan, and waits until everything is ready; what fails is rolled
-    back. `run_tests` runs the chart's tests afterwards."""
+    """Deploy a Helm chart as a release on Kubernetes: install it, or upgrade it to exactly these values. Plans against what is live,
+    waits for whoever has to agree, applies that plan and waits until all is ready; what fails is rolled back. `run_tests` runs the
+    chart's tests."""
     given = checked_values(values)
     release = await taken_in(call, environment(call, env), named(namespace, release_name))
     asked = {"chart": chart, "values": given, "repo": repo, "version": version, "run_tests": run_tests}

@@ -24,7 +24,6 @@ LATER = {
     "browse_repo": "needs projects",
     "search_repo": "needs projects",
     "explain_denial": "needs the audit trail of the gateway server",
-    **dict.fromkeys(("helm_search_charts", "helm_get_chart", "helm_list_releases", "helm_get_release"), "reading follows deploying"),
     "run_heartbeat": "leases come with the agents that hold them",
 }
 CHANGES_NOTHING = {"terraform_validate", "terraform_plan", "terraform_detect_drift"}  # so there is nothing to try out
@@ -116,7 +115,7 @@ def test_hints_follow_from_the_class(name: str) -> None:
 
     assert (hints["readOnlyHint"], hints["destructiveHint"]) == by_class[ROWS[name].access]
     assert hints["idempotentHint"] is (name in {"apply_terraform", "run_cancel"})
-    assert hints["openWorldHint"] is False
+    assert hints["openWorldHint"] is (name in {"helm_search_charts", "helm_get_chart"})
 
 
 def test_core_carries_what_the_catalogue_says() -> None:

@@ -37,19 +37,20 @@ TERRAFORM_W = {
 }
 TERRAFORM_D = {"terraform_forget_workspace", "terraform_force_unlock", "destroy_terraform"}
 
+HELM_R = {"helm_search_charts", "helm_get_chart", "helm_list_releases", "helm_get_release"}
 HELM_W, HELM_D = {"helm_deploy"}, {"helm_rollback", "helm_uninstall"}
 
 # What exists for an agent of each role; "approver" is for people.
 AGENTS_MAY = {
     "dev": CORE | RUNS_R | RUNS_W,
-    "ops": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
-    "admin": CORE | RUNS_R | RUNS_W | RUNS_A | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
+    "ops": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_R | HELM_W | HELM_D,
+    "admin": CORE | RUNS_R | RUNS_W | RUNS_A | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_R | HELM_W | HELM_D,
     "ui": CORE | RUNS_R | CARRIED,
-    "viewer": CORE | RUNS_R | CARRIED | TERRAFORM_R,
-    "platform": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
-    "sre": CORE | RUNS_R | RUNS_W | TERRAFORM_R | HELM_W,
-    "security": CORE | RUNS_R | CARRIED | TERRAFORM_R,
-    "ci": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | HELM_W,
+    "viewer": CORE | RUNS_R | CARRIED | TERRAFORM_R | HELM_R,
+    "platform": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_R | HELM_W | HELM_D,
+    "sre": CORE | RUNS_R | RUNS_W | TERRAFORM_R | HELM_R | HELM_W,
+    "security": CORE | RUNS_R | CARRIED | TERRAFORM_R | HELM_R,
+    "ci": CORE | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | HELM_R | HELM_W,
     "worker": CORE | RUNS_R | RUNS_W,
 }
 LISTED = {
@@ -58,7 +59,7 @@ LISTED = {
     "admin": CORE | CARRIED,
     "ui": CORE | CARRIED,
     "viewer": CORE | CARRIED | RUNS_R,
-    "platform": CORE | CARRIED | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_W | HELM_D,
+    "platform": CORE | CARRIED | RUNS_R | RUNS_W | TERRAFORM_R | TERRAFORM_W | TERRAFORM_D | HELM_R | HELM_W | HELM_D,
     "sre": CORE | CARRIED | RUNS_R | RUNS_W,
     "security": CORE | CARRIED | RUNS_R,
     "ci": CORE | CARRIED | RUNS_R | RUNS_W,
