@@ -30,6 +30,8 @@ async def bundle(call: Call, conn: AsyncConnection, run: RunRow) -> dict[str, An
         "v": "countersign.evidence/1",
         "run": shown.row(run) | {"mode": str(run.mode), "acts_for": run.requester.acts_for, "stack_id": run.stack_id},
         "input": shown.inputs(run.request),
+        **({"composite": {"run_id": run.parent, "step": run.step}} if run.parent is not None else {}),
+        **({"steps_of_it": steps} if (steps := await shown.steps_of(conn, run)) is not None else {}),
         "plans": [_plan(plan) for plan in made if plan is not None],
         "policy": {
             "requirement": run.requirement.model_dump(mode="json", exclude_none=True) if run.requirement else None,

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import audit, plans, runs
 from countersign.adapters.store.database import Store, stamp
-from countersign.adapters.store.requests import Admit, request_run
+from countersign.adapters.store.requests import Admit, Draft, request_run
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.watch import Watch
 from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims, RejectInput, SignedDecision
@@ -102,6 +102,7 @@ class Gateway:
         message: str | None,
         mode: Mode | None = None,
         admit: Admit | None = None,
+        steps: Sequence[Draft] = (),
     ) -> Started:
         """Write the run and start its workflow; a client that goes away meanwhile does not stop it. Raises Unavailable, and
         the run is on record then: the same call again starts it."""
@@ -118,6 +119,7 @@ class Gateway:
                 message=message,
                 mode=mode,
                 admit=admit,
+                steps=steps,
             )
             async with self._store.read() as conn:
                 run = await runs.get_run(conn, caller.org, asked.run_id)
@@ -170,7 +172,7 @@ class Gateway:
 
     async def _ask(self, conn: AsyncConnection, run: RunRow) -> Ask | None:
         need = run.requirement
-        if run.state is not RunState.AWAITING_APPROVAL or need is None:
+        if run.state is not RunState.AWAITING_APPROVAL or need is None or run.parent is not None:
             return None
         decided = await plans.decisions_of(conn, run.org, run.id)
         agreed = {d.by.id for d in decisions_in_force(decided, run.plan_digest)}

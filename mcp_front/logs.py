@@ -6,14 +6,14 @@ or of the last one.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import attempts_of
-from countersign.adapters.store.runs import Event, RunRow, run_events
+from countersign.adapters.store.runs import Event, RunRow, members_of, run_events
 from countersign.core.errors import InvalidArgument
 from countersign.core.run import RunState
 from mcp_front import lookup
@@ -32,9 +32,10 @@ _MARKS = {"error": "error", "warn": "warning", "warning": "warning"}
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    name: str  # "plan-1", "apply-1", "journal-1", "ledger"
+    name: str  # "plan-1", "apply-1", "journal-1", "ledger"; of a step of a composite "2/plan-1"
     failed: bool
     document: Document | None  # None: the ledger, or what a failed plan left in it
+    run: RunRow  # whose it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ async def log_data(call: Call, conn: AsyncConnection, run: RunRow, asked: Asked)
     """The answer about one piece of one step. Raises InvalidArgument for a step or cursor that is none of this run's."""
     steps = await _steps(call, conn, run)
     step, begin = _chosen(run, steps, asked)
-    text = await _text(call, conn, run, step)
+    text = await _text(call, conn, step)
     first, end, shown = _piece(text, begin=begin, lines=asked.lines, level=asked.level)
     return {
         "step": step.name,
@@ -65,7 +66,14 @@ async def log_data(call: Call, conn: AsyncConnection, run: RunRow, asked: Asked)
 
 
 async def _steps(call: Call, conn: AsyncConnection, run: RunRow) -> list[Step]:
-    """What failed first, then in order of time; the ledger last."""
+    """What failed first, then in order of time; the ledger last. Of a composite those of its steps too."""
+    found = await _own_steps(call, conn, run)
+    for member in await members_of(conn, run):
+        found += [replace(step, name=f"{member.step}/{step.name}") for step in await _own_steps(call, conn, member)]
+    return sorted(found, key=lambda step: not step.failed)
+
+
+async def _own_steps(call: Call, conn: AsyncConnection, run: RunRow) -> list[Step]:
     attempts = [attempt.id for attempt in await attempts_of(conn, run.org, run.id)]
     failed = run.state in _FAILED
     found: list[Step] = []
@@ -75,11 +83,11 @@ async def _steps(call: Call, conn: AsyncConnection, run: RunRow) -> list[Step]:
         name = {"log": f"plan-{number}", "apply_log": f"apply-{number}", "journal": f"journal-{number}"}.get(document.kind)
         if name is not None and document.size:
             last = document.kind == "apply_log" and of == (attempts or [""])[-1]
-            found.append(Step(name=name, failed=failed and last, document=document))
+            found.append(Step(name=name, failed=failed and last, document=document, run=run))
     if run.state is RunState.ERRORED and not attempts and run.code != "policy_denied":
-        found.append(Step(name=f"plan-{run.plan_number + 1}", failed=True, document=None))
-    found.append(Step(name=LEDGER, failed=False, document=None))
-    return sorted(found, key=lambda step: not step.failed)
+        found.append(Step(name=f"plan-{run.plan_number + 1}", failed=True, document=None, run=run))
+    found.append(Step(name=LEDGER, failed=False, document=None, run=run))
+    return found
 
 
 def _chosen(run: RunRow, steps: Sequence[Step], asked: Asked) -> tuple[Step, int | None]:
@@ -100,11 +108,11 @@ def _chosen(run: RunRow, steps: Sequence[Step], asked: Asked) -> tuple[Step, int
     return by_name[name], begin
 
 
-async def _text(call: Call, conn: AsyncConnection, run: RunRow, step: Step) -> list[str]:
+async def _text(call: Call, conn: AsyncConnection, step: Step) -> list[str]:
     if step.document is not None:
         return (await content(call, conn, step.document)).decode(errors="replace").splitlines()
-    events = await run_events(conn, run.org, run.id, limit=EVENTS)
-    if step.name == LEDGER:
+    events = await run_events(conn, step.run.org, step.run.id, limit=EVENTS)
+    if step.name.rpartition("/")[2] == LEDGER:
         return [_event_line(e) for e in events]
     failure = next((e.body for e in reversed(events) if e.state is RunState.ERRORED), {})
     return list(_finding_lines(failure)) or [str(failure.get("message", ""))]

@@ -73,9 +73,25 @@ async def plan_data(
         data["reads"] = [{"ref": r["stack"], "serial": r["serial"]} for r in read]
         if since := await reads.moved(conn, run.org, plan.inputs):
             data["reads_moved"] = list(since)
+    if steps := plan.inputs.get("steps"):
+        data["steps"] = [_step(step) for step in steps]
     if run.mode is Mode.DRIFT and (who := await last_applied(conn, run.org, run.stack_id, {item["address"] for item in items})):
         data["last_applied"] = {address: who[address] for address in sorted(who)[:NAMED]}
     return data
+
+
+def _step(step: Mapping[str, Any]) -> dict[str, Any]:
+    """One step of a composite, as its plan names it."""
+    data = {
+        "step": step["step"],
+        "run_id": step["run_id"],
+        "type": step["type"],
+        "workspace": step["stack"],
+        "plan_digest": step.get("plan_digest"),
+        "planned_later": clean(step["late"])[:300] if step.get("late") else None,
+        "was": step.get("state"),
+    }
+    return {name: value for name, value in data.items() if value is not None}
 
 
 async def view_of(call: Call, conn: AsyncConnection, run: RunRow, plan: PlanRow) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import DecisionRow
 from countersign.adapters.store.runs import Event, RunRow
 from countersign.core.redaction import Redactor
-from countersign.core.run import RunState
+from countersign.core.run import COMPOSITE, RunState
 from countersign.core.terraform.variables import secret_named
 from mcp_front.call import Call
 from mcp_front.envelope import Answer, RunHandle, clean, untrusted
@@ -34,6 +34,8 @@ _NEXT: dict[RunState, tuple[str, ...]] = {
 
 
 def next_of(run: RunRow) -> tuple[str, ...]:
+    if run.parent is not None and run.state is not RunState.NEEDS_OPERATOR:
+        return ("run_get", "run_logs") if run.ended else ("run_wait", "run_plan")  # it is decided, canceled and resumed with the whole
     return _NEXT.get(run.state, ("run_wait", "run_cancel"))
 
 
@@ -59,6 +61,10 @@ def waits_for(run: RunRow, handle: RunHandle, queue: dict[str, Any] | None) -> s
     if handle.approval is not None:
         name = ", who types the name" if handle.approval.confirm_name else ""
         return f"approval by {handle.approval.by[0]}{name}"
+    if run.parent is not None and run.state is RunState.AWAITING_APPROVAL:
+        return f"{run.parent}, which it is step {run.step} of, to be agreed to and to come to it"
+    if run.late is not None and run.state is RunState.PENDING:
+        return f"the steps of {run.parent} before it: {run.late}"
     if queue is not None:
         return f"its turn: {queue['position']} run(s) on the same state are before it"
     return {
@@ -88,8 +94,34 @@ async def summary(call: Call, conn: AsyncConnection, run: RunRow, handle: RunHan
         "reason": untrusted(run.reason, f"reason of {run.id}", limit=4000) if run.reason else None,
         "current": untrusted(run.current, f"progress of {run.id}") if run.current else None,
         "queue": queue,
+        "composite": {"run_id": run.parent, "step": run.step} if run.parent is not None else None,
+        "steps_of_it": await steps_of(conn, run),
         "from": await _origin(conn, run),
         "cursor": str(run.cursor),
+    }
+    return {name: value for name, value in data.items() if value is not None}
+
+
+async def steps_of(conn: AsyncConnection, run: RunRow) -> list[dict[str, Any]] | None:
+    """Where each step of a composite stands; None for any other run."""
+    if run.type != COMPOSITE:
+        return None
+    return [_step(member) for member in await runs.members_of(conn, run)]
+
+
+def _step(member: RunRow) -> dict[str, Any]:
+    later = member.late if member.state is RunState.PENDING else None
+    data = {
+        "step": member.step,
+        "run_id": member.id,
+        "type": member.type,
+        "workspace": member.stack_path,
+        "state": str(member.state),
+        "change_class": member.change_class,
+        "plan_digest": member.plan_digest,
+        "planned_later": untrusted(later, f"step {member.step}") if later else None,
+        "code": member.code,
+        "reason": untrusted(member.reason, f"reason of {member.id}", limit=1000) if member.reason else None,
     }
     return {name: value for name, value in data.items() if value is not None}
 
@@ -105,6 +137,7 @@ def row(run: RunRow) -> dict[str, Any]:
         "run_id": run.id,
         "type": run.type,
         "workspace": run.stack_path,
+        "composite": run.parent,
         "state": str(run.state),
         "requester": run.requester.id,
         "change_class": run.change_class,
@@ -165,7 +198,9 @@ def _with_references(hidden: Any, given: Any) -> Any:
 
 def inputs(request: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a run, without secrets."""
-    shown: dict[str, Any] = clean({name: value for name, value in request.items() if name != "vars"})
+    shown: dict[str, Any] = clean({name: value for name, value in request.items() if name not in ("vars", "steps")})
+    if request.get("steps"):
+        shown["steps"] = [{**clean(dict(step)), "input": inputs(step["input"])} for step in request["steps"]]
     return {**shown, "vars": variables(request["vars"])} if request.get("vars") else shown
 
 

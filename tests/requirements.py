@@ -57,15 +57,16 @@ _QUEUE = {
 }
 
 _COMPOSITE = {
-    "composite:one-approval": "Several runs are planned as one plan with one approval, which names the plan of each, and are applied in order.",
+    "composite:one-approval": "Several runs are one plan with one approval, which names the plan of each, and are applied in order.",
     "composite:ordered": "A step of a composite begins only when every step before it is done.",
-    "composite:asks-again": "A step that could not be planned before, or means something else by then, is shown and asked for again; one that "
-    "means the same is not.",
+    "composite:asks-again": "A step that could not be planned before, or means something else by then, is asked for again; else it is not.",
     "composite:honest-end": "A composite ends as its steps did: applied only if all are, and never as if nothing had changed if one is.",
     "composite:policy": "Policy weighs each step in its own environment; the whole waits for what the most demanding one asks.",
     "composite:claim": "Nobody decides about a step by itself, and it is claimed only in its turn, under what was said to the whole.",
-    "composite:survives": "A composite survives kill -9 of whoever leads it, and an empty Temporal, without a step done twice.",
+    "composite:survives": "A composite survives kill -9 of whoever leads it, and an emptied Temporal, without a step done twice.",
     "composite:cancel": "A cancel reaches the step that runs, no other begins, and what was done is told.",
+    "composite:resume": "Resuming a partially applied composite is a new, linked run of what is left, and repeats nothing.",
+    "composite:asked-for": "A composite needs the right to each step's own tool; what is wrong with one refuses all.",
 }
 
 _BAD_INPUT = {

@@ -15,6 +15,8 @@ def may(call: Call, tool: str, run: RunRow) -> bool:
 def objection(call: Call, run: RunRow) -> Refusal | None:
     """Why the person's word would not count for the plan of this run, if they typed what it asks for; None where it would."""
     need, now = run.requirement, call.front.store.now()
+    if run.parent is not None:
+        return Refusal(code="failed_precondition", message=f"This is step {run.step} of {run.parent}, which is decided as a whole.")
     if not may(call, "run_approve", run):
         return Refusal(code="permission_denied", message=f"The role {call.caller.role} does not decide about runs that others asked for.")
     if need is None or run.plan_digest is None:

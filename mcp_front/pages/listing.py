@@ -92,11 +92,11 @@ async def _list(visit: Visit, template: str) -> Response:
 
 
 async def _sections(call: Call, conn: AsyncConnection, narrowed: dict[str, Any], page: int) -> list[Section]:
-    waiting, many = await runs.list_runs(conn, call.org, states=tuple(WAITS), limit=WAITING, **narrowed)
+    waiting, many = await runs.list_runs(conn, call.org, states=tuple(WAITS), members=False, limit=WAITING, **narrowed)
     mine = [run for run in waiting if await _waits_for_reader(call, conn, run)]
     others = [run for run in waiting if run not in mine]
-    going, moving = await runs.list_runs(conn, call.org, states=_GOING, limit=OPEN, **narrowed)
-    ended, total = await runs.list_runs(conn, call.org, states=_ENDED, limit=PAGE, offset=(page - 1) * PAGE, **narrowed)
+    going, moving = await runs.list_runs(conn, call.org, states=_GOING, members=False, limit=OPEN, **narrowed)
+    ended, total = await runs.list_runs(conn, call.org, states=_ENDED, members=False, limit=PAGE, offset=(page - 1) * PAGE, **narrowed)
     return [
         Section(id="mine", title="Waiting for you", empty="Nothing waits for you.", rows=_rows(mine), total=len(mine)),
         Section(
@@ -115,7 +115,7 @@ async def _sections(call: Call, conn: AsyncConnection, narrowed: dict[str, Any],
 async def _matching(call: Call, conn: AsyncConnection, state: str, narrowed: dict[str, Any], page: int) -> Section:
     states = tuple(WAITS) if state == "waiting" else () if state == "open" else (RunState(state),)
     found, total = await runs.list_runs(
-        conn, call.org, states=states, open_only=state == "open", limit=PAGE, offset=(page - 1) * PAGE, **narrowed
+        conn, call.org, states=states, open_only=state == "open", members=False, limit=PAGE, offset=(page - 1) * PAGE, **narrowed
     )
     title = {"open": "Open", "waiting": "Waiting for a person"}.get(state) or STANDINGS[RunState(state)].label
     pages = _pages(total, page, {**narrowed, "state": state})

@@ -114,12 +114,13 @@ async def _known(visit: Visit, call: Call, conn: AsyncConnection, run: RunRow, d
     decided = await plans.decisions_of(conn, run.org, run.id)
     events = await runs.run_events(conn, run.org, run.id, limit=EVENTS)
     agreed = {d.by.id for d in decisions_in_force(decided, run.plan_digest)}
-    waits = run.state is RunState.AWAITING_APPROVAL
+    waits = run.state is RunState.AWAITING_APPROVAL and run.parent is None  # a step is decided with its composite
     no = objection(call, run) if waits else None
     return {
         "run": run,
         "standing": STANDINGS[run.state],
-        "waits_for": shown.waits_for(run, handle, queue) if queue is not None else None,
+        "members": [{"run": one, "standing": STANDINGS[one.state]} for one in await runs.members_of(conn, run)],
+        "waits_for": shown.waits_for(run, handle, queue) if queue is not None or run.parent is not None else None,
         "created": stamp(run.created_at),
         "ended": stamp(run.ended_at) if run.ended_at else None,
         "changes_nothing": not run.changes,
@@ -128,7 +129,7 @@ async def _known(visit: Visit, call: Call, conn: AsyncConnection, run: RunRow, d
         "agreed": call.caller.principal.id in agreed,
         "can_approve": waits and no is None and call.caller.principal.id not in agreed,
         "can_reject": waits and may(call, "run_reject", run),
-        "can_cancel": not run.ended and run.state is not RunState.CANCELING and may(call, "run_cancel", run),
+        "can_cancel": not run.ended and run.parent is None and run.state is not RunState.CANCELING and may(call, "run_cancel", run),
         "can_resume": run.state in (RunState.NEEDS_OPERATOR, RunState.INTERRUPTED)
         and may(call, "run_resume", run)
         and run.type in call.front.toolset.tools

@@ -16,6 +16,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from temporalio.testing import ActivityEnvironment
 
 from activities.applying import Applying
+from activities.composing import Composing
 from activities.engine import Here
 from activities.ledger import LedgerSteps
 from activities.planning import Planning
@@ -29,7 +30,7 @@ from countersign.adapters.store.runs import RunRow
 from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims, RejectInput
 from countersign.core.errors import BY_CODE, FailedPrecondition, NotFound, Unavailable
 from countersign.core.principal import SYSTEM, Kind, Principal
-from countersign.core.run import ENDS, RunState
+from countersign.core.run import COMPOSITE, ENDS, RunState
 from countersign.core.steps import ApplyInput, Decided, DecideInput, EndInput, EndReason, RunRef, Standing
 from mcp_front.auth import KeyVerifier, local_agent
 from mcp_front.call import Front
@@ -55,8 +56,8 @@ ORGANIZATION = OrganizationSettings(
 class InProcess:
     """What the front says to run workflows, done here and now by the same steps. `away`: nobody answers."""
 
-    def __init__(self, planning: Planning, applying: Applying) -> None:
-        self._planning, self._applying = planning, applying
+    def __init__(self, planning: Planning, applying: Applying, leading: Callable[["InProcess"], Composing]) -> None:
+        self._planning, self._applying, self._leading = planning, applying, leading(self)
         self._store, self._keyring, self._policy = planning.store, planning.keyring, planning.policy
         self.away = False
         self.knows: set[str] = set()  # runs it was told of
@@ -93,13 +94,27 @@ class InProcess:
 
     async def _plan(self, run: RunRow) -> None:
         await self.go_on.wait()
-        standing = await ActivityEnvironment().run(self._planning.plan, RunRef(org=run.org, run_id=run.id))
+        plan = self._leading.plan if run.engine == COMPOSITE else self._planning.plan
+        standing = await ActivityEnvironment().run(plan, RunRef(org=run.org, run_id=run.id))
         await self._go(run, standing)
 
     async def _go(self, run: RunRow, standing: Standing) -> None:
         if standing.state is RunState.APPROVED and standing.plan_digest:
             asked = ApplyInput(org=run.org, run_id=run.id, plan_digest=standing.plan_digest)
-            await ActivityEnvironment().run(self._applying.apply, asked)
+            apply = self._leading.apply if run.engine == COMPOSITE else self._applying.apply
+            after = await ActivityEnvironment().run(apply, asked)
+            if after.state is RunState.STALE:
+                await self._plan(run)
+
+    async def wake(self, run_id: str) -> None:
+        self._later(self._look(run_id))
+
+    async def _look(self, run_id: str) -> None:
+        run = await self._run(run_id)
+        if run.state is RunState.PENDING:
+            await self._plan(run)
+        elif run.state is RunState.APPROVED:
+            await self._go(run, Standing(state=run.state, plan_digest=run.plan_digest))
 
     async def approve(self, run_id: str, given: ApproveInput, *, update_id: str) -> Decided:
         return await self._decide(run_id, update_id, approve=given)
@@ -288,7 +303,8 @@ async def front_service(data: Path, **settings: Any) -> AsyncIterator[FrontServi
             "here": Here(host="h-test", boot_id="boot", state_url="http://127.0.0.1:1"),
             "wake": _nobody,
         }
-        made.append(InProcess(Planning(**parts), Applying(**parts)))
+        shared = {name: part for name, part in parts.items() if name not in ("engine", "wake")}
+        made.append(InProcess(Planning(**parts), Applying(**parts), lambda port: Composing(**shared, wake=port.wake, workflows=port)))
         try:
             yield FrontService(front=front, temporal=made[0], engine=engine)
         finally:

@@ -1,7 +1,7 @@
 """The acting half of `runs`: start one, cancel it, resume it, run it again."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -9,10 +9,12 @@ from pydantic import Field
 
 from countersign.adapters.store import canceling, plans, records
 from countersign.adapters.store.runs import RunRow
+from countersign.core.composite import MOST
 from countersign.core.errors import FailedPrecondition, InvalidArgument
-from countersign.core.run import RUN_TYPES, Mode, RunState, RunType
+from countersign.core.run import COMPOSITE, RUN_TYPES, Mode, RunState, RunType
 from mcp_front import lookup, receipts, shown
 from mcp_front.call import Call
+from mcp_front.composing import StepInput, Whole, again, drafted, is_a_steps_own, refuse_for_a_step
 from mcp_front.domain import Access
 from mcp_front.envelope import Answer
 from mcp_front.starting import RunId, started
@@ -38,6 +40,32 @@ async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
     return await spec.function(replace(call, tool=spec), **own)
 
 
+# It has no tool of the catalogue: `run_start` starts it, and the rights that count are those to the tools of its steps.
+@RUNS.tool("composite", Access.WRITE, title="Several runs as one", run=True, listed=False)
+async def composite(
+    call: Call,
+    steps: Annotated[Sequence[StepInput], Field(min_length=1, max_length=MOST, description="in the order they are applied")],
+) -> Answer:
+    """Plan several runs as one plan of plans with one approval, and apply them in order. A step that can be planned only after the ones
+    before it is planned then, and asks again."""
+    whole = await drafted(call, steps)
+    return await _composed(call, whole, whole.arguments)
+
+
+async def _composed(call: Call, whole: Whole, arguments: Mapping[str, Any], *, warnings: tuple[str, ...] = ()) -> Answer:
+    begun = await call.front.gateway.start(
+        call.caller,
+        RUN_TYPES[COMPOSITE],
+        whole.stack,
+        arguments,
+        key=call.given.idempotency_key,
+        message=call.given.message,
+        mode=Mode.SPECULATIVE if call.given.dry_run else None,
+        steps=whole.steps,
+    )
+    return await started(call, begun.run, replayed=begun.replayed, warnings=warnings)
+
+
 @RUNS.tool("run_cancel", Access.WRITE, title="Cancel run", carried=True)
 async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Field(max_length=500)] = None, force: bool = False) -> Answer:
     """Cancel a run: stop or abort it. Before apply nothing is changed; a running apply is interrupted once, saves its state and tells
@@ -47,6 +75,7 @@ async def run_cancel(call: Call, run_id: RunId, reason: Annotated[str | None, Fi
         run = await lookup.run_for(call, conn, run_id)
     if await receipts.replayed(call, arguments) is not None:
         return await shown.answer(call, run, replayed=True)
+    refuse_for_a_step(run, what="cancel")
     if run.ended:
         raise FailedPrecondition(f"the run has ended already: {run.state}", next=["run_get"], details={"run_id": run.id})
     if force:
@@ -79,6 +108,11 @@ async def run_resume(call: Call, run_id: RunId) -> Answer:
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
     call.tool_named(run.type)  # who resumes a run has it started
+    if not is_a_steps_own(run):
+        refuse_for_a_step(run, what="resume")
+    if run.state is RunState.PARTIALLY_APPLIED and run.type == COMPOSITE:
+        left = await again(call, run, left_only=True)
+        return await _composed(call, left, {**left.arguments, "resumes": run.id})
     if run.state is RunState.PARTIALLY_APPLIED:
         return await _again(call, run, {**run.request, "resumes": run.id})
     if run.ended:
@@ -100,10 +134,16 @@ async def run_rerun(call: Call, run_id: RunId, refresh_inputs: bool = False) -> 
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
     call.tool_named(run.type)
+    refuse_for_a_step(run, what="run again")
     if not run.ended:
         raise FailedPrecondition(f"the run is still open: {run.state}", next=["run_get", "run_cancel"], details={"run_id": run.id})
-    request = {**run.request, "rerun_of": run.id}
     warnings: tuple[str, ...] = ()
+    if run.type == COMPOSITE:
+        whole = await again(call, run, left_only=False)
+        if not refresh_inputs:
+            warnings = ("each step is planned as its workspace is now; a commit is kept where the step was asked for with one",)
+        return await _composed(call, whole, {**whole.arguments, "rerun_of": run.id}, warnings=warnings)
+    request = {**run.request, "rerun_of": run.id}
     if refresh_inputs:
         request.pop("commit", None)
     else:

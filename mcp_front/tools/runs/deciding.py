@@ -17,6 +17,7 @@ from countersign.core.run import RunState
 from mcp_front import asking, lookup, shown
 from mcp_front.asking import Given, Outcome, Reason
 from mcp_front.call import Call
+from mcp_front.composing import refuse_for_a_step
 from mcp_front.domain import Access
 from mcp_front.envelope import Answer
 from mcp_front.starting import Digest, RunId, settled
@@ -119,6 +120,7 @@ def _rejectable(run: RunRow) -> None:
 
 
 def _decidable(run: RunRow) -> None:
+    refuse_for_a_step(run, what="decide about")
     if run.state is RunState.EXPIRED:
         raise ApprovalExpired(
             "the time to approve this plan is over; a new run makes a new plan", next=["run_rerun"], details={"run_id": run.id}

@@ -63,6 +63,7 @@ async def run_list(
             open_only=state == "open",
             types=[type] if type else (),
             env=lookup.environment(call, env) if env else None,
+            members=target is not None,  # else a composite stands for its steps
             since=lookup.point_in_time(since, call.front.store.now(), field="since"),
             offset=call.offset,
             limit=call.given.limit,
