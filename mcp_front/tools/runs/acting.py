@@ -25,8 +25,8 @@ SOON = 1.0  # seconds a wish has to show in the run's row before it is answered
 
 @RUNS.tool("run_start", Access.WRITE, title="Start run", run=True)
 async def run_start(call: Call, type: str, input: dict[str, Any]) -> Answer:
-    """Start a run by the name of its registered type. `type` is the name of the tool that starts such runs, `input` that tool's own
-    arguments; its right is needed as well."""
+    """Start a run by its registered type, the name of the tool that starts such runs; `input` is that tool's, its right is needed.
+    `composite` takes `steps` of {type, input}: several runs, one approval."""
     if type not in RUN_TYPES or type not in {*call.front.toolset.tools, *call.front.toolset.starts}:
         raise InvalidArgument(f"no run type {type[:60]!r}{lookup.nearest(type, RUN_TYPES)}", field="type")
     spec = call.tool_named(type)
