@@ -32,7 +32,7 @@ async def append(
     **facts: str | int | bool | None,
 ) -> int:
     """Append one row and return its seq. `facts` are digests and codes, never values."""
-    last = (await tx.execute(_LAST, {"org": org})).first()
+    last = await statements.one(tx, _LAST, org=org)
     seq, previous = (last.seq + 1, last.hash) if last else (1, GENESIS)
     body = canonical(
         {

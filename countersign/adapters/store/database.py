@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from countersign.adapters.durable import on_disk
 from countersign.adapters.store import inline_sqlite
 from countersign.core.errors import FailedPrecondition, Unavailable
 
 SCHEMA_HEAD = "0002"  # the newest migration; a test holds it against the migrations folder
+WRITES = "BEGIN IMMEDIATE"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -112,7 +114,7 @@ class Store:
         opened = partial(inline_sqlite.connect, parsed.database, asyncio.Lock(), inline_sqlite.Disk())
         writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened, hide_parameters=True)
         reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened, hide_parameters=True)
-        for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
+        for engine, begin in ((writer, WRITES), (reader, "BEGIN")):
             _say_begin(engine, begin)
         return cls(writer, reader, url=url, clock=clock)
 
@@ -170,8 +172,23 @@ async def _on_postgres(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 def _say_begin(engine: AsyncEngine, begin: str, *, of_states: str | None = None) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:
+        driver = connection.connection.driver_connection
+        if isinstance(driver, inline_sqlite.InlineConnection):
+            _begin_inline(driver, begin, connection.dialect)
+            return
         about_states = of_states and connection.get_execution_options().get("of_states")
         connection.exec_driver_sql(of_states if about_states else begin)
+
+
+def _begin_inline(driver: inline_sqlite.InlineConnection, begin: str, dialect: Dialect) -> None:
+    """Without a cursor: whatever waits here waits for the turn, or in a thread."""
+    try:
+        if begin == WRITES:
+            await_only(driver.begin_writing(begin))
+        else:
+            driver.open.execute(begin)
+    except sqlite3.Error as broken:
+        raise DBAPIError.instance(begin, (), broken, sqlite3.Error, hide_parameters=True, dialect=dialect) from broken
 
 
 def _schema_version(url: str) -> str | None:

@@ -81,13 +81,13 @@ class InlineConnection:
         self._writes = False  # this transaction holds the turn; its commit waits for the disk
 
     @property
-    def _open(self) -> sqlite3.Connection:
+    def open(self) -> sqlite3.Connection:
         if self._connection is None:
             raise ValueError("no active connection")
         return self._connection
 
     def cursor(self) -> "InlineCursor":
-        return InlineCursor(self, self._open.cursor())
+        return InlineCursor(self.open.cursor())
 
     async def begin_writing(self, statement: str) -> None:
         try:
@@ -97,7 +97,7 @@ class InlineConnection:
             raise sqlite3.OperationalError("database is locked") from None
         try:
             if not self._begun_at_once(statement):
-                await _in_thread(lambda: self._open.execute(statement))
+                await _in_thread(lambda: self.open.execute(statement))
         except BaseException:
             # Cancelled, it may have begun all the same.
             if self._connection is not None and self._connection.in_transaction:
@@ -108,22 +108,22 @@ class InlineConnection:
 
     def _begun_at_once(self, statement: str) -> bool:
         """Begin where no other process writes; False where one does, and it takes waiting."""
-        self._open.execute("PRAGMA busy_timeout=0")
+        self.open.execute("PRAGMA busy_timeout=0")
         try:
-            self._open.execute(statement)
+            self.open.execute(statement)
         except sqlite3.OperationalError as busy:
             if busy.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             return False
         finally:
-            self._open.execute(f"PRAGMA busy_timeout={int(1000 * BUSY)}")
+            self.open.execute(f"PRAGMA busy_timeout={int(1000 * BUSY)}")
         return True
 
     async def commit(self) -> None:
         if not self._writes:
-            self._open.commit()
+            self.open.commit()
             return
-        connection = self._open
+        connection = self.open
         try:
             if self._disk.quick:
                 self._disk.commit(connection)
@@ -150,7 +150,7 @@ class InlineConnection:
         self._done()
 
     async def create_function(self, *arguments: Any, **options: Any) -> None:
-        self._open.create_function(*arguments, **options)
+        self.open.create_function(*arguments, **options)
 
     def stop(self) -> None:
         """Close without waiting, where no event loop is left."""
@@ -161,8 +161,7 @@ class InlineConnection:
 
 
 class InlineCursor:
-    def __init__(self, connection: InlineConnection, cursor: sqlite3.Cursor) -> None:
-        self._of = connection
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
         self._cursor = cursor
         self.arraysize = 1
 
@@ -185,10 +184,7 @@ class InlineCursor:
         return self._cursor.lastrowid
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> "InlineCursor":
-        if statement.startswith("BEGIN IMMEDIATE"):
-            await self._of.begin_writing(statement)
-        else:
-            self._cursor.execute(statement, parameters)
+        self._cursor.execute(statement, parameters)
         return self
 
     async def executemany(self, statement: str, rows: Sequence[Sequence[Any]]) -> "InlineCursor":

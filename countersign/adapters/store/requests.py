@@ -147,7 +147,7 @@ async def _write(
 ) -> None:
     """The run, its first event, and who asked."""
     state, body = str(RunState.PENDING), json.dumps({"by": by.id})
-    added = await statements.add(tx, events, org_id=org, run_id=run_id, at=stamp(now), kind="state", state=state, body=body)
+    cursor = await statements.add(tx, events, org_id=org, run_id=run_id, at=stamp(now), kind="state", state=state, body=body)
     await statements.add(
         tx,
         runs,
@@ -168,7 +168,7 @@ async def _write(
         message=message,
         created_at=stamp(now),
         updated_at=stamp(now),
-        cursor=added.inserted_primary_key[0] if added.inserted_primary_key else 0,
+        cursor=cursor,
         **columns,
     )
     await audit.append(tx, org=org, at=stamp(now), action=one.run_type.name, by=by, target=one.stack.path, run_id=run_id, request=digest)

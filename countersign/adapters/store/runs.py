@@ -289,8 +289,7 @@ async def _write(
     tx: AsyncConnection, run: RunRow, to: RunState, *, at: datetime, kind: str, body: Mapping[str, Any], columns: Mapping[str, Any]
 ) -> RunRow:
     text = json.dumps(body, ensure_ascii=False)
-    added = await statements.add(tx, events, org_id=run.org, run_id=run.id, at=stamp(at), kind=kind, state=str(to), body=text)
-    n = added.inserted_primary_key[0] if added.inserted_primary_key else 0
+    n = await statements.add(tx, events, org_id=run.org, run_id=run.id, at=stamp(at), kind=kind, state=str(to), body=text)
     mine = {"org_id": run.org, "id": run.id, "state": str(run.state)}
     row = await statements.changed(tx, runs, mine, state=str(to), updated_at=stamp(at), cursor=n, **columns)
     if row is None:

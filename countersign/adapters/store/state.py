@@ -256,7 +256,7 @@ _HEAD_AND_CREDENTIAL = (
 async def _admitted(tx: AsyncConnection, credential: Credential, wish: Wish, now: datetime) -> tuple[Head, Refusal | None]:
     """The head, held, and whether the credential, as it is now, may do that at all."""
     asked = {"credential": credential.id, "org": credential.org, "stack": credential.stack_id}
-    row = (await tx.execute(_HEAD_AND_CREDENTIAL, asked)).first()
+    row = await statements.one(tx, _HEAD_AND_CREDENTIAL, **asked)
     if row is None:
         await hold(tx, credential.org, credential.stack_id)
         return await _admitted(tx, credential, wish, now)

@@ -72,7 +72,7 @@ async def release(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str) 
     """Leave the queue, whether holding or waiting; returns the run that is next and should be woken."""
     mine = {"org_id": org, "stack_id": stack_id}
     await tx.execute(_LEFT, {**mine, "run_id": run_id})
-    row = (await tx.execute(_QUEUE, mine)).first()
+    row = await statements.one(tx, _QUEUE, **mine)
     return str(row.run_id) if row is not None and not row.held else None
 
 
