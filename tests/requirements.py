@@ -315,6 +315,8 @@ _BEHAVIOUR = {
     "helm:chart-sources": ("Charts come from sources the operator lists, by name; nothing else is fetched or followed.", "issue 7"),
     "helm:failures": ("Helm's words have one meaning each, and an answer says what to do next.", "kubernetes §3.2"),
     "helm:through-the-gate": ("A release is deployed, rolled back and uninstalled exactly as a person agreed to it.", "issue 7"),
+    "helm:canceled": ("A canceled release is undone by helm itself, and says what it is at afterwards.", "issue 7"),
+    "helm:refused-in-the-plan": ("What the cluster would not take is told by the plan, object by object, before anybody agrees.", "issue 7"),
     "helm:recovered-by-evidence": ("A lost operation is accounted for by history, number and label together, never by age.", "kubernetes §5"),
     "helm:stale-by-generation": ("A plan is stale where an object of it became another one, and not where a pod restarted.", "kubernetes §4"),
     "git:allow-list": ("Nothing is fetched that the operator does not list.", "issue 4"),

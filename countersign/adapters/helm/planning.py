@@ -66,6 +66,7 @@ class Target:
 
     objects: tuple[Manifest, ...]
     hooks: tuple[Manifest, ...] = ()
+    other_hooks: bool = False  # than the deployed revision has
     crds: tuple[Manifest, ...] = ()  # made once, before everything else
     remarks: tuple[str, ...] = ()
 
@@ -177,7 +178,15 @@ async def _deployed(session: Session, wanted: Wanted, history: Sequence[Revision
     text = str(answer.get("manifest") or "")
     hooks = "\n---\n".join(str(hook.get("manifest") or "") for hook in answer.get("hooks") or ())
     every = await session.parsed(hooks, release.namespace)
-    return Target(objects=await session.parsed(text, release.namespace), hooks=_that_run(every, wanted, history), crds=new, remarks=remarks)
+    current = deployed(history)
+    before = await session.hooks(release, current.number) if current is not None else ()
+    return Target(
+        objects=await session.parsed(text, release.namespace),
+        hooks=_that_run(every, wanted, history),
+        other_hooks={one.key: one.body for one in every} != {one.key: one.body for one in before},
+        crds=new,
+        remarks=remarks,
+    )
 
 
 async def _dry_run(session: Session, wanted: Wanted, *, unknown_kinds: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -186,6 +195,8 @@ async def _dry_run(session: Session, wanted: Wanted, *, unknown_kinds: bool) -> 
     release = wanted.release
     chart = str(wanted.archive.written(session.folder))
     command = ["upgrade", release.name, chart, "--install", "--reset-values", "-n", release.namespace, "-f", "-"]
+    # Its own look at the schema takes longer than all the rest, and says less than the server's dry run of each object, which follows.
+    command += ["--disable-openapi-validation"]
     values = json.dumps(wanted.values).encode()
     try:
         return dict(await session.asked([*command, "--dry-run=server"], values)), ()
@@ -307,31 +318,57 @@ def _in_words(answer: Refusal) -> str:
 
 
 async def quota_risks(session: Session, wanted: Wanted, looked: Sequence[Looked]) -> tuple[str, ...]:
-    """Pods are made later, by controllers, and no dry run sees the quota that refuses them. Raises QuotaExceeded where it never fits."""
-    wants = {one.manifest.key.namespace: 0 for one in looked if _pods(one.manifest.body)}
-    for one in looked:
-        if one.manifest.key.namespace in wants:
-            wants[one.manifest.key.namespace] += _pods(one.manifest.body) - (_pods(one.live) if one.live is not None else 0)
+    """What quotas have left. Pods are made later, by controllers, and of many new objects each fits alone: no dry run tells.
+
+    Raises QuotaExceeded where it can never fit.
+    """
     said: list[str] = []
-    for namespace, more in wants.items():
-        every = sum(_pods(one.manifest.body) for one in looked if one.manifest.key.namespace == namespace)
-        for quota in await session.cluster.listed("v1", "ResourceQuota", namespace=namespace):
-            name = quota["metadata"]["name"]
-            for unit in ("pods", "count/pods"):
-                hard = (quota.get("spec", {}).get("hard") or {}).get(unit)
-                used = (quota.get("status", {}).get("used") or {}).get(unit, "0")
-                if not str(hard).isdigit() or not str(used).isdigit():
+    for namespace in sorted({one.manifest.key.namespace for one in looked} - {""}):
+        quotas = await session.cluster.listed("v1", "ResourceQuota", namespace=namespace)
+        wants = await _wants(session, [one for one in looked if one.manifest.key.namespace == namespace]) if quotas else {}
+        for quota in quotas:
+            name, hard = quota["metadata"]["name"], quota.get("spec", {}).get("hard") or {}
+            used = quota.get("status", {}).get("used") or {}
+            for unit, want in wants.items():
+                if not (str(hard.get(unit)).isdigit() and str(used.get(unit, "0")).isdigit()):
                     continue
-                hard = int(str(hard))
-                if every > hard:
+                most, now = int(str(hard[unit])), int(str(used.get(unit, "0")))
+                if want.every > most or (want.at_once and now + want.more > most):
                     raise QuotaExceeded(
-                        f"{every} pods are wanted in {namespace}, and the quota {name} allows {hard}: they would never all start; "
-                        "ask for fewer replicas, or have the quota raised",
+                        f"the quota {name} of {namespace} allows {most} {unit}, {now} are used, and {want.every} are wanted, "
+                        f"{want.more} of them new; ask for fewer, or have the quota raised",
                         field="values",
                     )
-                if more > 0 and int(str(used)) + more > hard:
-                    said.append(f"The quota {name} of {namespace} may refuse pods: {used} of {hard} are used, and {more} more are wanted.")
+                if want.more > 0 and now + want.more > most:
+                    said.append(
+                        f"The quota {name} of {namespace} may refuse {unit}: {now} of {most} are used, and {want.more} more are wanted."
+                    )
     return tuple(said)
+
+
+@dataclass(frozen=True)
+class Want:
+    every: int = 0  # the release's, in the end
+    more: int = 0  # than it has now
+    at_once: bool = True  # made by helm itself, and refused at once where there is no room
+
+    def plus(self, every: int, more: int, at_once: bool) -> "Want":
+        return Want(self.every + every, self.more + more, at_once)
+
+
+async def _wants(session: Session, looked: Sequence[Looked]) -> dict[str, Want]:
+    """By the unit of a quota."""
+    found: dict[str, Want] = {}
+    for one in looked:
+        key, new = one.manifest.key, int(one.live is None)
+        if plural := await session.cluster.plural(one.manifest.api_version, key.kind):
+            for unit in {f"count/{plural}.{key.group}"} if key.group else {f"count/{plural}", plural} - {"pods", "count/pods"}:
+                found[unit] = found.get(unit, Want()).plus(1, new, True)
+        if pods := _pods(one.manifest.body):
+            more = pods - (_pods(one.live) if one.live is not None else 0)
+            for unit in ("pods", "count/pods"):
+                found[unit] = found.get(unit, Want()).plus(pods, more, False)
+    return found
 
 
 def _pods(body: Mapping[str, Any]) -> int:
@@ -484,13 +521,13 @@ def _remarks(wanted: Wanted, history: Sequence[Revision], removed: Sequence[Remo
 
 
 def _still(wanted: Wanted, history: Sequence[Revision], target: Target) -> str | None:
-    """What is to be done although no object changes: helm's own record of the release."""
+    """What is to be done although no object changes: helm's own record of the release, or its hooks."""
     last = newest(history)
     if wanted.action is Action.UNINSTALL:
         return "release" if last is not None and last.status != "uninstalled" else None
     if last is None or last.status != "deployed" or wanted.action is Action.ROLLBACK:
         return "release"
-    return None
+    return "hooks" if target.other_hooks else None
 
 
 def _source(wanted: Wanted) -> str:

@@ -72,7 +72,7 @@ class Identity:
     """Which cluster this is, whatever it is called."""
 
     server: str
-    uid: str  # of its kube-system namespace: another cluster behind the same address has another one
+    uid: str  # of its kube-system namespace: another cluster behind the same address has another one; else of its authority
     version: str
 
 
@@ -81,19 +81,28 @@ class Cluster:
     name: str  # as the operator calls it
     server: str
     _client: DynamicClient = field(repr=False)
+    _authority: str = ""  # fingerprint of what its certificates are signed with
     _kinds: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
     _looking: threading.Lock = field(default_factory=threading.Lock, repr=False)  # discovery is one thread's at a time
 
     @classmethod
     async def open(cls, config: Kubeconfig, *, name: str, folder: Path) -> "Cluster":
         """`folder` is private, and holds keys for as long as this is used. Raises Unavailable and what the cluster refuses."""
-        return await _asked(name, lambda: cls(name=name, server=config.server, _client=_client_of(config, folder)))
+        return await _asked(
+            name, lambda: cls(name=name, server=config.server, _client=_client_of(config, folder), _authority=config.authority)
+        )
 
     async def identity(self) -> Identity:
         def ask() -> Identity:
             version = str(self._client.version["kubernetes"]["gitVersion"])
-            space = self._get(Named(api_version="v1", kind="Namespace", namespace=None, name="kube-system"))
-            return Identity(server=self.server, uid=str((space or {}).get("metadata", {}).get("uid", "")), version=version)
+            try:
+                space = self._get(Named(api_version="v1", kind="Namespace", namespace=None, name="kube-system"))
+                uid = str((space or {}).get("metadata", {}).get("uid", ""))
+            except ApiException as refused:
+                if refused.status != 403:  # a credential for some namespaces needs no right to see this one
+                    raise
+                uid = f"ca-{self._authority}"
+            return Identity(server=self.server, uid=uid, version=version)
 
         return await _asked(self.name, ask)
 
@@ -126,6 +135,15 @@ class Cluster:
         def ask() -> bool | None:
             resource = self._resource(api_version, kind)
             return bool(resource.namespaced) if resource is not None else None
+
+        return await _asked(self.name, ask)
+
+    async def plural(self, api_version: str, kind: str) -> str | None:
+        """What quotas call such objects; None where the cluster knows no such kind."""
+
+        def ask() -> str | None:
+            resource = self._resource(api_version, kind)
+            return str(resource.name) if resource is not None else None
 
         return await _asked(self.name, ask)
 

@@ -5,6 +5,7 @@ another one tomorrow, and no plugin that runs a command of its own.
 """
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,12 @@ class Kubeconfig:
     server: str
     document: Mapping[str, Any] = field(repr=False)
     secrets: frozenset[str] = field(repr=False)  # what must not be told
+
+    @property
+    def authority(self) -> str:
+        """Fingerprint of the authority that its certificates are of."""
+        (cluster,) = self.document["clusters"]
+        return hashlib.sha256(str(cluster["cluster"].get("certificate-authority-data", "")).encode()).hexdigest()[:16]
 
     def written(self, path: Path) -> Path:
         """As a file that only this user reads."""
