@@ -1,7 +1,8 @@
 """The step that begins a drift check when its time has come: a run of its own, or the reason why there is none this time."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from temporalio import activity
 
@@ -19,6 +20,7 @@ from countersign.core.steps import BEGIN_DRIFT, DriftBegun, DriftInput
 class DriftSteps:
     store: Store
     start: Callable[[RunRow], Awaitable[None]]  # its workflow
+    releases_every: Mapping[str, str] = field(default_factory=dict)  # "org/env" → how often its releases are looked at
 
     @BEGIN_DRIFT.implemented_by
     async def begin(self, asked: DriftInput) -> DriftBegun:
@@ -33,13 +35,17 @@ class DriftSteps:
             return DriftBegun(skipped="its state was given back")
         if busy is not None:
             return DriftBegun(skipped=busy)
+        arguments: dict[str, Any] = {"env": stack.env, "workspace": stack.slug, "every": stack.body.get("drift_every")}
+        if (release := stack.release) is not None:
+            every = self.releases_every.get(stack.config.env)
+            arguments = {"env": stack.env, "namespace": release.namespace, "release_name": release.name, "every": every}
         begun = await request_run(
             self.store,
             org=asked.org,
             principal=SYSTEM,
-            run_type=RUN_TYPES["terraform_detect_drift"],
+            run_type=RUN_TYPES["terraform_detect_drift" if release is None else "helm_detect_drift"],
             stack=stack.config,
-            arguments={"env": stack.env, "workspace": stack.slug, "every": stack.body.get("drift_every")},
+            arguments=arguments,
             key=activity.info().workflow_id,
             message=None,
         )

@@ -82,7 +82,7 @@ async def whole(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str,
         "outputs": await _outputs(call, conn, stack),
         "engine_build": await _engine_build(call, conn, stack),
         "reads_moved": await _reads_moved(call, conn, stack),
-        "drift": await _drift(call, conn, stack),
+        "drift": await drift_noted(call, conn, stack),
         "runs": await recent_runs(call, conn, stack, LAST_RUNS),
     }
     return {name: value for name, value in data.items() if value is not None}
@@ -133,7 +133,7 @@ async def _reads_moved(call: Call, conn: AsyncConnection, stack: StackRow) -> li
     return list(await reads.moved(conn, call.org, plan.inputs)) or None if plan is not None else None
 
 
-async def _drift(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str, Any] | None:
+async def drift_noted(call: Call, conn: AsyncConnection, stack: StackRow) -> dict[str, Any] | None:
     """What the newest check found, and who applied it last."""
     checked = await drift.newest(conn, call.org, stack.id)
     if checked is None:

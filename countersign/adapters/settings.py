@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from countersign.core.durations import duration
 from countersign.core.errors import InvalidArgument
 from countersign.core.helm.charts import STACKS, Kind, Source, is_loopback
 from countersign.core.ids import SLUG
@@ -158,6 +159,7 @@ class ClusterSettings(Section):
     kubeconfig: Path | None = None  # a file that the worker reads; or
     kubeconfig_secret: str | None = None  # slug of a sealed secret that holds one
     context: str | None = None  # of the kubeconfig; None: its current one
+    drift_every: str | None = None  # how often each release is looked at for drift: 90s, 2h, 7d; None: when somebody asks
 
     @field_validator("environment")
     @classmethod
@@ -178,6 +180,16 @@ class ClusterSettings(Section):
     @classmethod
     def _whole(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator("drift_every")
+    @classmethod
+    def _not_always(cls, every: str | None) -> str | None:
+        try:
+            if every is not None and duration(every, field="drift_every") < timedelta(minutes=1):
+                raise ValueError("drift is looked for once a minute at most: a check asks the cluster about each object")
+        except InvalidArgument as bad:
+            raise ValueError(bad.message) from None
+        return every
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "ClusterSettings":
@@ -486,6 +498,11 @@ class Settings(BaseSettings):
     @property
     def temporal_ui_url(self) -> str:
         return f"http://{self.host}:{self.temporal_ui_port}"
+
+    @property
+    def releases_every(self) -> dict[str, str]:
+        """Environment → how often its releases are looked at for drift."""
+        return {one.environment: one.drift_every for one in self.clusters if one.drift_every is not None}
 
     def cluster(self, env: str) -> ClusterSettings | None:
         """The cluster of the environment "org/env", or None."""

@@ -121,6 +121,7 @@ RUN_TYPES: dict[str, RunType] = {
         RunType(name="helm_deploy", engine="helm", mode=Mode.APPLY),
         RunType(name="helm_rollback", engine="helm", mode=Mode.APPLY),
         RunType(name="helm_uninstall", engine="helm", mode=Mode.DESTROY),
+        RunType(name="helm_detect_drift", engine="helm", mode=Mode.DRIFT),
         RunType(name=COMPOSITE, engine=COMPOSITE, mode=Mode.APPLY),
     )
 }

@@ -117,7 +117,7 @@ def build_workers(
         keyring=keyring,
         tells={e.name: cast(Reconciler, e).told for e in engines if ENGINES[e.name].reconcile is not None},
     )
-    drifting = DriftSteps(store=store, start=temporal.Runs(client).start)
+    drifting = DriftSteps(store=store, start=temporal.Runs(client).start, releases_every=settings.releases_every)
     local: list[Callable[..., Any]] = []
     starting: dict[str, list[Callable[..., Any]]] = {}
     for engine in engines:
@@ -304,7 +304,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
         orgs = [o.slug for o in settings.organizations]
         await hand_back(store, workflows, orgs, here.host)
         sweeping = asyncio.create_task(keep_sweeping(store, workflows, orgs, stop))
-        settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop))
+        settling = asyncio.create_task(keep_settling(store, Schedules(client), orgs, stop, settings.releases_every))
         places: dict[str, Any] = {"host": here.host, "attempts_root": settings.data / "attempts"}
         noticing = asyncio.create_task(keep_noticing(store, artifacts, workflows, orgs=orgs, stop=stop, **places))
         forgetting = asyncio.create_task(keep_forgetting(store, artifacts, settings.retention.rules, orgs, stop))

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from mcp import Client, MCPError
 from temporalio.client import Client as Temporal
 
-from tests.acceptance.installed import Installed, call, refused
+from tests.acceptance.installed import Installed, call, refused, until
+from tests.acceptance.installed import eventually as later
 from tests.kubernetes.chart_servers import ChartServer, chart, packed, serving
 from tests.kubernetes.plane import Plane, eventually
 from tests.kubernetes.releasing import CHARTS, people, settings_of
@@ -38,7 +40,8 @@ async def shared(plane: Plane, server: ChartServer, tmp_path_factory: pytest.Tem
     it = Installed(data=folder / "data", stacks=CHARTS)
     it.data.mkdir(parents=True)
     sources = f'[[charts]]\nname = "stable"\nindex = "{server.address}"\n[[charts]]\nname = "away"\noci = "oci://127.0.0.1:1/charts"\n'
-    (it.data / "countersign.toml").write_text(settings_of(kubeconfig=plane.kubeconfig) + sources)
+    clusters = settings_of(kubeconfig=plane.kubeconfig).replace('name = "dev"', 'name = "dev"\ndrift_every = "7h"', 1)
+    (it.data / "countersign.toml").write_text(clusters + sources)
     it.start()
     try:
         await it.ready()
@@ -240,6 +243,41 @@ async def test_an_earlier_revision_is_shown_as_it_was(agent: Client, plane: Plan
     assert (data["revision"], data["status"], data["deployed_revision"], data["values"]) == (1, "superseded", 2, {"replicas": 1})
     assert "replicas: 1" in data["manifest"]["text"]
     assert [row["revision"] for row in data["history"]] == [2, 1]
+
+
+# Drift as a run.
+
+
+@requirement("helm:drift", "drift:scheduled")
+async def test_a_release_is_looked_at_when_its_time_has_come_and_when_somebody_asks(
+    shared: Installed, agent: Client, plane: Plane, namespace: str
+) -> None:
+    temporal = await Temporal.connect(f"127.0.0.1:{shared.temporal_port}")
+
+    triggered: set[str] = set()
+
+    async def checked() -> dict[str, Any] | None:
+        """What a schedule that somebody triggers finds; which one is this release's, its id does not tell."""
+        ours = [one async for one in await temporal.list_schedules() if one.id.startswith("drift-") and one.id not in triggered]
+        for one in ours:
+            assert one.schedule is not None and one.schedule.spec.intervals[0].every == timedelta(hours=7)
+            await temporal.get_schedule_handle(one.id).trigger()
+            triggered.add(one.id)
+        found = (await call(agent, "helm_get_release", release_name="looked-at", namespace=namespace))["data"].get("drift_checked")
+        return found if found and found["found"] else None
+
+    async with people(shared, namespace) as we:
+        await we.deployed("looked-at")
+    plane.patch(f"/apis/apps/v1/namespaces/{namespace}/deployments/looked-at", {"spec": {"replicas": 4}})
+    found = await later(checked, "what a scheduled check found")
+
+    assert (found["found"], found["summary"]) == (1, "1 changed")
+    assert found["items"][0]["address"] == f"Deployment.apps/{namespace}/looked-at"
+    begun = await call(agent, "run_start", type="helm_detect_drift", input={"release_name": "looked-at", "namespace": namespace})
+    ended = await until(agent, begun["run"]["run_id"], "planned_and_finished")
+    plan = await call(agent, "run_plan", run_id=ended["run"]["run_id"])
+    assert plan["data"]["counts"]["update"] == 1
+    assert "spec.replicas: 1 → 4" in json.dumps(plan, ensure_ascii=False)
 
 
 # What reading leaves behind.

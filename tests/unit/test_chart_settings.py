@@ -60,3 +60,14 @@ def test_what_is_no_source_is_refused(tmp_path: Path, record: str, why: str) -> 
 def test_a_name_means_one_source(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="two chart sources"):
         load(write(tmp_path, 'name = "a"\nindex = "https://a"', 'name = "a"\nindex = "https://b"'))
+
+
+def test_how_often_releases_are_looked_at(tmp_path: Path) -> None:
+    cluster = '[[clusters]]\nenvironment = "local/dev"\nname = "dev"\nkubeconfig_secret = "k"\ndrift_every = "{}"\n'
+    (tmp_path / "countersign.toml").write_text(cluster.format("2h"))
+
+    assert load(tmp_path).releases_every == {"local/dev": "2h"}
+    for every, why in (("30s", "once a minute at most"), ("often", "reads 90s, 2h or 7d")):
+        (tmp_path / "countersign.toml").write_text(cluster.format(every))
+        with pytest.raises(InvalidArgument, match=why):
+            load(tmp_path)

@@ -16,6 +16,7 @@ from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, R
 from countersign.core.fingerprints import Fingerprints
 from countersign.core.helm.charts import Source
 from countersign.core.reading import Asked
+from countersign.core.run import Mode
 
 
 class HelmEngine:
@@ -67,7 +68,8 @@ class HelmEngine:
 
     async def plan(self, job: PlanJob, beat: Beat) -> Planned:
         """What the release would become. Raises with `details["findings"]` where the cluster would not take objects of it."""
-        planned: Planned = await (await _module("planning")).make_plan(job, beat, around=await self._around())
+        module = await _module("drifting" if job.mode is Mode.DRIFT else "planning")
+        planned: Planned = await module.make_plan(job, beat, around=await self._around())
         return planned
 
     async def moved(self, job: PlanJob, inputs: Mapping[str, object], beat: Beat) -> str | None:

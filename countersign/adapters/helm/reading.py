@@ -285,7 +285,7 @@ async def get_release(asked: Question, around: Surroundings) -> Mapping[str, obj
             paths = [path for path, _ in sealed_paths(await _values_asked(asked, session, release) or {})]
             found["values"] = veil.values(status.get("config") or {}, schema=schema, paths=paths)
         if "manifest" in include:
-            every = (*objects, *await session.parsed(_hooks_of(status), release.namespace))
+            every = (*objects, *await session.parsed(hooks_of(status), release.namespace))
             text = "---\n".join(f"# {one.source}\n{_yaml(veil.manifest(one))}" for one in every)
             found["manifest"] = untrusted(text, f"manifest of {release}, revision {chosen}")
         if "notes" in include:
@@ -380,7 +380,7 @@ async def _veil(
     where: Sequence[str] | None,
 ) -> Veil:
     """Everything that is known to be secret in this release: of its Secrets, its values, and what was sealed when it was asked for."""
-    hooks = await session.parsed(_hooks_of(status), release.namespace)
+    hooks = await session.parsed(hooks_of(status), release.namespace)
     values = status.get("config") or {}
     schema = await _schema_of(session, where) if where is not None else None
     asked_values = await _values_asked(asked, session, release)
@@ -407,7 +407,7 @@ async def _schema_of(session: Session, where: Sequence[str]) -> object:
         return None
 
 
-def _hooks_of(status: Mapping[str, Any]) -> str:
+def hooks_of(status: Mapping[str, Any]) -> str:
     return "\n---\n".join(str(hook.get("manifest") or "") for hook in status.get("hooks") or ())
 
 

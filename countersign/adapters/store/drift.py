@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.store import plans, runs
+from countersign.adapters.store import plans, records, runs
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import PlanRow
+from countersign.adapters.store.records import StackRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import runs as runs_table
 from countersign.adapters.store.schema import turns
@@ -72,6 +73,20 @@ async def busy_with(conn: AsyncConnection, org: str, stack_id: str) -> str | Non
     if (other := (await conn.execute(looking.limit(1))).scalar_one_or_none()) is not None:
         return f"{other} looks already"
     return None
+
+
+async def deployed_here(conn: AsyncConnection, org: str, env: str) -> list[StackRow]:
+    """Releases of the environment "org/env" whose newest change through the gate was no uninstall."""
+    done = (runs_table.c.org_id == org) & (runs_table.c.env == env) & (runs_table.c.engine == "helm")
+    done &= runs_table.c.state.in_([str(RunState.APPLIED), str(RunState.PARTIALLY_APPLIED)])
+    newest = (
+        select(runs_table.c.stack_id, func.max(runs_table.c.ended_at).label("at")).where(done).group_by(runs_table.c.stack_id).subquery()
+    )
+    query = select(runs_table.c.stack_id, runs_table.c.mode).where(done).join(
+        newest, (runs_table.c.stack_id == newest.c.stack_id) & (runs_table.c.ended_at == newest.c.at)
+    )  # fmt: skip
+    there = {row.stack_id for row in await conn.execute(query) if row.mode != str(Mode.DESTROY)}
+    return [one for one in await records.releases_of(conn, org, env) if one.id in there]
 
 
 async def last_applied(conn: AsyncConnection, org: str, stack_id: str, addresses: Collection[str]) -> dict[str, Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from mcp_front.call import Call
 from mcp_front.domain import Access
 from mcp_front.envelope import Answer
 from mcp_front.tools.helm.server import HELM, Env, Namespace, ReleaseName, environment, named
+from mcp_front.workspaces import drift_noted
 
 Part = Literal["values", "manifest", "history", "drift", "notes"]
 RUNS = 5  # the newest ones of a release
@@ -49,19 +50,21 @@ async def helm_get_release(
     named(namespace or "default", release_name)  # refuses what is no name
     asked: dict[str, Any] = {"release_name": release_name, "namespace": namespace, "revision": revision, "include": list(include or ())}
     found = await call.front.gateway.read(call.org, "helm", "get_release", asked, env=path)
-    data: dict[str, Any] = {"health": found.pop("health"), "lock": found.pop("lock"), **found, "runs": await _runs(call, path, found)}
+    data: dict[str, Any] = {"health": found.pop("health"), "lock": found.pop("lock"), **found, **await _recorded(call, path, found)}
     return Answer(text=_summary(data), data=data, next=_next(data))
 
 
-async def _runs(call: Call, env: str, found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The newest runs on it that the caller's organization asked for."""
+async def _recorded(call: Call, env: str, found: dict[str, Any]) -> dict[str, Any]:
+    """What is on record here: the newest runs on it, and what the newest drift check found."""
     async with call.front.store.read() as conn:
         known = await records.releases_of(conn, call.org, env, name=found["release_name"])
         mine = next((one for one in known if one.release is not None and one.release.namespace == found["namespace"]), None)
         if mine is None:
-            return []
+            return {"runs": []}
         newest, _ = await runs.list_runs(conn, call.org, stack_id=mine.id, waiting_first=True, limit=RUNS)
-    return [{"run_id": run.id, "type": run.type, "state": str(run.state)} for run in newest]
+        checked = await drift_noted(call, conn, mine)
+    rows = [{"run_id": run.id, "type": run.type, "state": str(run.state)} for run in newest]
+    return {"runs": rows, **({"drift_checked": checked} if checked is not None else {})}
 
 
 def _summary(data: dict[str, Any]) -> str:

@@ -59,6 +59,13 @@ async def helm_deploy(
     return await begin(call, "helm_deploy", release, asked)
 
 
+@HELM.tool("helm_detect_drift", Access.WRITE, title="Detect drift", run=True, dry=False, listed=False)
+async def helm_detect_drift(call: Call, release_name: ReleaseName, namespace: Namespace | None = None, env: Env = None) -> Answer:
+    """Detect drift of a Helm release: what was changed outside of it since its last deploy. The run's plan lists it; nothing is changed."""
+    release = await release_of(call, env, namespace, release_name)
+    return await begin(call, "helm_detect_drift", release, {})
+
+
 @HELM.tool("helm_rollback", Access.DESTROY, title="Roll back release", run=True)
 async def helm_rollback(
     call: Call,

@@ -130,5 +130,6 @@ def test_the_type_of_a_run_is_the_tool_that_starts_it() -> None:
         "helm_deploy": ("helm", Mode.APPLY, True),
         "helm_rollback": ("helm", Mode.APPLY, True),
         "helm_uninstall": ("helm", Mode.DESTROY, True),
+        "helm_detect_drift": ("helm", Mode.DRIFT, False),
     }
     assert all(isinstance(t, RunType) and t.name == name for name, t in RUN_TYPES.items())
