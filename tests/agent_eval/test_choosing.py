@@ -131,8 +131,10 @@ def test_a_description_is_short_and_its_first_sentence_names_what_is_done_to_wha
         "run_plan": {"show"},
         "run_logs": {"read"},
         "run_rerun": {"run"},
+        "helm_rollback": {"roll"},
     }
     things = {"whoami": {"caller"}, "run_rerun": {"run"}, "run_approve": {"run"}}
+    things |= {f"helm_{verb}": {"release", "chart"} for verb in ("deploy", "rollback", "uninstall")}
     things |= {"terraform_import": {"object"}, "terraform_force_unlock": {"workspace"}}
     words = set(name.split("_")) - {"terraform"}
 

@@ -14,7 +14,7 @@ from mcp_front.variables import checked_values
 
 @HELM.tool("helm_search_charts", Access.READ, title="Search charts", paged=True, open_world=True)
 async def helm_search_charts(call: Call, text: Annotated[str, Field(max_length=100)], repo: Repo = None) -> Answer:
-    """Search Helm charts by words in the allowed sources: newest versions."""
+    """Search Helm charts by words in the allowed sources."""
     found = await call.front.gateway.read(call.org, "helm", "search_charts", {"text": text, "repo": repo})
     rows = found["charts"]
     page = rows[call.offset : call.offset + call.given.limit]

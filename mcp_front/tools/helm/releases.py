@@ -20,7 +20,7 @@ RUNS = 5  # the newest ones of a release
 async def helm_list_releases(
     call: Call, env: Env = None, namespace: Namespace | None = None, status: Annotated[str | None, Field(max_length=30)] = None
 ) -> Answer:
-    """List Helm releases in a cluster: chart, revision, status; failed and locked ones first."""
+    """List Helm releases in a cluster: chart, revision, status; failed and locked first."""
     path = environment(call, env)
     found = await call.front.gateway.read(call.org, "helm", "list_releases", {"namespace": namespace, "status": status}, env=path)
     rows = found["releases"]

@@ -51,8 +51,7 @@ async def helm_deploy(
     run_tests: bool = False,
 ) -> Answer:
     """Deploy a Helm chart as a release on Kubernetes: install it, or upgrade it to exactly these values. Plans against what is live,
-    waits for whoever has to agree, applies that plan and waits until all is ready; what fails is rolled back. `run_tests` runs the
-    chart's tests."""
+    waits for agreement, applies that plan, waits until all is ready; what fails is rolled back. `run_tests` runs its tests."""
     given = checked_values(values)
     release = await taken_in(call, environment(call, env), named(namespace, release_name))
     asked = {"chart": chart, "values": given, "repo": repo, "version": version, "run_tests": run_tests}
@@ -74,8 +73,7 @@ async def helm_rollback(
     namespace: Namespace | None = None,
     env: Env = None,
 ) -> Answer:
-    """Roll a Helm release back to an earlier revision that was deployed once: planned and countersigned like any other change of it,
-    deletions first."""
+    """Roll back a Helm release to an earlier revision that was deployed once: planned and countersigned like any other change."""
     release = await release_of(call, env, namespace, release_name)
     return await begin(call, "helm_rollback", release, {"revision": revision})
 
