@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -21,6 +22,7 @@ from countersign.core.run import ENDS, RUN_TYPES, Mode, RunState
 from countersign.core.steps import ApplyInput
 from countersign.worker.sweep import sweep
 from tests.integration.test_cancel import later
+from tests.integration.test_temporal_restored import Machine
 from tests.requirements import requirement
 from tests.service import AGENT, BO, PATIENCE, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
@@ -37,13 +39,13 @@ def toy(it: Service) -> ToyEngine:
 Step = tuple[str, records.StackRow] | tuple[str, records.StackRow, str]
 
 
-async def compose(it: Service, *steps: Step, by: Principal = AGENT, mode: Mode | None = None) -> RunRow:
-    """Each step: run type, stack, and why it is planned late, if it is."""
+async def compose(it: Service, *steps: Step, by: Principal = AGENT, mode: Mode | None = None, **arguments: Any) -> RunRow:
+    """Each step: run type, stack, and why it is planned late, if it is. `arguments` are given to all of them."""
     drafts = [
         requests.Draft(
             run_type=RUN_TYPES[step[0]],
             stack=step[1].config,
-            arguments={},
+            arguments=arguments,
             mode=mode if mode is Mode.SPECULATIVE else None,
             late=step[2] if len(step) == 3 else None,
         )
@@ -426,6 +428,31 @@ async def test_workflows_terminated_in_temporal_are_brought_back_and_nothing_is_
     assert toy(it).world == ["net create"] and len(toy(it).launched) == 1
 
 
+@requirement("composite:survives")
+async def test_an_emptied_temporal_is_told_of_all_of_it_again_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    async with Machine(tmp_path) as machine:
+        it = machine.it
+        net, app = await two(it)
+        toy(it).hold_applies = True
+        run = await compose(it, ("apply_toy", net), ("apply_toy", app, "it needs step 1"))
+        first = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+        await it.approve(first)
+        folder = await folder_of(it, 0)
+
+        await machine.restored(empty=True)
+        (folder / "go").touch()
+        await machine.swept()
+
+        again = await asked_again(it, run, first)
+        await machine.restored(empty=True)
+        await machine.swept()
+        toy(it).hold_applies = False
+        await eventually(lambda: taken(it, again), "the approval to be taken by a workflow that is new")
+        await it.reaches(run.id, RunState.APPLIED, patience=60)
+        assert toy(it).world == ["net create", "app create", "tls create"]
+        assert len(toy(it).launched) == 2
+
+
 async def test_a_newer_composite_of_the_same_steps_takes_the_place_of_one_that_waits(it: Service) -> None:
     net, app = await two(it)
     older = await compose(it, ("apply_toy", net), ("apply_toy", app))
@@ -485,6 +512,15 @@ async def test_a_dry_run_shows_all_that_can_be_planned_and_ends(it: Service) -> 
 
 
 # What these tests share
+
+
+async def taken(it: Service, run: RunRow) -> bool:
+    try:
+        return (await it.approve(run)).accepted
+    except CountersignError as failed:
+        if failed.code not in ("unavailable", "not_found"):
+            raise
+        return False
 
 
 async def risks(it: Service, run: RunRow) -> list[str]:
