@@ -36,6 +36,7 @@ async def doctor(settings: Settings, *, as_json: bool) -> Exit:
         python(),
         engine(settings),
         git(settings),
+        *releases(settings),
         await temporal(settings),
         setpriv(),
         *folder(settings.data),
@@ -109,6 +110,29 @@ def git(settings: Settings) -> Finding:
             "git", "repositories over ssh are allowed, and no host key is known", "name a file with their host keys in git.known_hosts"
         )
     return ok("git", str(found))
+
+
+def releases(settings: Settings) -> list[Finding]:
+    """What Helm needs, where an environment has a cluster. Whether that answers, a plan tells."""
+    if not settings.clusters:
+        return []
+    from countersign.adapters.kubernetes import kubeconfig
+
+    helm = settings.helm.executable or find_executable("helm", settings.search_path)
+    if helm is None or not helm.is_file():
+        return [missing("helm", f"{helm or 'helm'} not found", "install Helm 4, or set helm.executable: releases need it")]
+    found = [ok("helm", str(helm))]
+    for cluster in settings.clusters:
+        if cluster.kubeconfig is None:
+            found.append(note("cluster", f"{cluster.name} of {cluster.environment}: a sealed kubeconfig, {cluster.kubeconfig_secret}"))
+            continue
+        try:
+            server = kubeconfig.of_file(cluster.kubeconfig, context=cluster.context).server
+        except CountersignError as wrong:
+            found.append(missing("cluster", f"{cluster.name} of {cluster.environment}: {wrong.message}", f"see {cluster.kubeconfig}"))
+        else:
+            found.append(ok("cluster", f"{cluster.name} of {cluster.environment}: {server}"))
+    return found
 
 
 async def temporal(settings: Settings) -> Finding:

@@ -111,7 +111,10 @@ def details(
     foot = []
     if state is RunState.AWAITING_APPROVAL and plan_digest and requirement:
         foot.append(_who_and_until(requirement, expires_at, agreed))
-        foot += _what_to_send(run_id, plan_digest, requirement) if decides_here else _elsewhere(run_id, plan_digest)
+        of_a_release = plan is not None and plan.engine == "helm"
+        foot += (
+            _what_to_send(run_id, plan_digest, requirement, of_a_release=of_a_release) if decides_here else _elsewhere(run_id, plan_digest)
+        )
     elif agreed:
         foot.append(f"Agreed: {_names(agreed)}.")
     if state in _NEXT:
@@ -169,19 +172,24 @@ def _who_and_until(requirement: Requirement, expires_at: datetime | None, agreed
     return f"### Decide{until}\n\nNeeds **{who_must_agree(requirement)}** ({code(requirement.rule)}).{have}"
 
 
-def _what_to_send(run_id: str, plan_digest: str, requirement: Requirement) -> list[str]:
+def _what_to_send(run_id: str, plan_digest: str, requirement: Requirement, *, of_a_release: bool) -> list[str]:
     return [
-        *(_approve(plan_digest, requirement) if requirement.need.rank < Need.OTHER.rank else _approve_by_name(run_id, plan_digest)),
+        *(
+            _approve(plan_digest, requirement, of_a_release=of_a_release)
+            if requirement.need.rank < Need.OTHER.rank
+            else _approve_by_name(run_id, plan_digest)
+        ),
         "To end the run before any change: *More Actions*, *Send an Update*, `reject`, with",
         '`{"reason": "…"}`',
         "*Send a Signal* takes the same names and data and gives no answer: a refusal is told here, after pressing *R*.",
     ]
 
 
-def _approve(plan_digest: str, requirement: Requirement) -> list[str]:
+def _approve(plan_digest: str, requirement: Requirement, *, of_a_release: bool) -> list[str]:
     """The JSON is a paragraph of its own, so that three clicks select all of it."""
     data = {"plan_digest": plan_digest} | ({"confirm_name": "…"} if requirement.confirm_name else {})
-    typed = ["It destroys something: type its name, the one on top, in place of the dots."] if requirement.confirm_name else []
+    name = "the release's own name, what follows the first dot of the one on top" if of_a_release else "its name, the one on top"
+    typed = [f"It destroys something: type {name}, in place of the dots."] if requirement.confirm_name else []
     return ["To agree: *More Actions*, *Send an Update*, `approve`, with", f"`{json.dumps(data, ensure_ascii=False)}`", *typed]
 
 

@@ -143,3 +143,59 @@ async def test_a_cancel_in_mid_upgrade_rolls_it_back_and_says_so(own: Installed,
     live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
     assert live is not None and live["spec"]["replicas"] == 1
     assert revisions(plane, namespace, "web")[-1][1] == "deployed"
+
+
+@requirement("helm:recovered-by-evidence", "promise:crash-costs-nothing")
+async def test_helm_killed_in_a_rollback_goes_back_there_under_the_same_approval(own: Installed, plane: Plane, namespace: str) -> None:
+    async with people(own, namespace) as we:
+        await we.deployed("web", {"hook": "slow", "hookEvents": "pre-rollback"})
+        await we.deployed("web", {"replicas": 2})
+        back = await call(we.agent, "helm_rollback", release_name="web", revision=1)
+        run_id = back["run"]["run_id"]
+        await we.agreed(run_id)
+        await at_the_hook(plane, namespace)
+        await pending(plane, namespace, "pending-rollback")
+        await kill_helm(own)
+
+        await agreed_once(we, run_id)
+
+    there = revisions(plane, namespace, "web")
+    assert [one for one in there if one[1] == "deployed"] == [there[-1]]
+    live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
+    assert live is not None and live["spec"]["replicas"] == 1
+
+
+@requirement("helm:recovered-by-evidence", "promise:crash-costs-nothing")
+async def test_helm_killed_in_an_uninstall_is_finished_under_the_same_approval(own: Installed, plane: Plane, namespace: str) -> None:
+    async with people(own, namespace) as we:
+        await we.deployed("web", {"hook": "slow", "hookEvents": "pre-delete"})
+        gone = await call(we.agent, "helm_uninstall", release_name="web")
+        run_id = gone["run"]["run_id"]
+        await we.agreed(run_id, confirm_name="web")
+        await at_the_hook(plane, namespace)
+        await pending(plane, namespace, "uninstalling")
+        await kill_helm(own)
+
+        await agreed_once(we, run_id)
+
+    assert revisions(plane, namespace, "web") == []
+    assert plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web") is None
+
+
+@requirement("helm:recovered-by-evidence", "promise:crash-costs-nothing")
+@pytest.mark.parametrize("program", ["kube-apiserver", "etcd"])
+async def test_a_cluster_that_dies_in_mid_upgrade_leaves_a_truthful_record(own_plane: Plane, tmp_path: Path, program: str) -> None:
+    own_plane.namespace("shop")
+    async with service(tmp_path, own_plane.kubeconfig) as it, people(it, "shop") as we:
+        await we.deployed("web")
+        run_id = await we.deploy("web", {"replicas": 2, "hook": "slow"})
+        await we.agreed(run_id)
+        await at_the_hook(own_plane, "shop")
+        with own_plane.away(program):
+            pass
+        ended = await until(we.agent, run_id, "applied", "partially_applied", "needs_operator", patience=240)
+
+    state, there = ended["run"]["state"], revisions(own_plane, "shop", "web")
+    replicas = (own_plane.get("/apis/apps/v1/namespaces/shop/deployments/web") or {})["spec"]["replicas"]
+    assert [one[1] for one in there].count("deployed") == 1
+    assert (state, replicas) in [("applied", 2), ("partially_applied", 1)]

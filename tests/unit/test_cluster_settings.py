@@ -10,6 +10,7 @@ import yaml
 from countersign.adapters.kubernetes import kubeconfig
 from countersign.adapters.kubernetes.kubeconfig import of_file, of_text
 from countersign.adapters.settings import load
+from countersign.cli.doctor import releases
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 
 ONE = '[[clusters]]\nenvironment = "local/dev"\nname = "dev"\nkubeconfig = "/srv/kubeconfig"\n'
@@ -59,6 +60,23 @@ def test_what_leads_to_no_one_cluster_is_refused(tmp_path: Path, text: str, why:
 
     with pytest.raises(InvalidArgument, match=why):
         load(tmp_path)
+
+
+def test_the_doctor_looks_at_helm_and_at_each_kubeconfig_where_there_are_clusters(tmp_path: Path) -> None:
+    assert releases(load(tmp_path)) == []
+    helm = tmp_path / "helm"
+    (tmp_path / "countersign.toml").write_text(ONE + f'[helm]\nexecutable = "{helm}"\n')
+    assert [(one.what, one.grade) for one in releases(load(tmp_path))] == [("helm", "missing")]
+
+    helm.write_text("")
+    (tmp_path / "config").write_text(yaml.safe_dump(written()))
+    two = '[[clusters]]\nenvironment = "local/prod"\nname = "prod"\nkubeconfig_secret = "prod-cluster"\n'
+    three = f'[[clusters]]\nenvironment = "local/test"\nname = "test"\nkubeconfig = "{tmp_path / "config"}"\n'
+    (tmp_path / "countersign.toml").write_text(ONE + two + three + f'[helm]\nexecutable = "{helm}"\n')
+    looks = releases(load(tmp_path))
+
+    assert [(one.what, one.grade) for one in looks] == [("helm", "ok"), ("cluster", "missing"), ("cluster", "note"), ("cluster", "ok")]
+    assert "cannot be read" in looks[1].told and looks[3].told == "test of local/test: https://10.0.0.1:6443"
 
 
 def test_only_the_chosen_context_is_used_and_its_namespace_is_not() -> None:

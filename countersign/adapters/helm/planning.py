@@ -116,7 +116,9 @@ async def planned(session: Session, wanted: Wanted, beat: Beat) -> Planned:
     looked, removed = await looked_at(session, wanted, target, current)
     risks = (*target.remarks, *await quota_risks(session, wanted, looked))
     differences = diff.compared(looked, removed)
-    return await asyncio.to_thread(told, session, wanted, target, differences, history, removed, build=build, risks=risks)
+    there = await session.cluster.get_all(map(named, target.hooks))
+    hooks = {one.key.address: digest.marked(one.key.address, there[named(one)], session.around.fingerprints) for one in target.hooks}
+    return await asyncio.to_thread(told, session, wanted, target, differences, history, removed, build=build, risks=risks, hook_marks=hooks)
 
 
 # What is there, and what may be done with it
@@ -399,12 +401,13 @@ def told(
     *,
     build: str,
     risks: Sequence[str],
+    hook_marks: Mapping[str, str],
 ) -> Planned:
     around, release, prints = session.around, wanted.release, session.around.fingerprints
     last = newest(history)
     veil = Veil(prints, session.redactor.secrets, scope=str(release))
     live = marks(differences, removed, prints)
-    meta = meta_of(session, wanted, target, differences, last, live, build=build)
+    meta = meta_of(session, wanted, target, differences, last, live, build=build).model_copy(update={"hook_marks": dict(hook_marks)})
     facts = meta.model_dump(mode="json", exclude={"live", "objects", "hooks", "hook_marks", "run", "server", "chart_source"})
     document = digest.document_of(differences, facts=facts, live=live, hooks=target.hooks, values=wanted.values, fingerprints=prints)
     plan = diff.plan_of(

@@ -18,7 +18,7 @@ from countersign.adapters.helm.session import Session, at_work
 from countersign.core import reconcile as core
 from countersign.core.digests import sha256
 from countersign.core.engine import Beat, Planned, Progress, Reconciled, ReconcileJob
-from countersign.core.errors import CountersignError
+from countersign.core.errors import CountersignError, Unavailable
 from countersign.core.helm.digest import GONE, marked
 from countersign.core.helm.recovery import Finding, Then, found, newest, proved
 from countersign.core.plan import Plan
@@ -81,7 +81,12 @@ class Recovery:
             if finding.then is Then.AGAIN:
                 return await self._again(finding, beat)
             await beat(Progress(current="undoing what was cut off"))
-            await self._undone(finding)
+            try:
+                await self._undone(finding)
+            except CountersignError as failed:
+                if failed.code == Unavailable.code:
+                    raise
+                return self._operator(f"{finding.why}, and undoing it failed: {failed.message}")  # again and again makes only revisions
         return self._operator("what was cut off could not be undone; see the log")
 
     # Undoing
@@ -103,9 +108,10 @@ class Recovery:
         await self._hooks_removed()
 
     async def _hooks_removed(self) -> None:
-        """Jobs of hooks that the attempt left: helm itself never deletes them, and some still run."""
-        live = await self.session.cluster.get_all(named_of(one) for one in self.meta.hooks)
-        for hook in self.meta.hooks:
+        """Jobs and pods of hooks that the attempt left: helm itself never deletes them, and some still run."""
+        run = [one for one in self.meta.hooks if one.kind in ("Job", "Pod")]
+        live = await self.session.cluster.get_all(map(named_of, run))
+        for hook in run:
             there = live[named_of(hook)]
             before = self.meta.hook_marks.get(hook.address, GONE)
             if there is None or marked(hook.address, there, self.session.around.fingerprints).split(" ")[0] == before.split(" ")[0]:

@@ -439,3 +439,10 @@ def test_an_alarm_stands_above_everything_else_and_cannot_leave_its_line() -> No
     ]
     assert "ALARM" not in page()
     assert "more" not in page(alarms=["one"])
+
+
+def test_who_destroys_a_release_is_told_that_its_own_name_is_typed() -> None:
+    gone = plan(change("Service/shop/web", "delete", ChangeClass.DELETE), change_class=ChangeClass.DELETE)
+    text = page(plan=gone.model_copy(update={"engine": "helm"}), plan_digest=DIGEST, requirement=needs(Need.PERSON, "web"))
+
+    assert "type the release's own name, what follows the first dot of the one on top, in place of the dots" in text
