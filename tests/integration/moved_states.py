@@ -39,6 +39,7 @@ class Moved:
     folder: Path
     engine: str = "terraform"
     row: StackRow | None = None
+    database: str | None = None  # else SQLite in the data folder
 
     @property
     def data(self) -> Path:
@@ -59,7 +60,7 @@ class Moved:
         await store.close()
 
     async def store(self) -> Store:
-        return await Store.open(f"sqlite+aiosqlite:///{self.data / 'countersign.db'}")
+        return await Store.open(self.database or f"sqlite+aiosqlite:///{self.data / 'countersign.db'}")
 
     async def stack(self) -> StackRow:
         store = await self.store()
@@ -106,6 +107,8 @@ class Moved:
     def cli(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> str:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("COUNTERSIGN_")}
         env = {**kept, "COUNTERSIGN_DATA": str(self.data), "COUNTERSIGN_STACKS": str(self.folder / "stacks")}
+        if self.database is not None:
+            env["COUNTERSIGN_DATABASE"] = self.database
         if self.engine == "tofu":
             env["COUNTERSIGN_TERRAFORM__TOFU_EXECUTABLE"] = str(built("opentofu", "tofu"))
         done = subprocess.run([str(COMMAND), *arguments], env=env, input=stdin, capture_output=True, timeout=90, check=False)

@@ -10,17 +10,19 @@ from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store.database import Store
 from countersign.core.errors import FailedPrecondition
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
 STATE = b'{"version": 4, "serial": 7, "lineage": "l", "outputs": {"secret": "hunter2hunter2"}}'
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'countersign.db'}")
-    yield opened
-    await opened.close()
+@pytest.fixture(params=BOTH)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    with database_of(request) as database:
+        opened = await Store.open(database or f"sqlite+aiosqlite:///{tmp_path / 'countersign.db'}")
+        yield opened
+        await opened.close()
 
 
 def kept(store: Store, folder: Path) -> Artifacts:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from tests.integration.moved_states import STACK, THINGS, Moved, backend, conn_s
 from tests.integration.processes import leaves_no_process
 from tests.integration.terraform_bench import ENGINES, Bench, bench
 from tests.integration.test_kept_backends import http_backend, s3_block
-from tests.postgres import PASSWORD, Cluster
+from tests.postgres import BOTH, PASSWORD, Cluster, database_of
 from tests.requirements import requirement
 
 __all__ = ["bench", "leaves_no_process"]
@@ -25,13 +25,14 @@ def it(request: pytest.FixtureRequest, tmp_path: Path) -> Moved:
     return Moved(folder=tmp_path, engine=request.param)
 
 
-@pytest.fixture
-async def local(tmp_path: Path) -> Moved:
+@pytest.fixture(params=BOTH)
+async def local(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Moved]:
     """A state that Terraform keeps in a file."""
-    made = Moved(folder=tmp_path)
-    await made.made(THINGS)
-    made.apply_by_hand()
-    return made
+    with database_of(request) as database:
+        made = Moved(folder=tmp_path, database=database)
+        await made.made(THINGS)
+        made.apply_by_hand()
+        yield made
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from countersign.core.terraform.testimony import told
 from countersign.worker.strays import end_strays
 from tests.integration.lost_applies import Lost, Stubborn, item, lost
 from tests.integration.processes import until
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 from tests.service import ANA, eventually, temporal_server
 
@@ -45,6 +46,14 @@ async def client() -> AsyncIterator[Client]:
 async def it(client: Client, tmp_path: Path) -> AsyncIterator[Lost]:
     async with lost(client, tmp_path) as running:
         yield running
+
+
+@pytest.fixture(params=BOTH)
+async def either(request: pytest.FixtureRequest, client: Client, tmp_path: Path) -> AsyncIterator[Lost]:
+    """For what is about the store, on each of them."""
+    with database_of(request) as database:
+        async with lost(client, tmp_path, database=database) as running:
+            yield running
 
 
 async def shipped(it: Lost, attempt: AttemptRow) -> Shipped:
@@ -72,7 +81,8 @@ def plain(*numbers: int, behind: str) -> str:
 
 
 @requirement("journal:shipped")
-async def test_what_an_apply_did_is_in_the_store_within_a_second_with_its_machine_process_lock_and_epoch(it: Lost) -> None:
+async def test_what_an_apply_did_is_in_the_store_within_a_second_with_its_machine_process_lock_and_epoch(either: Lost) -> None:
+    it = either
     it.configure(it.world.chain(2, gates=[2]))
     run = await it.applying()
     async with it.world.held(2):
@@ -199,7 +209,8 @@ async def test_what_a_shipped_journal_does_not_tell_is_never_taken_for_not_done(
 
 
 @requirement("journal:late", "state:fencing")
-async def test_a_journal_is_told_by_its_own_machine_each_line_once_and_apart_when_it_comes_too_late(it: Lost) -> None:
+async def test_a_journal_is_told_by_its_own_machine_each_line_once_and_apart_when_it_comes_too_late(either: Lost) -> None:
+    it = either
     it.configure(it.world.chain(1, gates=[]))
     run = await it.applied()
     [attempt] = await it.attempts(run)

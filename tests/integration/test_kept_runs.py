@@ -21,7 +21,7 @@ from tests.integration.in_the_cloud import THING, InTheCloud, in_the_cloud
 from tests.integration.lost_applies import Lost, lost
 from tests.integration.moved_states import backend, conn_str
 from tests.integration.test_kept_backends import http_backend
-from tests.postgres import Cluster
+from tests.postgres import BOTH, Cluster, database_of
 from tests.requirements import requirement
 from tests.service import ANA, temporal_server
 
@@ -43,11 +43,11 @@ async def keep(it: InTheCloud, kind: str, data: bytes | None = None, *, another:
     await Keeping(store=store, artifacts=artifacts, stack=stack, by=ANA, reason="", another=another)(Seen(backend=kind, data=data))
 
 
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
-    with http_backend() as address:
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
+    with http_backend() as address, database_of(request) as database:
         block = backend(HTTP, address=address, lock_address=address, unlock_address=address)
-        async with in_the_cloud(client, tmp_path, block + THING + OUTPUT) as running:
+        async with in_the_cloud(client, tmp_path, block + THING + OUTPUT, database=database) as running:
             await keep(running, HTTP)
             yield running
 

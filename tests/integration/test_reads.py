@@ -9,6 +9,7 @@ from temporalio.client import Client
 from countersign.core.run import RunState
 from tests.integration.front import ANA
 from tests.integration.in_the_cloud import InTheCloud, in_the_cloud
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 from tests.service import temporal_server
 
@@ -28,17 +29,18 @@ async def client() -> AsyncIterator[Client]:
         yield running
 
 
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
     """Two stacks: `app` reads `net`."""
-    async with in_the_cloud(client, tmp_path) as running:
-        for slug, text, more in (("net", NET, {}), ("app", APP, {"reads": ["dev/net"]})):
-            folder = running.lost.folder / "stacks" / slug
-            folder.mkdir()
-            (folder / "main.tf").write_text(text)
-            registered = {"env": "dev", "workspace": slug, "source": {"path": slug}, **more}
-            assert "warnings" not in await running.agent.call("terraform_register_workspace", **registered)
-        yield running
+    with database_of(request) as database:
+        async with in_the_cloud(client, tmp_path, database=database) as running:
+            for slug, text, more in (("net", NET, {}), ("app", APP, {"reads": ["dev/net"]})):
+                folder = running.lost.folder / "stacks" / slug
+                folder.mkdir()
+                (folder / "main.tf").write_text(text)
+                registered = {"env": "dev", "workspace": slug, "source": {"path": slug}, **more}
+                assert "warnings" not in await running.agent.call("terraform_register_workspace", **registered)
+            yield running
 
 
 @requirement("reads:outputs")

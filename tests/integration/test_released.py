@@ -11,6 +11,7 @@ from countersign.adapters.store.custody import Adoption, Release
 from countersign.core.run import RunState
 from tests.integration.front import ANA
 from tests.integration.in_the_cloud import InTheCloud, in_the_cloud
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 from tests.service import temporal_server
 
@@ -23,10 +24,11 @@ async def client() -> AsyncIterator[Client]:
         yield running
 
 
-@pytest.fixture
-async def it(client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
-    async with in_the_cloud(client, tmp_path) as running:
-        yield running
+@pytest.fixture(params=BOTH)
+async def it(request: pytest.FixtureRequest, client: Client, tmp_path: Path) -> AsyncIterator[InTheCloud]:
+    with database_of(request) as database:
+        async with in_the_cloud(client, tmp_path, database=database) as running:
+            yield running
 
 
 async def stack_of(it: InTheCloud) -> records.StackRow:

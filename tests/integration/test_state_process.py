@@ -6,7 +6,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from countersign.adapters.store.database import Store
 from countersign.core.errors import FailedPrecondition
 from countersign.state_api.main import Joining, listen, serve
 from tests.integration.state_service import PATIENCE, Lab, document, lock
+from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +31,7 @@ SERVE = """
 import asyncio, pathlib, sys
 from countersign.adapters.settings import Settings
 from countersign.state_api.main import serve
-asyncio.run(serve(Settings(data=pathlib.Path(sys.argv[1]), state_port=int(sys.argv[2]))))
+asyncio.run(serve(Settings(data=pathlib.Path(sys.argv[1]), state_port=int(sys.argv[2]), database=sys.argv[3] or None)))
 """
 
 
@@ -40,9 +41,11 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def process(data: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(data: Path, port: int, database: str | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
     """A state service of its own that answers; killed at the end where it still runs."""
-    started = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVE, str(data), str(port), cwd=Path(__file__).parents[2])
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVE, str(data), str(port), database or "", cwd=Path(__file__).parents[2]
+    )
     try:
         async with asyncio.timeout(PATIENCE), httpx2.AsyncClient() as client:
             while True:
@@ -59,15 +62,21 @@ async def process(data: Path, port: int) -> AsyncIterator[asyncio.subprocess.Pro
 
 
 @contextlib.asynccontextmanager
-async def beside(data: Path, port: int) -> AsyncIterator[Lab]:
+async def beside(data: Path, port: int, database: str | None = None) -> AsyncIterator[Lab]:
     """The store as a worker has it open at the same time."""
-    store = await Store.open(f"sqlite+aiosqlite:///{data / 'countersign.db'}")
+    store = await Store.open(database or f"sqlite+aiosqlite:///{data / 'countersign.db'}")
     try:
         artifacts = Artifacts(store, Keyring.open(data, role="state"), data / "artifacts")
         async with httpx2.AsyncClient(timeout=PATIENCE) as client:
             yield Lab(data, store, artifacts, f"http://127.0.0.1:{port}", client)
     finally:
         await store.close()
+
+
+@pytest.fixture(params=BOTH)
+def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    with database_of(request) as found:
+        yield found
 
 
 async def test_it_ends_in_order_on_sigterm(tmp_path: Path) -> None:
@@ -77,15 +86,15 @@ async def test_it_ends_in_order_on_sigterm(tmp_path: Path) -> None:
         assert await asyncio.wait_for(service.wait(), PATIENCE) == 0
 
 
-async def test_what_it_acknowledged_survives_its_kill(tmp_path: Path) -> None:
+async def test_what_it_acknowledged_survives_its_kill(tmp_path: Path, database: str | None) -> None:
     port = free_port()
-    async with process(tmp_path, port) as service, beside(tmp_path, port) as it:
+    async with process(tmp_path, port, database) as service, beside(tmp_path, port, database) as it:
         writer, taken = await it.attempt(), lock()
         await writer.lock(taken)
         assert (await writer.post(document(1), taken["ID"])).status_code == 200
         service.send_signal(signal.SIGKILL)
         await asyncio.wait_for(service.wait(), PATIENCE)
-        async with process(tmp_path, port):
+        async with process(tmp_path, port, database):
             assert (await writer.get()).content == document(1)
             assert (await writer.post(document(2), taken["ID"])).status_code == 200
 
