@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from temporalio.client import Client
 
 from countersign.adapters.process import marked_processes
 from countersign.adapters.store import state
+from countersign.adapters.terraform import environment
 from countersign.core.approval import CancelInput, Channel
 from countersign.core.engine import ApplyJob
 from countersign.core.run import RunState
@@ -82,6 +84,29 @@ async def test_a_plan_that_was_claimed_by_who_died_before_the_start_is_applied_u
 
     assert (await it.states(run))[-8:] == BY_ITSELF
     assert [a.outcome for a in await it.attempts(run)] == ["reconciling", "applied"]
+    await it.is_settled()
+
+
+@requirement("reconcile:by-itself", "promise:crash-costs-nothing", "I3")
+async def test_an_apply_that_found_no_state_service_goes_on_under_its_approval_when_there_is_one(
+    it: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = it.engine.launch
+
+    async def away(job: ApplyJob) -> None:
+        monkeypatch.undo()
+        await launch(replace(job, state=replace(job.state, address="http://127.0.0.1:1/v1/state/none")))
+
+    it.configure(it.world.chain(2, gates=[]))
+    monkeypatch.setitem(environment._RETRIES, "TF_HTTP_RETRY_MAX", "0")
+    monkeypatch.setattr(it.engine, "launch", away)
+    run = await it.applying()
+
+    await it.it.reaches(run.id, S.APPLIED)
+
+    assert (await it.states(run))[-8:] == BY_ITSELF
+    assert [a.outcome for a in await it.attempts(run)] == ["reconciling", "applied"]
+    assert len(await it.it.decisions(run.id)) == 2  # the person's, and that one carried over
     await it.is_settled()
 
 

@@ -19,7 +19,7 @@ from countersign.adapters.process import Detached, Hold, Lines, supervise, tail_
 from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
-from countersign.adapters.terraform.session import Surroundings, provider_died
+from countersign.adapters.terraform.session import NO_ANSWER, Surroundings, provider_died
 from countersign.adapters.terraform.witness import Witness, redactor_of
 from countersign.adapters.terraform.workspace import remove_short, short_folder
 from countersign.core.engine import ApplyJob, Beat, Outcome, Remains, Wanted, Wish
@@ -266,6 +266,13 @@ def judged(journal: Journal, ended: events.Ended, errors: str, *, own: bool = Fa
         why = "A provider died in mid-apply, and what it was asked for last may exist without being recorded."
         state, code, message = RunState.INTERRUPTED, "internal", f"{why} {message}"
     if code == "locked" and not any(("Lock Info" if own else "already locked") in f.detail for f in journal.errors):
+        if not own and any(words in f.detail.lower() for f in journal.errors for words in NO_ANSWER):
+            # Nobody is asked again because of that: it is accounted for like any lost apply, as soon as the service answers.
+            return (
+                RunState.INTERRUPTED,
+                "unavailable",
+                "The state service did not answer when the apply took its lock; nothing was changed.",
+            )
         keeper = "backend of the state" if own else "state service"
         code, message = "unavailable", f"The {keeper} gave no lock; nothing was changed. {events.in_words(journal.findings)}"
     if errors and not journal.errors and state is not RunState.VERIFYING:

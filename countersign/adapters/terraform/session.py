@@ -190,7 +190,7 @@ class Session:
             return self.failure(Locked, why, findings)
         if "acquiring the state lock" in text and "already locked" in text:
             return self.failure(Locked, "the state is locked by another run or person; it is tried again when the lock is free", findings)
-        if self.job.state.address.lower() in text and any(words in text for words in _NO_ANSWER):
+        if self.job.state.address.lower() in text and any(words in text for words in NO_ANSWER):
             return self.failure(Unavailable, "the state service does not answer; see `countersign doctor`", findings)
         if any(words in text for words in _NO_AUTHORITY):
             return self.failure(
@@ -227,7 +227,7 @@ _OF_MODULES = (
     ),
 )
 _NO_AUTHORITY = ("remote state endpoint requires auth", "remote state endpoint invalid auth")
-_NO_ANSWER = (
+NO_ANSWER = (
     "connection refused",
     "connection reset",
     "no route to host",
