@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.plane import CHARTS, Plane, eventually
+from tests.kubernetes.pods import Node
 from tests.requirements import requirement
 
 CHART = CHARTS / "countersign"
@@ -180,6 +181,24 @@ def test_what_workers_are_told_leads_to_the_service_of_the_state_api(plane: Plan
 
     assert address == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
     assert _selected({"matchLabels": service["spec"]["selector"]}, state["spec"]["template"]["metadata"]["labels"])
+
+
+def test_keys_of_a_bucket_and_its_address_reach_every_part(plane: Plane, namespace: str, tmp_path: Path) -> None:
+    bucket = "artifacts.existingSecret=bucket-keys,artifacts.endpoint=https://minio.example.com:9000"
+    node = Node(
+        folder=tmp_path,
+        made=rendered(plane, namespace, "-f", MINIMAL, "--set", bucket),
+        secrets={"bucket-keys": {"AWS_ACCESS_KEY_ID": "AKIA-OF-TESTS"}, "countersign-database": {"url": "postgresql://c@db/c"}},
+    )
+
+    for kind, part in (("Deployment", "front"), ("Deployment", "state"), ("StatefulSet", "worker")):
+        pod = node.pod(kind, f"cs-countersign-{part}")
+        assert pod.environment["AWS_ACCESS_KEY_ID"] == "AKIA-OF-TESTS"
+        assert pod.environment["COUNTERSIGN_ARTIFACTS"] == "s3://acme-countersign/prod"
+        assert pod.environment["COUNTERSIGN_ARTIFACTS_ENDPOINT"] == "https://minio.example.com:9000"
+        assert "/var/lib/countersign/artifacts" not in [mount["mountPath"] for mount in pod.container["volumeMounts"]]
+    ports = {p["port"] for d in node.made if d["kind"] == "NetworkPolicy" for r in d["spec"].get("egress", ()) for p in r["ports"]}
+    assert 9000 in ports, "and they may reach it"
 
 
 def test_workers_left_to_an_external_scaler_have_no_number_of_the_charts(plane: Plane, namespace: str) -> None:
