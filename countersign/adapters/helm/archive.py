@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,11 +70,21 @@ def files_of(data: bytes) -> Iterator[tuple[str, bytes]]:
         raise ProviderError(f"the chart is no archive that can be read: {cut(clean_line(str(broken)), 120)}", field="chart") from None
 
 
+_CRD = re.compile(r"(?:charts/[^/]+/)*crds/.*\.(?:yaml|yml|json)\Z")
+_PACKED = re.compile(r"(?:charts/[^/]+/)*charts/[^/]+\.tgz\Z")  # a subchart
+
+
 def crds_of(data: bytes) -> str:
-    """The texts of all `crds/` folders, subcharts' too: Helm installs them once, before everything else, and never upgrades them."""
-    found = [
-        content.decode(errors="replace")
-        for path, content in sorted(files_of(data))
-        if (path.startswith("crds/") or "/crds/" in path) and path.endswith((".yaml", ".yml", ".json"))
-    ]
-    return "\n---\n".join(found)
+    """The texts of all `crds/` folders, subcharts' too: Helm installs them once, before everything else, and never upgrades them.
+
+    What lies in `templates/crds/` is a template like any other.
+    """
+    return "\n---\n".join(_crds(data))
+
+
+def _crds(data: bytes) -> Iterator[str]:
+    for path, content in sorted(files_of(data)):
+        if _CRD.match(path):
+            yield content.decode(errors="replace")
+        elif _PACKED.match(path):
+            yield from _crds(content)
