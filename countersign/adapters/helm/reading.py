@@ -27,6 +27,7 @@ from countersign.core.errors import CountersignError, FailedPrecondition, Invali
 from countersign.core.helm import diff, health
 from countersign.core.helm.charts import order
 from countersign.core.helm.diff import Looked
+from countersign.core.helm.failures import Failed as Failures
 from countersign.core.helm.failures import classify
 from countersign.core.helm.health import Health, Standing
 from countersign.core.helm.manifests import Manifest, load, parse
@@ -196,8 +197,7 @@ async def list_releases(asked: Question, around: Surroundings) -> Mapping[str, o
     given = asked.arguments
     namespace, status = _text(given.get("namespace")), _text(given.get("status"))
     async with at_work(around, env=asked.env, attempt_id=asked.id, reveal=asked.reveal) as session:
-        where = ["-n", namespace] if namespace else ["-A"]
-        rows = await session.asked(["list", *where, "--max", str(LISTED)])
+        rows = await _listed(session, namespace)
         found = [_row(row) for row in rows or () if status is None or row["status"] == status]
         found.sort(key=lambda row: (_RANK.get(str(row["status"]), 1), str(row["namespace"]), str(row["release_name"])))
         locked = {
@@ -295,9 +295,21 @@ async def get_release(asked: Question, around: Surroundings) -> Mapping[str, obj
         return _hidden(found, veil)
 
 
+async def _listed(session: Session, namespace: str | None, *more: str) -> Any:
+    """What helm lists, in a namespace or in all of them. Raises FailedPrecondition where the credential may not look into all."""
+    try:
+        return await session.asked(["list", *(["-n", namespace] if namespace else ["-A"]), "--max", str(LISTED), *more])
+    except FailedPrecondition as refused:
+        if namespace is None and refused.details.get("helm") == Failures.FORBIDDEN:
+            raise FailedPrecondition(
+                f"the credential of the cluster {session.cluster.name} may not look into all namespaces: name one", field="namespace"
+            ) from None
+        raise
+
+
 async def _only_place(session: Session, name: str) -> str:
     """The namespace of the release that is meant. Raises InvalidArgument with the candidates."""
-    rows = await session.asked(["list", "-A", "--max", str(LISTED), "--filter", f"^{name.replace('.', '[.]')}$"])
+    rows = await _listed(session, None, "--filter", f"^{name.replace('.', '[.]')}$")
     places = sorted({str(row["namespace"]) for row in rows or () if row["name"] == name})
     if len(places) > 1:
         where = ", ".join(f"{place}/{name}" for place in places[:10])

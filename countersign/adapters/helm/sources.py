@@ -28,6 +28,7 @@ from countersign.core.errors import CountersignError, FailedPrecondition, Invali
 from countersign.core.helm import charts
 from countersign.core.helm.charts import STACKS, Dependency, Entry, Kind, Source
 from countersign.core.helm.failures import classify
+from countersign.core.helm.index import Index
 from countersign.core.helm.manifests import load
 from countersign.core.redaction import Redactor, clean_line, cut
 
@@ -103,7 +104,7 @@ class ChartSources:
             tags = await self.fetcher.tags(source, await self._key(source, work), asked.chart)
             return [Entry(name=asked.chart, version=tag) for tag in tags]
         there = await self._offered(source, work)
-        charts.pick(there, asked.chart, None, source)
+        await asyncio.to_thread(charts.pick, there, asked.chart, None, source)
         return list(there[asked.chart])
 
     async def search(self, text: str, repo: str | None, work: Work) -> tuple[list[tuple[Source, Entry]], list[str]]:
@@ -122,7 +123,8 @@ class ChartSources:
                     raise
                 remarks.append(failed.message)
             else:
-                found += [(source, entry) for entry in charts.searched(there, text)]
+                newest = there.newest() if isinstance(there, Index) else (entries[0] for entries in there.values())
+                found += [(source, entry) for entry in await asyncio.to_thread(charts.searched, newest, text)]
         return found, remarks
 
     async def close(self) -> None:
@@ -149,7 +151,7 @@ class ChartSources:
         known = self._indexes.get(source.name)
         if known is None or time.monotonic() - known[0] > FRESH:
             text = await self.fetcher.index(source, await self._key(source, work))
-            known = (time.monotonic(), await asyncio.to_thread(_indexed, text, source))
+            known = (time.monotonic(), await asyncio.to_thread(Index, text.decode(errors="replace"), source))
             self._indexes[source.name] = known
         return known[1]
 
@@ -160,7 +162,7 @@ class ChartSources:
         if source.kind is Kind.OCI:
             entry = await self.fetcher.entry(source, key, chart, version)
         else:
-            entry = charts.pick(await self._offered(source, work), chart, version, source)
+            entry = await asyncio.to_thread(charts.pick, await self._offered(source, work), chart, version, source)
         data = await asyncio.to_thread(self._known, entry.sha256)
         if data is None:
             data = await self.fetcher.archive(entry.url, source, key, sha256=entry.sha256)
@@ -394,10 +396,6 @@ def _in_folders(found: Mapping[str, bytes]) -> Mapping[str, tuple[Entry, ...]]:
             ),
         )
     return offered
-
-
-def _indexed(text: bytes, source: Source) -> Mapping[str, Sequence[Entry]]:
-    return charts.entries_of(load(text.decode(errors="replace"), what=f"the index of {source.shown}", most=(32 << 20, 5_000_000)), source)
 
 
 def _yaml(files: Files, name: str, what: str) -> Any:

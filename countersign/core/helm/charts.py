@@ -204,11 +204,10 @@ def nearest_versions(version: str, known: Iterable[str]) -> list[str]:
     return ordered[begin : begin + NEAREST]
 
 
-def searched(charts: Mapping[str, Sequence[Entry]], text: str) -> list[Entry]:
-    """The newest version of each chart that has all words in its name or description; names that begin with the text come first."""
+def searched(newest: Iterable[Entry], text: str) -> list[Entry]:
+    """Those of the newest versions that have all words in name or description; names that begin with the text come first."""
     words = text.lower().split()
-    rows = [entries[0] for entries in charts.values()]
-    found = [row for row in rows if all(word in f"{row.name} {row.description}".lower() for word in words)]
+    found = [row for row in newest if all(word in f"{row.name} {row.description}".lower() for word in words)]
     return sorted(found, key=lambda row: (not row.name.lower().startswith(text.lower()), row.deprecated, row.name))
 
 

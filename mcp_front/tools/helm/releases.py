@@ -73,6 +73,8 @@ def _summary(data: dict[str, Any]) -> str:
     held = f", locked: {lock['status']} at revision {lock['revision']}" + (f" by {lock['run']}" if lock["run"] else "") if lock else ""
     drift = data.get("drift")
     moved = "" if drift is None else f"; drift: {drift['summary']}" if not drift["in_sync"] else "; no drift"
+    if drift is not None and drift["unchecked"]:
+        moved += f", {len(drift['unchecked'])} object(s) not compared"
     return f"{where}: {data['health']}, revision {data['revision']} {data['status']}{held}, {data['chart']} {data['chart_version']}{moved}"
 
 

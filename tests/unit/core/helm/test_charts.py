@@ -187,7 +187,7 @@ def test_what_is_not_there_is_told_with_what_comes_near() -> None:
 
 
 def test_searching_by_words() -> None:
-    charts = entries_of(INDEX, STABLE)
+    charts = [entries[0] for entries in entries_of(INDEX, STABLE).values()]
 
     assert [e.name for e in searched(charts, "shop")] == ["shop", "next"]
     assert [e.name for e in searched(charts, "after comes")] == ["next"]
