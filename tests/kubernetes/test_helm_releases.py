@@ -1,13 +1,17 @@
 """A release through the gate: an agent asks, a person countersigns that exact plan, helm applies it on a real control plane."""
 
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from tests.acceptance.installed import Installed, call, refused, until
+from tests.acceptance.installed import eventually as in_time
 from tests.kubernetes.plane import Plane, eventually
-from tests.kubernetes.releasing import people, revisions, service
+from tests.kubernetes.releasing import CHARTS, helms, people, revisions, service
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -81,3 +85,99 @@ async def test_a_secret_of_a_release_is_nowhere_to_be_read(shared: Installed, na
     for file in shared.data.rglob("*"):
         if file.is_file():
             assert SECRET.encode() not in file.read_bytes(), file
+
+
+@requirement("helm:secrets")
+async def test_values_are_in_no_argument_and_no_environment_of_helm(shared: Installed, plane: Plane, namespace: str) -> None:
+    async with people(shared, namespace) as we:
+        run_id = await we.deploy("web", {"token": {"secret": "web-token"}, "hook": "slow"})
+        await we.agreed(run_id)
+        pid = await eventually_helm(shared)
+        shown = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+        await until(we.agent, run_id, "applied", patience=120)
+
+    assert b"upgrade" in shown[0] and b"COUNTERSIGN_ATTEMPT" in shown[1]
+    assert not any(SECRET.encode() in one for one in shown)
+    assert b"HELM_NAMESPACE" not in shown[1] and b"KUBECONFIG" not in shown[1]
+
+
+async def eventually_helm(it: Installed) -> int:
+    async def there() -> int | None:
+        return next(helms(it), None)
+
+    pid: int = await in_time(there, "a helm that works")
+    return pid
+
+
+CRD = """apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: baskets.PLACE.example.com}
+spec:
+  group: PLACE.example.com
+  scope: Namespaced
+  names: {kind: Basket, plural: baskets, singular: basket}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"""
+
+
+async def test_kinds_that_a_chart_brings_along_are_made_first_and_shown(plane: Plane, namespace: str, tmp_path: Path) -> None:
+    chart = tmp_path / "charts" / "shop"
+    for folder in ("crds", "templates"):
+        (chart / folder).mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: shop\nversion: 1.0.0\n")
+    (chart / "crds" / "basket.yaml").write_text(CRD.replace("PLACE", namespace))
+    (chart / "templates" / "all.yaml").write_text(f"apiVersion: {namespace}.example.com/v1\nkind: Basket\nmetadata: {{name: mine}}\n")
+    async with service(tmp_path, plane.kubeconfig, stacks=tmp_path / "charts") as it, people(it, namespace) as we:
+        plan = await we.deployed("shop", chart="shop")
+
+    told = json.dumps(plan)
+    assert plan["data"]["counts"]["create"] == 2
+    assert "CustomResourceDefinition" in told and "unchecked" in told
+    assert plane.get(f"/apis/{namespace}.example.com/v1/namespaces/{namespace}/baskets/mine") is not None
+
+
+async def test_what_a_chart_keeps_and_what_a_failed_upgrade_left_behind_are_told_apart(
+    shared: Installed, plane: Plane, namespace: str
+) -> None:
+    def config_map(name: str, **annotations: str) -> dict[str, object]:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "annotations": annotations}}
+
+    kept = config_map("kept", **{"helm.sh/resource-policy": "keep"})
+    maps = f"/api/v1/namespaces/{namespace}/configmaps"
+    async with people(shared, namespace) as we:
+        await we.deployed("web", {"extra": [kept]})
+        values = json.dumps({"extra": [kept, config_map("left")], "fake": "image-pull"})
+        by_hand = ["upgrade", "web", str(CHARTS / "web"), "-n", namespace, "-f", "-", "--wait", "--timeout", "2s"]
+        await asyncio.to_thread(plane.helm, *by_hand, stdin=values, code=1)
+        assert "left" in plane.names(maps)
+
+        run_id = await we.deploy("web", {"replicas": 2})
+        plan = await we.agreed(run_id, confirm_name="web")
+        await until(we.agent, run_id, "applied", patience=120)
+        told = json.dumps(plan)
+        assert "Revision 2 failed" in told and f"ConfigMap/{namespace}/left" in told
+        assert (plan["data"]["counts"]["delete"], plan["data"]["counts"]["forgotten"]) == (1, 1)
+
+    assert "left" not in plane.names(maps)
+    assert "kept" in plane.names(maps)
+    live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
+    assert live is not None and live["spec"]["replicas"] == 2
+
+
+async def test_a_release_that_helm_could_not_store_is_refused_in_the_plan(plane: Plane, namespace: str, tmp_path: Path) -> None:
+    chart = tmp_path / "charts" / "large"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: large\nversion: 1.0.0\n")
+    (chart / "templates" / "all.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
+    (chart / "blob").write_bytes(os.urandom(900 << 10))
+    async with service(tmp_path, plane.kubeconfig, stacks=tmp_path / "charts") as it, people(it, namespace) as we:
+        run_id = await we.deploy("large", chart="large")
+        await we.errored(run_id)
+        got = await call(we.agent, "run_get", run_id=run_id)
+
+    assert "one release has room for 1024" in json.dumps(got)
+    assert revisions(plane, namespace, "large") == []

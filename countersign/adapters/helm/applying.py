@@ -201,6 +201,22 @@ async def refuse_stale(session: Session, meta: Meta) -> None:
         raise PlanStale(f"{', '.join(moved[:3])}{more} changed after this plan was made")
 
 
+async def remove_left_behind(session: Session, meta: Meta) -> list[str]:
+    """What was to be deleted and helm did not: it forgets what a failed revision made. Only what still is as it was planned."""
+    going = {one.address: named_of(one) for one in meta.objects if one.action == "delete"}
+    live = await session.cluster.get_all(going.values())
+    removed: list[str] = []
+    for address, one in going.items():
+        metadata = (live[one] or {}).get("metadata") or {}
+        uid, planned = str(metadata.get("uid", "")), meta.live.get(address, digest.GONE).split(" ")[0]
+        owner = (metadata.get("annotations") or {}).get("meta.helm.sh/release-name")
+        if not uid or uid != planned or metadata.get("deletionTimestamp") or owner != meta.name:
+            continue
+        if await session.cluster.delete(one, uid=uid):
+            removed.append(address)
+    return removed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """helm ended and said how; the release's history says what that came to."""
@@ -253,16 +269,24 @@ class Ended:
         finding = found(self.meta.expected(), history)
         if finding.then is not Then.DONE:
             return self._outcome(RunState.INTERRUPTED, "interrupted", f"helm said that it was done, and {finding.why}", there)
+        try:
+            removed = await remove_left_behind(self.session, self.meta)
+        except CountersignError as refused:
+            if refused.code == Unavailable.code:
+                raise
+            why = f"Done but for what a failed revision had left behind: {refused.message}"
+            return self._outcome(RunState.PARTIALLY_APPLIED, refused.code, why, finding.why)
+        said = [f"removed {address}, which helm had left behind" for address in removed]
         if self.meta.action is Action.UNINSTALL:
             if left := await self._left():
                 why = f"The release was uninstalled, and these are still there: {', '.join(left[:10])}"
-                return self._outcome(RunState.PARTIALLY_APPLIED, "timeout", why, there)
-            return self._outcome(RunState.VERIFYING, None, "", finding.why)
+                return self._outcome(RunState.PARTIALLY_APPLIED, "timeout", why, *said, there)
+            return self._outcome(RunState.VERIFYING, None, "", *said, finding.why)
         if self.meta.run_tests and (failed := await self._tested()) is not None:
             return self._outcome(
                 RunState.PARTIALLY_APPLIED, "provider_error", f"Deployed as {there}, and its tests failed: {failed}", there
             )
-        return self._outcome(RunState.VERIFYING, None, "", finding.why)
+        return self._outcome(RunState.VERIFYING, None, "", *said, finding.why)
 
     async def _left(self) -> list[str]:
         """Objects of an uninstalled release that do not go."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from countersign.adapters.helm import bundle
-from countersign.adapters.helm.applying import Attempts, named_of
+from countersign.adapters.helm.applying import Attempts, named_of, remove_left_behind
 from countersign.adapters.helm.archive import Archive
 from countersign.adapters.helm.bundle import Meta, Unpacked
 from countersign.adapters.helm.planning import Wanted, planned
@@ -77,6 +77,8 @@ class Recovery:
             if finding.then is Then.OPERATOR:
                 return self._operator(finding.why)
             if finding.then is Then.DONE:
+                removed = await remove_left_behind(session, self.approved.meta)
+                self.log.extend(f"removed {one}, which helm had left behind" for one in removed)
                 return self._finished(finding)
             if finding.then is Then.AGAIN:
                 return await self._again(finding, beat)
