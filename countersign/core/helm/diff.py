@@ -437,7 +437,8 @@ def _of_changes(found: list[Difference]) -> Iterator[str]:
         yield f"Existing objects would come under this release's control: {_named(taken)}."
     if rights := [one for one in found if is_rights(one.key)]:
         yield f"Changes who may do what: {_named(rights)}."
-    if bold := [one for one in found if one.action != "delete" and any(_on_the_node(leaf) for leaf in one.leaves)]:
+    runs = [one for one in found if one.action != "delete" and not one.manifest.is_crd]  # a definition only spells these words
+    if bold := [one for one in runs if any(_on_the_node(leaf) for leaf in one.leaves)]:
         yield f"Gets rights on the machines it runs on (privileged, or the host's files or network): {_named(bold)}."
     if kept := [one for one in found if one.action == "keep"]:
         yield f"Left behind, running and unmanaged, as the chart says (resource-policy keep): {_named(kept)}."

@@ -279,6 +279,7 @@ def test_the_worst_is_told_first() -> None:
         upgraded(of("Role", "r", api="rbac.authorization.k8s.io/v1", rules=[]), "rules", [{"verbs": ["*"]}]),
         upgraded(of("Pod", "p", spec={}), "spec", {"hostNetwork": True}),
         upgraded(of("Pod", "q", spec={"hostPID": True}), "spec", {"hostPID": False}),
+        upgraded(of("CustomResourceDefinition", "d", api="apiextensions.k8s.io/v1", spec={}), "spec", {"hostNetwork": {"type": "boolean"}}),
         compared([Looked(manifest=one(SECRET), live=live(one(SECRET)), predicted=live(one(SECRET)), taken_over=True)])[0],
         hooks=[late, hook, of("Pod", "no-hook")],
         risks=["What the engine found."],
