@@ -90,13 +90,14 @@ def details(
     requirement: Requirement | None,
     expires_at: datetime | None,
     decides_here: bool,
+    step_of: tuple[int, str] | None = None,
     alarms: Sequence[str] = (),
     agreed: Sequence[str] = (),
     refusals: Sequence[str] = (),
 ) -> str:
     """Markdown for the User Metadata tab: the state, the plan with what destroys first, and what to send where.
 
-    `decides_here` says whether decisions typed into that UI are taken at all.
+    `decides_here` says whether decisions typed into that UI are taken at all; `step_of` is the number of a composite's step, and that run.
     """
     head = [f"## {_headline(state)}: {code(stack_path)}", asked_by(run_type, requester, message)]
     if plan is not None and plan.source:
@@ -109,12 +110,12 @@ def details(
         risks = [f"⚠ {code(risk)}" for risk in plan.risks[:RISKS]]
         head.append("\n".join([f"**{plan.in_words}** · class **{plan.change_class}**", *risks]))
     foot = []
-    if state is RunState.AWAITING_APPROVAL and plan_digest and requirement:
+    if step_of is not None:
+        foot.append(f"Step {step_of[0]} of {code(step_of[1])}: decisions, and wishes to cancel, are about the whole and go there.")
+    elif state is RunState.AWAITING_APPROVAL and plan_digest and requirement:
         foot.append(_who_and_until(requirement, expires_at, agreed))
-        of_a_release = plan is not None and plan.engine == "helm"
-        foot += (
-            _what_to_send(run_id, plan_digest, requirement, of_a_release=of_a_release) if decides_here else _elsewhere(run_id, plan_digest)
-        )
+        engine = plan.engine if plan is not None else ""
+        foot += _what_to_send(run_id, plan_digest, requirement, engine) if decides_here else _elsewhere(run_id, plan_digest)
     elif agreed:
         foot.append(f"Agreed: {_names(agreed)}.")
     if state in _NEXT:
@@ -172,23 +173,25 @@ def _who_and_until(requirement: Requirement, expires_at: datetime | None, agreed
     return f"### Decide{until}\n\nNeeds **{who_must_agree(requirement)}** ({code(requirement.rule)}).{have}"
 
 
-def _what_to_send(run_id: str, plan_digest: str, requirement: Requirement, *, of_a_release: bool) -> list[str]:
+def _what_to_send(run_id: str, plan_digest: str, requirement: Requirement, engine: str) -> list[str]:
     return [
-        *(
-            _approve(plan_digest, requirement, of_a_release=of_a_release)
-            if requirement.need.rank < Need.OTHER.rank
-            else _approve_by_name(run_id, plan_digest)
-        ),
+        *(_approve(plan_digest, requirement, engine) if requirement.need.rank < Need.OTHER.rank else _approve_by_name(run_id, plan_digest)),
         "To end the run before any change: *More Actions*, *Send an Update*, `reject`, with",
         '`{"reason": "…"}`',
         "*Send a Signal* takes the same names and data and gives no answer: a refusal is told here, after pressing *R*.",
     ]
 
 
-def _approve(plan_digest: str, requirement: Requirement, *, of_a_release: bool) -> list[str]:
+_NAMED = {
+    "helm": "the release's own name, what follows the first dot of the one on top",
+    "composite": "the name of everything it destroys, in the order of its steps, with a comma and a space in between",
+}
+
+
+def _approve(plan_digest: str, requirement: Requirement, engine: str) -> list[str]:
     """The JSON is a paragraph of its own, so that three clicks select all of it."""
     data = {"plan_digest": plan_digest} | ({"confirm_name": "…"} if requirement.confirm_name else {})
-    name = "the release's own name, what follows the first dot of the one on top" if of_a_release else "its name, the one on top"
+    name = _NAMED.get(engine, "its name, the one on top")
     typed = [f"It destroys something: type {name}, in place of the dots."] if requirement.confirm_name else []
     return ["To agree: *More Actions*, *Send an Update*, `approve`, with", f"`{json.dumps(data, ensure_ascii=False)}`", *typed]
 

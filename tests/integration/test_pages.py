@@ -540,6 +540,32 @@ async def test_what_destroys_needs_the_name_typed_and_the_rest_stays_typed(it: F
     await it.reaches(run["run_id"], RunState.APPLIED)
 
 
+@requirement("composite:one-approval", "composite:claim")
+async def test_a_composite_is_decided_on_its_page_which_lists_its_steps_and_a_steps_page_leads_there(
+    it: FrontService, web: Browser
+) -> None:
+    it.engine.want(("net", "create"), of="net")
+    await it.stack("net")
+    steps = [{"type": "apply_terraform", "input": {"env": "dev", "workspace": slug}} for slug in ("net", "main")]
+    async with it.as_(CLAUDE, "platform") as agent:
+        run = (await agent.call("run_start", type="composite", input={"steps": steps}, wait_seconds=20))["run"]
+        _, second = (await agent.call("run_get", run_id=run["run_id"]))["data"]["steps_of_it"]
+    await web.sign_in(await it.key(ANA, "approver"))
+    listed = (await web.open("/runs")).answer.text
+    assert page_of(run) in listed and page_of(second) not in listed
+
+    step = await web.open(page_of(second))
+    assert f'href="{page_of(run)}"' in step.answer.text and "Step 2 of" in step.text
+    assert step.forms == ["signout"]
+    page = await web.open(page_of(run))
+    assert f'href="{page_of(second)}"' in page.answer.text
+    assert "1/net" in page.text and "2/a" in page.text
+    await web.send(page, f"{page_of(run)}/approve")
+
+    await it.reaches(run["run_id"], RunState.APPLIED)
+    assert it.engine.world == ["net create", "a create"]
+
+
 async def test_a_plan_that_is_not_the_one_that_was_read_is_not_approved(it: FrontService, web: Browser) -> None:
     it.engine.want(("a", "delete"))
     run = await asked(it)

@@ -41,6 +41,7 @@ async def standing_of(conn: AsyncConnection, run: RunRow, *, trust: Trust) -> St
             requirement=run.requirement,
             expires_at=run.expires_at,
             decides_here=trust == "trusted",
+            step_of=(run.step or 0, run.parent) if run.parent is not None else None,
             alarms=[str(one["message"]) for one in run.alarms],
             agreed=agreed,
             refusals=[f"{d.by.id}: {d.message}" for d in decisions if not d.accepted],

@@ -446,3 +446,17 @@ def test_who_destroys_a_release_is_told_that_its_own_name_is_typed() -> None:
     text = page(plan=gone.model_copy(update={"engine": "helm"}), plan_digest=DIGEST, requirement=needs(Need.PERSON, "web"))
 
     assert "type the release's own name, what follows the first dot of the one on top, in place of the dots" in text
+
+
+def test_who_destroys_by_a_composite_is_told_to_type_every_name() -> None:
+    of_a_composite = plan(change("1/terraform_data.old", "delete", ChangeClass.DELETE)).model_copy(update={"engine": "composite"})
+    text = page(plan=of_a_composite, plan_digest=DIGEST, requirement=needs(Need.PERSON, name="acme/dev/a, acme/dev/b"))
+
+    assert "type the name of everything it destroys, in the order of its steps, with a comma and a space in between" in text
+
+
+def test_a_step_of_a_composite_points_to_the_whole_and_shows_nothing_to_send() -> None:
+    text = page(plan=plan(change("terraform_data.new")), plan_digest=DIGEST, requirement=needs(Need.PERSON), step_of=(2, "run_whole"))
+
+    assert "Step 2 of `run_whole`: decisions, and wishes to cancel, are about the whole and go there." in text
+    assert "### Decide" not in text and DIGEST not in text
