@@ -5,6 +5,7 @@ mend is an answer (`Refusal`); what nobody can answer now is raised.
 """
 
 import asyncio
+import base64
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -267,10 +268,27 @@ def _said(body: bytes | str | None) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+_IN_FILES = ("certificate-authority", "client-certificate", "client-key")
+
+
+def _in_files(config: Kubeconfig, folder: Path) -> dict[str, Any]:
+    """The kubeconfig with its keys in files of this folder. Left to itself, the client keeps one file for each content in the whole
+    process: work that ends would take it away from all other work on the same cluster."""
+    document: dict[str, Any] = json.loads(json.dumps(dict(config.document)))
+    for part in (document["clusters"][0]["cluster"], document["users"][0]["user"]):
+        for name in _IN_FILES:
+            if data := part.pop(f"{name}-data", None):
+                path = folder / name
+                path.touch(mode=0o600)
+                path.write_bytes(base64.b64decode(data))
+                part[name] = str(path)
+    return document
+
+
 def _client_of(config: Kubeconfig, folder: Path) -> DynamicClient:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     client = new_client_from_config_dict(
-        dict(config.document), context=CONTEXT, persist_config=False, temp_file_path=str(folder), client_configuration=Configuration()
+        _in_files(config, folder), context=CONTEXT, persist_config=False, temp_file_path=str(folder), client_configuration=Configuration()
     )
     return DynamicClient(client, cache_file=str(folder / "discovery.json"))
 
