@@ -447,7 +447,7 @@ async def drift_of(session: Session, release: Release, history: Sequence[Revisio
 
 def _change(one: diff.Difference, veil: Veil) -> dict[str, object]:
     rows = []
-    for leaf in one.leaves[:20] if one.action == "update" else ():
+    for leaf in one.told[:20] if one.action == "update" else ():
         before, after = diff.sides(leaf, veil, one.key.address)
         rows.append({"name": veil.redactor.line(leaf.name), "declared": before, "live": after})
     return {"address": one.key.address, "action": "gone" if one.action == "delete" else "changed", "attributes": rows}

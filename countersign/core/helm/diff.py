@@ -37,6 +37,7 @@ STATEFUL: tuple[str, ...] = (
 )  # fmt: skip
 _NOT_STATEFUL: tuple[str, ...] = ("ClusterRole.rbac.authorization.k8s.io",)
 RIGHTS: tuple[str, ...] = ("*.rbac.authorization.k8s.io", "*WebhookConfiguration.admissionregistration.k8s.io", "ServiceAccount")
+_IN_THE_ADDRESS = (("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace"))
 _COUNTED = {"create": "create", "update": "update", "replace": "replace", "delete": "delete", "keep": "forgotten"}
 
 
@@ -96,6 +97,13 @@ class Difference:
     @property
     def key(self) -> Key:
         return self.manifest.key
+
+    @property
+    def told(self) -> tuple[Leaf, ...]:
+        """The leaves as people read them: what an object is before what it is labelled with, without what its address says already."""
+        whole = self.action in ("create", "delete")
+        kept = [leaf for leaf in self.leaves if not (whole and leaf.path in _IN_THE_ADDRESS)]
+        return tuple(sorted(kept, key=lambda leaf: leaf.path[:1] == ("metadata",)))
 
     @property
     def classes(self) -> tuple[ChangeClass, ...]:
@@ -292,9 +300,9 @@ def drift_of(differences: Iterable[Difference], *, engine_build: str, veil: Veil
 
 
 def change_of(difference: Difference, veil: Veil) -> Change:
-    names = [leaf.name for leaf in difference.leaves]
+    names = [leaf.name for leaf in difference.told]
     if difference.action != "update" and difference.action != "replace":
-        names = list(dict.fromkeys(str(leaf.path[0]) for leaf in difference.leaves if leaf.path[0] not in ("apiVersion", "kind")))
+        names = list(dict.fromkeys(str(leaf.path[0]) for leaf in difference.told))
     return Change(
         address=difference.key.address,
         type=difference.key.type,
@@ -362,7 +370,7 @@ def hook_row(one: Manifest) -> dict[str, Any]:
 def _entry(difference: Difference, veil: Veil) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     immutable = difference.looked.immutable if difference.looked else ()
-    for leaf in difference.leaves[:LEAVES]:
+    for leaf in difference.told[:LEAVES]:
         before, after = sides(leaf, veil, difference.key.address)
         row: dict[str, Any] = {"name": veil.redactor.line(leaf.name), "before": before, "after": after}
         if leaf.hidden:
@@ -371,7 +379,7 @@ def _entry(difference: Difference, veil: Veil) -> dict[str, Any]:
             row["forces_replacement"] = True
         rows.append(row)
     entry = change_of(difference, veil).model_dump(mode="json")
-    entry |= {"attributes": rows, "attributes_left_out": max(0, len(difference.leaves) - LEAVES), "reason": None}
+    entry |= {"attributes": rows, "attributes_left_out": max(0, len(difference.told) - LEAVES), "reason": None}
     if difference.looked is not None and difference.looked.unchecked:
         entry["unchecked"] = veil.redactor.line(difference.looked.unchecked)
     return entry

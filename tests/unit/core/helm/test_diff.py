@@ -148,6 +148,14 @@ def test_a_difference_that_redaction_hides_is_told_as_one() -> None:
     assert "ghp_" not in f"{before}{after}"
 
 
+def test_what_a_new_object_holds_is_told_before_its_labels_and_what_its_address_says_is_not() -> None:
+    (found,) = compared([Looked(manifest=one(WEB))])
+
+    assert [leaf.name for leaf in found.told][:2] == ["spec.replicas", "spec.template.spec.containers[web].env[MODE].name"]
+    assert [leaf.name for leaf in found.told][-1] == "metadata.labels.app"
+    assert {"kind", "metadata.name"} <= {leaf.name for leaf in found.leaves}
+
+
 # What that makes of an object.
 
 
@@ -161,7 +169,7 @@ def test_what_is_not_there_is_created_as_the_cluster_would_have_it() -> None:
     )
 
     assert (found.action, found.classes) == ("create", (ChangeClass.CREATE,))
-    assert change_of(found, VEIL).attributes == ("extra", "metadata", "spec")
+    assert change_of(found, VEIL).attributes == ("extra", "spec", "metadata")
     assert "extra" not in change_of(unchecked, VEIL).attributes
     assert plan(unchecked).risks == ("The cluster could not be asked about Deployment.apps/shop/web: its namespace does not exist yet.",)
 
@@ -326,7 +334,7 @@ def test_the_view_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     (found,) = compared([Looked(manifest=big)])
     (change,) = json.loads(view_of([found], mode="apply", engine_build="helm 4.2.4", veil=VEIL))["changes"]
 
-    assert (len(change["attributes"]), change["attributes_left_out"]) == (100, 53)
+    assert (len(change["attributes"]), change["attributes_left_out"]) == (100, 50)
     assert len(change_of(upgraded(big, "data", {}), VEIL).attributes) == 20
     monkeypatch.setattr("countersign.core.helm.diff.SIZE", 100)
     small = json.loads(view_of([found], mode="apply", engine_build="helm 4.2.4", veil=VEIL))
