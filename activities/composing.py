@@ -35,7 +35,7 @@ from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
 from countersign.core.steps import ApplyInput, FollowInput, RunRef, Standing
 
-LOOK = 0.1  # seconds between two looks at a handful of rows
+LOOK, AT_MOST = 0.05, 0.5  # seconds between two looks at a handful of rows; the longer nothing moves, the longer
 SAY_AGAIN = 10.0  # seconds after which a member that does not move is told once more
 LOG = 200_000  # characters of each member's log of its plan
 _LED = frozenset({RunState.APPLYING, RunState.CANCELING, RunState.RECONCILING})
@@ -112,7 +112,7 @@ class Composing(Recording):
 
     async def _all_planned(self, run: RunRow) -> Move | None:
         """Wait until there is nothing left to plan now; the failure where one of them cannot be."""
-        said = Said(self.workflows)
+        said, pause = Said(self.workflows), LOOK
         while True:
             async with self.store.read() as conn:
                 live = await runs.get_run(conn, run.org, run.id)
@@ -125,7 +125,8 @@ class Composing(Recording):
             if next_.do is Do.LET_PLAN and next_.member is not None:
                 await said.look(next_.member.run_id)
             _tell(next_, len(members), "is being planned")
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, AT_MOST)
 
     async def _cannot_be_planned(self, run: RunRow, failed: Move) -> Standing:
         members = await self._members(run)
@@ -195,7 +196,7 @@ class Composing(Recording):
                 await runs.move(tx, live, RunState.CANCELING, at=self.store.now())
 
     async def _lead(self, attempt: AttemptRow, ref: RunRef) -> Standing:
-        said, told = Said(self.workflows), (-1, "")
+        said, told, pause = Said(self.workflows), (-1, ""), LOOK
         while True:
             async with self.store.read() as conn:
                 run, next_, rows = await self._next(conn, ref)
@@ -207,6 +208,7 @@ class Composing(Recording):
                 case Do.AGREE | Do.ASK | Do.END:
                     if (standing := await self._moved(attempt, ref, next_, said)) is not None:
                         return standing
+                    pause = LOOK
                     continue
                 case Do.LET_PLAN if member is not None:
                     await said.look(member.run_id)
@@ -218,7 +220,8 @@ class Composing(Recording):
                 async with self.store.begin() as tx:
                     await runs.progress(tx, run, at=self.store.now(), done=progress[0], total=run.total, current=progress[1])
                 _tell(next_, len(rows), "is being applied")
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, AT_MOST)
 
     async def _next(self, conn: AsyncConnection, ref: RunRef) -> tuple[RunRow, Move, list[RunRow]]:
         run = await runs.get_run(conn, ref.org, ref.run_id)
@@ -336,6 +339,7 @@ def _planned(links: Sequence[Link], parts: Sequence[Part], documents: Mapping[in
         semantic_document=json.dumps({str(n): _object(found.get("semantic_document")) for n, found in documents.items()}).encode(),
         inputs={"steps": steps},
         log="".join(_log(part, documents[part.link.step].get("log", b"")) for part in parts),
+        expires_at=min((part.expires_at for part in parts if part.expires_at is not None), default=None),
     )
 
 

@@ -18,7 +18,7 @@ from countersign.adapters.store.standing import standing_of
 from countersign.core.engine import Told
 from countersign.core.policy import Policy, Trust
 from countersign.core.principal import SYSTEM, Kind, Principal
-from countersign.core.run import ENDS, RunState, may_follow
+from countersign.core.run import COMPOSITE, ENDS, RunState, may_follow
 from countersign.core.steps import DECIDE, FORCE, MOVE, STAND, Decided, DecideInput, EndInput, EndReason, RunRef, Standing
 
 Wake = Callable[[str], Awaitable[None]]  # tells the workflow of this run to look at its row again
@@ -123,7 +123,7 @@ class LedgerSteps:
             standing = await standing_of(tx, run, trust=self.trust)
         if freed is not None:
             await self.wake(freed)
-        if run.ended:
+        if run.ended and run.engine == COMPOSITE:
             await self._tell_members(run.org, run.id)
         return standing
 

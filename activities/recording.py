@@ -15,7 +15,7 @@ from countersign.adapters.store.standing import standing_of
 from countersign.core.engine import Planned
 from countersign.core.errors import CountersignError, NotYet
 from countersign.core.principal import SYSTEM
-from countersign.core.run import ENDS, RunState
+from countersign.core.run import COMPOSITE, ENDS, RunState
 from countersign.core.steps import RunRef, Standing
 
 _PLANNABLE = frozenset({RunState.PENDING, RunState.PLANNING, RunState.STALE})
@@ -83,9 +83,9 @@ class Recording(RunStep):
             standing = await standing_of(tx, live, trust=self.trust)
         for run_id in woken:
             await self.wake_up(run_id)
-            await self._wake_members(run.org, run_id)
-        if standing.state in ENDS:
-            await self._wake_members(run.org, run.id)
+        if run.engine == COMPOSITE:  # what it took the place of ended with its steps, as it may have itself
+            for run_id in (*woken, *([run.id] if standing.state in ENDS else [])):
+                await self._wake_members(run.org, run_id)
         return standing
 
     async def _wake_members(self, org: str, run_id: str | None) -> None:

@@ -7,6 +7,7 @@ is decided here is what comes next, from where the members stand.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from countersign.core.digests import digest_of
@@ -148,6 +149,7 @@ class Part:
 
     link: Link
     plan: Plan | None  # None: not planned yet
+    expires_at: datetime | None = None  # until when the plan holds
 
 
 def composed(parts: Sequence[Part]) -> Plan:

@@ -365,6 +365,42 @@ async def test_a_cancel_while_people_think_ends_all_of_it(it: Service) -> None:
     assert await every_workflow_ends(it, run) == ["canceled", "canceled"]
 
 
+@requirement("composite:cancel")
+async def test_a_cancel_while_a_step_waits_for_its_turn_to_be_planned_ends_all_of_it(it: Service) -> None:
+    net, app = await two(it)
+    toy(it).hold_applies = True
+    busy = await it.start(app)
+    await it.approve(await it.reaches(busy.id, RunState.AWAITING_APPROVAL))
+    await folder_of(it, 0)
+    run = await compose(it, ("apply_toy", net), ("apply_toy", app))
+    await step_reaches(it, run, 1, RunState.AWAITING_APPROVAL)
+    assert [(await it.run(run.id)).state, *await states(it, run)] == ["planning", "awaiting_approval", "pending"]
+
+    await it.runs.cancel(run.id, CancelInput(reason="never mind"))
+
+    assert (await it.reaches(run.id, RunState.CANCELED)).reason == "never mind"
+    assert await every_workflow_ends(it, run) == ["canceled", "canceled"]
+    await let_go(it, 0)
+    await it.reaches(busy.id, RunState.APPLIED)
+
+
+@requirement("composite:cancel")
+async def test_a_step_that_does_not_stop_is_ended_by_force_through_the_whole(client: Client, tmp_path: Path) -> None:
+    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), terraform={"force_after_seconds": 0}) as it:
+        net, app = await two(it)
+        toy(it).hold_applies, toy(it).heeds_interrupts = True, False
+        run = await compose(it, ("apply_toy", net), ("apply_toy", app))
+        await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
+        await folder_of(it, 0)
+        await it.runs.cancel(run.id, CancelInput(reason="stop"))
+        await step_reaches(it, run, 1, RunState.CANCELING)
+
+        await it.runs.cancel(run.id, CancelInput(reason="now", force=True))
+
+        await it.reaches(run.id, RunState.PARTIALLY_APPLIED)
+        assert await states(it, run) == ["partially_applied", "canceled"]
+
+
 async def test_a_lost_step_is_waited_for_and_the_whole_goes_on_when_it_is_accounted_for(it: Service) -> None:
     net, app = await two(it)
     toy(it).hold_applies = True

@@ -66,7 +66,14 @@ async def parts_of(conn: AsyncConnection, run: RunRow) -> list[Part]:
         if member.state in DONE and run.changes:
             continue
         plan = await plans.get_plan(conn, run.org, member.id)
-        parts.append(Part(link=_link(member, plan), plan=plan.summary if plan is not None else None))
+        until = plan.document.expires_at if plan is not None and plan.document is not None and member.changes else None
+        parts.append(
+            Part(
+                link=_link(member, plan),
+                plan=plan.summary if plan is not None else None,
+                expires_at=datetime.fromisoformat(until) if until else None,
+            )
+        )
     return parts
 
 
@@ -101,7 +108,7 @@ async def standing_members(conn: AsyncConnection, run: RunRow) -> list[Member]:
                 path=member.stack_path,
                 state=member.state,
                 late=member.late is not None,
-                covered=agreed is not None and await _covers(conn, agreed, member),
+                covered=member.state is RunState.AWAITING_APPROVAL and agreed is not None and await _covers(conn, agreed, member),
                 lost=lost is not None and lost.run_id == member.id,
                 reason=member.reason or "",
             )
