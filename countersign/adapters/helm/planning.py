@@ -14,7 +14,7 @@ from typing import Any
 
 from countersign.adapters.helm import bundle
 from countersign.adapters.helm.archive import Archive, Asked, crds_of
-from countersign.adapters.helm.session import Session, Surroundings, at_work, named
+from countersign.adapters.helm.session import Session, Surroundings, at_work, named, together
 from countersign.adapters.kubernetes.cluster import Named, Refusal, Why
 from countersign.core.digests import sha256
 from countersign.core.engine import Beat, Finding, PlanJob, Planned, Progress, Release
@@ -110,8 +110,8 @@ async def planned(session: Session, wanted: Wanted, beat: Beat) -> Planned:
     history = await session.history(wanted.release)
     refuse(wanted, history, session)
     await beat(Progress(current="asking the cluster"))
-    target = await target_of(session, wanted, history)
-    current = await current_of(session, wanted, history)
+    # Each starts a helm of its own.
+    target, current = await together(target_of(session, wanted, history), current_of(session, wanted, history))
     session.hide(secret_texts((*target.objects, *target.hooks, *current)) | wanted.secrets)
     looked, removed = await looked_at(session, wanted, target, current)
     risks = (*target.remarks, *await quota_risks(session, wanted, looked))
@@ -170,7 +170,7 @@ async def _deployed(session: Session, wanted: Wanted, history: Sequence[Revision
     crds = await session.parsed(crds_of(wanted.archive.data), release.namespace) if not history else ()
     there = await session.cluster.get_all(map(named, crds))
     new = tuple(one for one in crds if there[named(one)] is None)
-    answer, remarks = await _dry_run(session, wanted, unknown_kinds=bool(new))
+    (answer, remarks), before = await together(_dry_run(session, wanted, unknown_kinds=bool(new)), _hooks_of(session, release, history))
     if (size := _record_size(answer)) > RELEASE_MAX - ROOM:
         raise InvalidArgument(
             f"chart and values would be stored as {size >> 10} KiB, and one release has room for 1024: "
@@ -180,8 +180,6 @@ async def _deployed(session: Session, wanted: Wanted, history: Sequence[Revision
     text = str(answer.get("manifest") or "")
     hooks = "\n---\n".join(str(hook.get("manifest") or "") for hook in answer.get("hooks") or ())
     every = await session.parsed(hooks, release.namespace)
-    current = deployed(history)
-    before = await session.hooks(release, current.number) if current is not None else ()
     return Target(
         objects=await session.parsed(text, release.namespace),
         hooks=_that_run(every, wanted, history),
@@ -189,6 +187,12 @@ async def _deployed(session: Session, wanted: Wanted, history: Sequence[Revision
         crds=new,
         remarks=remarks,
     )
+
+
+async def _hooks_of(session: Session, release: Release, history: Sequence[Revision]) -> tuple[Manifest, ...]:
+    """Of the revision that is deployed."""
+    current = deployed(history)
+    return await session.hooks(release, current.number) if current is not None else ()
 
 
 async def _dry_run(session: Session, wanted: Wanted, *, unknown_kinds: bool) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,19 @@ from countersign.core.helm.failures import classify
 from countersign.core.helm.manifests import CLUSTER_SCOPED, Manifest, parse
 from countersign.core.helm.recovery import LABEL, Revision
 from countersign.core.redaction import Redactor
+
+_VERSIONS: dict[tuple[str, int, int, int], str] = {}  # of an executable, which is asked once
+
+
+async def together(*questions: Coroutine[Any, Any, Any]) -> list[Any]:
+    """All answers, asked at the same time. The first failure ends the others, which leave nothing behind, and is raised."""
+    tasks = [asyncio.ensure_future(question) for question in questions]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +88,12 @@ class Session:
 
     async def build(self) -> str:
         """As plans and records name it: "helm v4.2.4"."""
-        said = (await self.helm.run(["version", "--template", "{{.Version}}"])).decode().strip()
+        path = self.around.helm()
+        stat = await asyncio.to_thread(path.stat)
+        known = (str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if known not in _VERSIONS:
+            _VERSIONS[known] = (await self.helm.run(["version", "--template", "{{.Version}}"])).decode().strip()
+        said = _VERSIONS[known]
         if not said.startswith("v4."):
             raise FailedPrecondition(f"helm is {self.redactor.line(said, 40)} on this machine, and Helm 4 is needed; set helm.executable")
         return f"helm {said}"
