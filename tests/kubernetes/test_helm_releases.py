@@ -68,6 +68,17 @@ async def test_an_agent_deploys_upgrades_rolls_back_and_uninstalls_and_a_person_
         nothing = await call(we.agent, "helm_uninstall", release_name="web", namespace=namespace, wait_seconds=25)
         assert nothing["run"]["state"] == "planned_and_finished"
 
+        runs = await call(we.agent, "run_list", target=f"local/dev/{namespace}.web")
+        assert [run["type"] for run in runs["data"]["runs"]] == [
+            "helm_uninstall",
+            "helm_uninstall",
+            "helm_rollback",
+            "helm_deploy",
+            "helm_deploy",
+        ]
+        error = await refused(we.agent, "apply_terraform", env="dev", workspace=f"{namespace}.web")
+        assert (error["code"], error["field"]) == ("not_found", "workspace")
+
 
 @requirement("helm:secrets")
 async def test_a_secret_of_a_release_is_nowhere_to_be_read(shared: Installed, namespace: str) -> None:

@@ -128,6 +128,16 @@ async def get_stack(conn: AsyncConnection, org: str, ref: str) -> StackRow:
     return _stack(row)
 
 
+async def find(conn: AsyncConnection, org: str, ref: str) -> StackRow:
+    """A stack or a release by id or path: whatever runs are about. Raises NotFound."""
+    path = ref if ref.count("/") == 2 else f"{org}/{ref}"
+    named: dict[str, Any] = {"id": ref} if ref.startswith("st_") else {"path": path}
+    row = await statements.first(conn, records, org_id=org, deleted_at=None, **named)
+    if row is None:
+        raise NotFound(f"no workspace or release {ref}; `run_list` tells what there are runs on", next=["run_list"])
+    return _stack(row)
+
+
 async def list_stacks(
     conn: AsyncConnection, org: str, *, env: str | None = None, text: str | None = None, offset: int = 0, limit: int = 20
 ) -> tuple[list[StackRow], int]:

@@ -77,9 +77,9 @@ async def run_list(
 
 
 async def _target(call: Call, conn: AsyncConnection, target: str) -> str:
-    """The id of a stack; one that was forgotten is still found by its id, since its runs are kept."""
+    """The id of a stack or a release; one that was forgotten is still found by its id, since its runs are kept."""
     try:
-        return (await records.get_stack(conn, call.org, target)).id
+        return (await records.find(conn, call.org, target)).id
     except NotFound as missing:
         if target.startswith("st_"):
             return target
