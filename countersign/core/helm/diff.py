@@ -38,6 +38,7 @@ STATEFUL: tuple[str, ...] = (
 _NOT_STATEFUL: tuple[str, ...] = ("ClusterRole.rbac.authorization.k8s.io",)
 RIGHTS: tuple[str, ...] = ("*.rbac.authorization.k8s.io", "*WebhookConfiguration.admissionregistration.k8s.io", "ServiceAccount")
 _IN_THE_ADDRESS = (("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace"))
+_LABELS = frozenset({"metadata", "labels", "matchLabels", "selector", "annotations"})
 _COUNTED = {"create": "create", "update": "update", "replace": "replace", "delete": "delete", "keep": "forgotten"}
 
 
@@ -100,10 +101,16 @@ class Difference:
 
     @property
     def told(self) -> tuple[Leaf, ...]:
-        """The leaves as people read them: what an object is before what it is labelled with, without what its address says already."""
+        """The leaves as people read them: images first, then what the chart says, then what the cluster adds, labels last. Without what
+        the address says already."""
         whole = self.action in ("create", "delete")
+        declared = {leaf.path for leaf in _leaves(None, self.manifest.body)} if whole else frozenset[Path]()
         kept = [leaf for leaf in self.leaves if not (whole and leaf.path in _IN_THE_ADDRESS)]
-        return tuple(sorted(kept, key=lambda leaf: leaf.path[:1] == ("metadata",)))
+
+        def interest(leaf: Leaf) -> tuple[bool, bool, bool]:
+            return leaf.path[-1] != "image", any(step in _LABELS for step in leaf.path), whole and leaf.path not in declared
+
+        return tuple(sorted(kept, key=interest))
 
     @property
     def classes(self) -> tuple[ChangeClass, ...]:

@@ -148,11 +148,17 @@ def test_a_difference_that_redaction_hides_is_told_as_one() -> None:
     assert "ghp_" not in f"{before}{after}"
 
 
-def test_what_a_new_object_holds_is_told_before_its_labels_and_what_its_address_says_is_not() -> None:
-    (found,) = compared([Looked(manifest=one(WEB))])
+def test_of_a_new_object_its_image_is_told_first_and_its_labels_last() -> None:
+    web = one(WEB)
+    (found,) = compared([Looked(manifest=web, predicted=edited(web, "spec.template.spec.containers.0.imagePullPolicy", "Always"))])
 
-    assert [leaf.name for leaf in found.told][:2] == ["spec.replicas", "spec.template.spec.containers[web].env[MODE].name"]
-    assert [leaf.name for leaf in found.told][-1] == "metadata.labels.app"
+    names = [leaf.name for leaf in found.told]
+    assert names[:3] == [
+        "spec.template.spec.containers[web].image",
+        "spec.replicas",
+        "spec.template.spec.containers[web].env[MODE].name",
+    ]
+    assert names[-2:] == ["spec.template.spec.containers[web].imagePullPolicy", "metadata.labels.app"]
     assert {"kind", "metadata.name"} <= {leaf.name for leaf in found.leaves}
 
 
@@ -169,7 +175,7 @@ def test_what_is_not_there_is_created_as_the_cluster_would_have_it() -> None:
     )
 
     assert (found.action, found.classes) == ("create", (ChangeClass.CREATE,))
-    assert change_of(found, VEIL).attributes == ("extra", "spec", "metadata")
+    assert change_of(found, VEIL).attributes == ("spec", "extra", "metadata")
     assert "extra" not in change_of(unchecked, VEIL).attributes
     assert plan(unchecked).risks == ("The cluster could not be asked about Deployment.apps/shop/web: its namespace does not exist yet.",)
 
