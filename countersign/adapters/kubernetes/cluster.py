@@ -95,7 +95,8 @@ class Cluster:
 
     async def identity(self) -> Identity:
         def ask() -> Identity:
-            version = str(self._client.version["kubernetes"]["gitVersion"])
+            versions: Any = self._client.version
+            version = str(versions["kubernetes"]["gitVersion"])
             try:
                 space = self._get(Named(api_version="v1", kind="Namespace", namespace=None, name="kube-system"))
                 uid = str((space or {}).get("metadata", {}).get("uid", ""))
@@ -230,7 +231,7 @@ class Cluster:
                 _request_timeout=WITHIN,
             )
         except ApiException as refused:
-            if (not_taken := refusal(refused.status, refused.body)) is not None:
+            if (not_taken := refusal(refused.status or 0, refused.body)) is not None:
                 return not_taken
             raise
         return dict(found.to_dict())
