@@ -5,6 +5,7 @@ shows Secrets in clear, so nothing of it goes on as it came.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -94,9 +95,9 @@ async def get_chart(asked: Question, around: Surroundings) -> Mapping[str, objec
         versions = await around.charts.versions(which, work)
         files = await asyncio.to_thread(lambda: dict(files_of(archive.data)))
         asked_values = given.get("values")
-        values, opened = await _opened(asked_values, asked.reveal)
+        values, sealed = _stood_for(asked_values)
         schema = _schema(files)
-        secrets = frozenset(opened.values()) | secret_texts(values=values, schema=schema)
+        secrets = sealed | secret_texts(values=values, schema=schema)
         defaults = load(files.get("values.yaml", b"").decode(errors="replace"), what="values.yaml") or {}
         veil = Veil(around.fingerprints, secrets | secret_texts(values=defaults, schema=schema), scope=archive.digest)
         rendered = await _rendered(work, archive, values if asked_values is not None else {}, veil, namespace="default")
@@ -397,8 +398,8 @@ async def _veil(
     schema = await _schema_of(session, where) if where is not None else None
     asked_values = await _values_asked(asked, session, release)
     paths = [path for path, _ in sealed_paths(asked_values or {})]
-    _, opened = await _opened(asked_values or {}, asked.reveal, missing_is_fine=True)
-    secrets = secret_texts((*objects, *hooks), values=values, schema=schema, paths=paths) | frozenset(opened.values())
+    opened = await _opened(asked_values or {}, asked.reveal)
+    secrets = secret_texts((*objects, *hooks), values=values, schema=schema, paths=paths) | opened
     session.hide(secrets)
     return Veil(session.around.fingerprints, session.redactor.secrets, scope=str(release))
 
@@ -494,19 +495,22 @@ async def _at_charts(asked: Question, around: Surroundings) -> AsyncIterator[Cha
         await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
 
-async def _opened(values: object, reveal: Reveal, *, missing_is_fine: bool = False) -> tuple[Any, dict[str, str]]:
-    """Values with their sealed secrets in place, and those by their names."""
+def _stood_for(values: object) -> tuple[Any, frozenset[str]]:
+    """Values with something in the place of each sealed secret. Looking opens none: templates cut and turn what they get, and what comes of
+    that nobody could recognise and hide."""
     if not isinstance(values, Mapping):
-        return {}, {}
-    opened: dict[str, str] = {}
+        return {}, frozenset()
+    standing = {slug: f"sealed-{slug}-{'0' * 16}" for _, slug in secrets_named(values)}
+    return with_secrets(dict(values), standing.__getitem__), frozenset(standing.values())
+
+
+async def _opened(values: Mapping[str, object], reveal: Reveal) -> frozenset[str]:
+    """What the sealed secrets of these values open to, to be hidden; one that is gone by now hides nothing."""
+    opened: set[str] = set()
     for slug in dict.fromkeys(slug for _, slug in secrets_named(values)):
-        try:
-            opened[slug] = await reveal(slug)
-        except CountersignError:
-            if not missing_is_fine:
-                raise
-            opened[slug] = ""
-    return with_secrets(dict(values), opened.__getitem__), {slug: text for slug, text in opened.items() if text}
+        with contextlib.suppress(CountersignError):
+            opened.add(await reveal(slug))
+    return frozenset(opened)
 
 
 def _schema(files: Mapping[str, bytes]) -> object:

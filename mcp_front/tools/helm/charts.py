@@ -9,7 +9,7 @@ from mcp_front.domain import Access
 from mcp_front.envelope import Answer, clean
 from mcp_front.tools.helm.runs import Chart, Repo, Version
 from mcp_front.tools.helm.server import HELM
-from mcp_front.variables import checked_values
+from mcp_front.variables import checked_values, unset_secrets
 
 
 @HELM.tool("helm_search_charts", Access.READ, title="Search charts", paged=True, open_world=True)
@@ -43,5 +43,6 @@ async def helm_get_chart(
     return Answer(
         text=f"{data['chart']} {data['version']} from {data['repo']}{judged}",
         data={name: value for name, value in data.items() if value not in (None, "", False)},
+        warnings=tuple(await unset_secrets(call, values)),
         next=("helm_get_chart",) if problems else ("helm_deploy",),
     )
