@@ -84,7 +84,6 @@ class Run:
                 # The Temporal UI's own cancellation: the same wish, from whoever reaches that UI.
                 self._cancel = self._cancel or CancelInput(reason=CANCELED_IN_UI)
                 await self._look()
-        self._publish()
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self._standing.model_copy(update={"details": ""})
 
