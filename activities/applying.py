@@ -22,7 +22,7 @@ from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
 from countersign.core.digests import sha256
 from countersign.core.engine import ApplyJob, Keeper, Outcome, PlanJob, Progress
-from countersign.core.errors import CountersignError, FailedPrecondition
+from countersign.core.errors import CountersignError, FailedPrecondition, ProviderError, Unavailable
 from countersign.core.ids import derive
 from countersign.core.principal import SYSTEM
 from countersign.core.run import Mode, RunState
@@ -53,6 +53,12 @@ class Applying(EngineStep):
             run, plan, bundle = await self._bundle(asked)
             if bundle is None:
                 return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
+            seen: claim.At | None = None
+            if KEPT_THERE in plan.inputs:
+                try:
+                    seen = await self._seen(run, bundle)
+                except (ProviderError, Unavailable) as away:
+                    return await self._waits(run, f"the state cannot be looked at in its own backend: {away.message}")
             taken = await claim.claim(
                 self.store,
                 org=asked.org,
@@ -62,7 +68,7 @@ class Applying(EngineStep):
                 policy=self.policy,
                 host=self.here.host,
                 boot_id=self.here.boot_id,
-                seen=await self._seen(run, bundle) if KEPT_THERE in plan.inputs else None,
+                seen=seen,
             )
             if not isinstance(taken, claim.Claimed):
                 return await self.stand(RunRef(org=asked.org, run_id=asked.run_id))
@@ -106,6 +112,15 @@ class Applying(EngineStep):
             await saw(self.store, self.artifacts, stack, run.id, seen)
         header = header_of(seen.data) if seen.data is not None else None
         return claim.At(lineage=header.lineage if header else None, serial=header.serial if header else 0)
+
+    async def _waits(self, run: RunRow, why: str) -> Standing:
+        """Where the run stands, for what may pass while its approval lives; it is tried again, and told once."""
+        async with self.store.begin() as tx:
+            live = await runs.get_run(tx, run.org, run.id)
+            if live.state is RunState.APPROVED and live.reason != why:
+                body = {"by": SYSTEM.id, "code": "unavailable", "message": why, "channel": "claim"}
+                live = await runs.note(tx, live, at=self.store.now(), kind="refused", body=body, reason=why, code="unavailable")
+            return await standing_of(tx, live, trust=self.trust)
 
     async def see_after(self, run: RunRow, attempt: AttemptRow) -> None:
         """Note what an apply made of a state that another keeps. If that cannot be seen now, the next plan sees it."""

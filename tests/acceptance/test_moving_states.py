@@ -1,6 +1,7 @@
 """A stack that somebody ran by hand comes to Countersign, goes on there, back to an earlier state, and away again."""
 
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 import pytest
 
 from tests.acceptance.installed import Installed
+from tests.integration.moved_states import backend, conn_str
+from tests.postgres import PASSWORD, Cluster, cluster, postgres_url
 from tests.requirements import requirement
+
+__all__ = ["cluster", "postgres_url"]
 
 pytestmark = pytest.mark.anyio
 
@@ -73,3 +78,43 @@ async def test_a_stack_run_by_hand_is_adopted_applied_restored_and_released(it: 
     assert "countersign stack adopt dev/shop" in told(it, "apply", "dev/shop", code=None)["error"]["message"]
     it.cli("stack", "adopt", "dev/shop", "--from", str(tmp_path / "given.tfstate"))
     assert told(it, "plan", "dev/shop")["plan"]["changes"]["total"] == 1
+
+
+@requirement("state:kept", "state:kept-told")
+async def test_a_stack_whose_state_stays_in_its_postgres_is_planned_applied_and_destroyed_there(
+    it: Installed, tmp_path: Path, cluster: Cluster, postgres_url: str
+) -> None:
+    conn, source = conn_str(cluster, postgres_url), it.stacks / "shop" / "main.tf"
+    source.write_text(backend("pg", schema_name="shop") + THINGS)
+    folder = tmp_path / "by-hand"
+    folder.mkdir()
+    (folder / "main.tf").write_text(source.read_text())
+
+    def by_hand(*words: str) -> str:
+        given = {**os.environ, "PG_CONN_STR": conn}
+        return subprocess.run(["terraform", *words], cwd=folder, env=given, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    by_hand("init", "-input=false")
+    by_hand("apply", "-auto-approve", "-input=false")
+    it.cli("secret", "set", "state", stdin=json.dumps({"PG_CONN_STR": conn}))
+    it.cli("stack", "register", "dev/shop", "--source", "shop", "--plan-credential", "state", "--apply-credential", "state")
+    it.cli("stack", "keep", "dev/shop", "--confirm", "local/dev/shop")
+
+    assert told(it, "plan", "dev/shop")["plan"]["changes"]["total"] == 0
+    source.write_text(source.read_text() + LATER)
+    waiting = told(it, "apply", "dev/shop", code=3)["run"]
+    shown = it.cli("show", waiting["run_id"])
+    assert "The state stays in the backend pg that the configuration declares" in " ".join(shown.split())
+    by_hand("apply", "-auto-approve", "-input=false", "-var=size=2")  # somebody else goes on meanwhile
+    again = told(it, "approve", waiting["run_id"], "--digest", waiting["plan_digest"], code=3)["run"]
+    assert (again["state"], again["plan_digest"] != waiting["plan_digest"]) == ("awaiting_approval", True)
+    assert "input: 2 → 1" in it.cli("show", waiting["run_id"])
+    it.cli("approve", waiting["run_id"], "--digest", again["plan_digest"])
+    assert [r["name"] for r in json.loads(by_hand("state", "pull"))["resources"]] == ["one", "two"]
+    assert json.loads(it.cli("state", "pull", "dev/shop")) == json.loads(by_hand("state", "pull"))
+    destroying = told(it, "destroy", "dev/shop", code=3)["run"]
+    named = ["--digest", destroying["plan_digest"], "--name", "local/dev/shop"]
+    it.cli("approve", destroying["run_id"], *named)
+    assert json.loads(by_hand("state", "pull"))["resources"] == []
+    left = [path for path in it.data.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert left == []

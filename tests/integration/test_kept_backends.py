@@ -323,20 +323,67 @@ def bench_name(bench: Bench) -> str:
     return Path(bench.real).name
 
 
+@requirement("state:kept-lost", "reconcile:unstored-state")
+@pytest.mark.parametrize("moved", [False, True], ids=["as-it-was", "moved-meanwhile"])
+async def test_a_state_that_could_not_be_stored_is_stored_only_where_it_still_fits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    with running("s3") as bucket:
+        there = There("s3", s3_block(bucket.endpoint, use_lockfile=True, max_retries=1), bucket.environment)
+        monkeypatch.setitem(SECRETS, "backend", json.dumps(there.credential))
+        planned, attempt = await at_its_gate(bench, there)
+        bucket.leave()
+        (bench.world / "1.open").touch()
+        outcome = await bench.follow(attempt)
+        bucket.come_back()
+        assert (outcome.state, "errored.tfstate was left: the state could not be stored" in outcome.evidence) == (
+            RunState.INTERRUPTED,
+            True,
+        )
+        remains = await bench.engine.end(attempt, same_boot=True)
+        assert remains.state is not None
+        left = json.loads(remains.state)
+        if moved:
+            hand = bench.folder / "by-hand"
+            there.state(bench)
+            file = hand / "another.tfstate"
+            file.write_text(json.dumps({**left, "lineage": "another", "serial": 9, "resources": [], "outputs": {}}))
+            there.by_hand(bench, "state", "push", "-lock=false", str(file))
+            theirs = there.state(bench)
+
+        found = await reconciled(bench, planned, remains, missing=[])
+
+        now = there.state(bench)
+        if moved:  # what the journal knows is imported instead
+            assert (now, found.decision.next) == (theirs, Next.CONTINUE)
+            assert found.planned is not None
+            assert found.planned.plan.counts.total >= 4
+        else:
+            assert found.decision.next is Next.CONTINUE
+            assert found.planned is not None and not found.planned.plan.changes_anything
+            assert [r["name"] for r in now["resources"]] == [r["name"] for r in left["resources"]]
+
+
 async def killed(bench: Bench, there: There) -> tuple[Planned, str]:
     """An attempt whose whole group was killed at its gate; it holds the lock then."""
-    gates = (ROOT / "tests" / "stacks" / "gates" / "main.tf").read_text()
-    bench.write("gates", main_tf=there.block + gates)
-    bench.write("shop", main_tf=there.block)
-    planned = await bench.plan("gates", vars={"world": str(bench.world)}, config=OWN)
-    attempt = await bench.launch(planned, "gates", config=OWN)
-    await until((bench.world / "1.reached").exists, "the apply to reach its gate")
+    planned, attempt = await at_its_gate(bench, there)
     os.killpg(int((bench.engine.where(attempt) / "run" / "pgid").read_text()), signal.SIGKILL)
     outcome = await bench.follow(attempt)
     assert outcome.state is RunState.INTERRUPTED
     return planned, attempt
 
 
+async def at_its_gate(bench: Bench, there: There) -> tuple[Planned, str]:
+    """An apply that has made one thing, and waits."""
+    gates = (ROOT / "tests" / "stacks" / "gates" / "main.tf").read_text()
+    bench.write("gates", main_tf=there.block + gates)
+    bench.write("shop", main_tf=there.block)
+    planned = await bench.plan("gates", vars={"world": str(bench.world)}, config=OWN)
+    attempt = await bench.launch(planned, "gates", config=OWN)
+    await until((bench.world / "1.reached").exists, "the apply to reach its gate")
+    return planned, attempt
+
+
 async def reconciled(bench: Bench, planned: Planned, remains: Remains, **more: Any) -> Reconciled:
-    job = job_of(bench, planned, remains, "gates", missing=["terraform_data.gate"], **more)
+    job = job_of(bench, planned, remains, "gates", **{"missing": ["terraform_data.gate"], **more})
     return await bench.engine.reconcile(replace(job, stack=bench.stack("gates", **OWN)), bench.beat)

@@ -23,7 +23,7 @@ from tests.integration.moved_states import backend, conn_str
 from tests.integration.test_kept_backends import http_backend
 from tests.postgres import BOTH, Cluster, database_of
 from tests.requirements import requirement
-from tests.service import ANA, temporal_server
+from tests.service import ANA, eventually, temporal_server
 
 pytestmark = pytest.mark.anyio
 HTTP = "http"
@@ -168,6 +168,30 @@ async def test_another_stack_reads_its_outputs(it: InTheCloud) -> None:
     waiting = (await it.ended("apply_terraform", workspace="app"))["run"]
 
     assert "input = one" in str((await it.plan(waiting["run_id"]))["changes"])
+
+
+@requirement("state:kept-claim")
+async def test_a_backend_that_is_away_at_the_claim_costs_no_approval(
+    client: Client, tmp_path: Path, cluster: Cluster, postgres_url: str
+) -> None:
+    database = postgres_url.rpartition("/")[2]
+    block = backend("pg", conn_str=conn_str(cluster, postgres_url), schema_name="shop")
+    async with in_the_cloud(client, tmp_path, block + THING) as it:
+        await keep(it, "pg")
+        waiting = (await it.ended("apply_terraform"))["run"]
+        cluster.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+        run = await it.lost.it.run(waiting["run_id"])
+        await it.lost.agree(run)
+
+        async def told() -> bool:
+            return "cannot be looked at in its own backend" in ((await it.lost.it.run(run.id)).reason or "")
+
+        await eventually(told, "the run to say what it waits for")
+        cluster.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+        await it.lost.it.reaches(run.id, RunState.APPLIED, patience=90.0)
+
+    assert [state for state in await it.lost.states(run) if state in ("stale", "errored")] == []
+    cluster.execute("DROP SCHEMA IF EXISTS shop, terraform_remote_state CASCADE", database=database)
 
 
 # -- Lost on the way
