@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from mcp import types
 
 from tests.acceptance.installed import Installed, call, refused, until
 from tests.acceptance.installed import eventually as in_time
@@ -78,6 +79,30 @@ async def test_an_agent_deploys_upgrades_rolls_back_and_uninstalls_and_a_person_
         ]
         error = await refused(we.agent, "apply_terraform", env="dev", workspace=f"{namespace}.web")
         assert (error["code"], error["field"]) == ("not_found", "workspace")
+
+
+@requirement("helm:through-the-gate", "promise:destroying-asks")
+async def test_a_person_before_the_client_is_asked_right_there_and_types_the_name(shared: Installed, plane: Plane, namespace: str) -> None:
+    typed: dict[str, str] = {}
+    questions: list[str] = []
+
+    async def asked(_: object, params: types.ElicitRequestParams) -> types.ElicitResult:
+        questions.append(params.message)
+        return types.ElicitResult(action="accept", content=dict(typed))
+
+    async with people(shared, namespace) as we:
+        await we.deployed("web")
+        await we.deployed("web", {"replicas": 2})
+    key = shared.key(f"person:eve-{namespace}", kind="person", role="platform")
+    async with shared.client(key, elicitation_callback=asked) as eve:
+        back = await call(eve, "helm_rollback", release_name="web", namespace=namespace, revision=1, wait_seconds=25)
+        typed["confirm_name"] = "web"
+        gone = await call(eve, "helm_uninstall", release_name="web", namespace=namespace, wait_seconds=25)
+
+    assert (back["run"]["state"], gone["run"]["state"]) == ("applied", "applied")
+    assert "helm_rollback" in questions[0] and "To approve it" not in questions[0]
+    assert "To approve it, type web" in questions[1]
+    assert revisions(plane, namespace, "web") == []
 
 
 @requirement("helm:secrets")

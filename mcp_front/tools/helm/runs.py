@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from mcp.server.mcpserver import Elicit, Resolve
 from pydantic import Field
 
 from countersign.adapters.store.records import StackRow
 from countersign.core.run import RUN_TYPES, Mode
+from mcp_front import consenting
+from mcp_front.asking import Given, Outcome
 from mcp_front.call import Call
 from mcp_front.domain import Access
 from mcp_front.envelope import Answer
@@ -65,6 +68,13 @@ async def helm_detect_drift(call: Call, release_name: ReleaseName, namespace: Na
     return await begin(call, "helm_detect_drift", release, {})
 
 
+async def consent_to_rollback(call: Call, release_name: str, revision: int, namespace: str | None, env: str | None) -> Given | Elicit[Any]:
+    async def asked_for() -> Answer:
+        return await begin(call, "helm_rollback", await release_of(call, env, namespace, release_name), {"revision": revision})
+
+    return await consenting.question(call, asked_for)
+
+
 @HELM.tool("helm_rollback", Access.DESTROY, title="Roll back release", run=True)
 async def helm_rollback(
     call: Call,
@@ -72,10 +82,22 @@ async def helm_rollback(
     revision: Annotated[int, Field(ge=1)],
     namespace: Namespace | None = None,
     env: Env = None,
+    said: Annotated[Outcome | None, Resolve(consent_to_rollback)] = None,
 ) -> Answer:
     """Roll back a Helm release to an earlier revision that was deployed once: planned and countersigned like any other change."""
+    if consenting.was_asked(call, said):
+        return await consenting.answered(call, said)
     release = await release_of(call, env, namespace, release_name)
     return await begin(call, "helm_rollback", release, {"revision": revision})
+
+
+async def consent_to_uninstall(
+    call: Call, release_name: str, namespace: str | None, env: str | None, keep_history: bool
+) -> Given | Elicit[Any]:
+    async def asked_for() -> Answer:
+        return await begin(call, "helm_uninstall", await release_of(call, env, namespace, release_name), {"keep_history": keep_history})
+
+    return await consenting.question(call, asked_for)
 
 
 @HELM.tool("helm_uninstall", Access.DESTROY, title="Uninstall release", run=True)
@@ -85,8 +107,11 @@ async def helm_uninstall(
     namespace: Namespace | None = None,
     env: Env = None,
     keep_history: bool = False,
+    said: Annotated[Outcome | None, Resolve(consent_to_uninstall)] = None,
 ) -> Answer:
     """Uninstall a Helm release: delete everything it holds but what its chart keeps. It plans, lists objects and volumes, then waits
     for a person who types the release's name; nothing skips that. One that is not there ends at once."""
+    if consenting.was_asked(call, said):
+        return await consenting.answered(call, said)
     release = await release_of(call, env, namespace, release_name)
     return await begin(call, "helm_uninstall", release, {"keep_history": keep_history})
