@@ -196,7 +196,7 @@ class Composing(Recording):
                 await runs.move(tx, live, RunState.CANCELING, at=self.store.now())
 
     async def _lead(self, attempt: AttemptRow, ref: RunRef) -> Standing:
-        said, told, pause = Said(self.workflows), (-1, ""), LOOK
+        said, told, pause = Said(self.workflows), (-1, 0, ""), LOOK
         while True:
             async with self.store.read() as conn:
                 run, next_, rows = await self._next(conn, ref)
@@ -218,7 +218,7 @@ class Composing(Recording):
             if progress != told:
                 told = progress
                 async with self.store.begin() as tx:
-                    await runs.progress(tx, run, at=self.store.now(), done=progress[0], total=run.total, current=progress[1])
+                    await runs.progress(tx, run, at=self.store.now(), done=progress[0], total=progress[1], current=progress[2])
                 _tell(next_, len(rows), "is being applied")
             await asyncio.sleep(pause)
             pause = min(2 * pause, AT_MOST)
@@ -294,15 +294,15 @@ def _line(row: RunRow) -> str:
     return f"step {row.step} ({row.stack_path}): {row.id} {row.state}" + (f", {row.reason}" if row.reason else "")
 
 
-def _progress(rows: Sequence[RunRow], next_: Move) -> tuple[int, str]:
-    """Changes made, and what is waited for, in words."""
-    done = sum(row.done for row in rows)
+def _progress(rows: Sequence[RunRow], next_: Move) -> tuple[int, int, str]:
+    """Changes made, of how many that are known, and what is waited for, in words."""
+    done, total = sum(row.done for row in rows), sum(row.total for row in rows)
     if next_.member is None:
-        return done, ""
+        return done, total, ""
     row = next(row for row in rows if row.id == next_.member.run_id)
     where = f": {row.current}" if row.current else ""
     wants = f"; it needs an operator: run_resume {row.id}" if row.state is RunState.NEEDS_OPERATOR else ""
-    return done, f"{next_.member.name} is {row.state}{where}{wants}"
+    return done, total, f"{next_.member.name} is {row.state}{where}{wants}"
 
 
 def _tell(next_: Move, count: int, what: str) -> None:

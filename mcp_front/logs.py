@@ -101,7 +101,7 @@ def _chosen(run: RunRow, steps: Sequence[Step], asked: Asked) -> tuple[Step, int
         name, begin = at, int(line)
     by_name = {step.name: step for step in steps}
     if name is None:
-        logs = [step for step in steps if step.name.startswith(("plan", "apply"))]
+        logs = [step for step in steps if step.name.rpartition("/")[2].startswith(("plan", "apply"))]
         return (steps[0] if steps[0].failed else logs[-1] if logs and run.ended else by_name[LEDGER]), begin
     if name not in by_name:
         raise InvalidArgument(f"no step {name[:60]!r} in this run{lookup.nearest(name, by_name)}", field="step")

@@ -31,7 +31,7 @@ def _door(data: Path | None, url: str | None, key_file: Path | None, as_json: bo
 
 
 def add_to(app: typer.Typer) -> None:
-    for function in (plan, apply, destroy, drift, import_, approve, reject, cancel, resume, runs, show, watch, logs):
+    for function in (plan, apply, destroy, drift, import_, compose, approve, reject, cancel, resume, runs, show, watch, logs):
         app.command(function.__name__.rstrip("_"), rich_help_panel=PANEL, epilog=HELP)(function)
     app.command("open", rich_help_panel=PANEL, epilog=HELP)(open_page)
 
@@ -162,6 +162,24 @@ def import_(
     arguments = {"address": address, "external_id": external_id}
     asked = doing.Start(tool="terraform_import", stack=stack, message=message, key=key, wait=wait, arguments=arguments)
     run(doing.start(_door(data, url, key_file, as_json), asked), as_json=as_json)
+
+
+def compose(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON: the steps in their order, each {type, input, late}.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan, and show it.")] = False,
+    message: Message = None,
+    key: Idempotency = None,
+    wait: Wait = True,
+    url: Url = None,
+    key_file: KeyFile = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan several runs as one, have that countersigned once, apply them in order."""
+    from countersign.cli import runs as doing
+
+    asked = doing.Compose(file=file, dry_run=dry_run, message=message, key=key, wait=wait)
+    run(doing.compose(_door(data, url, key_file, as_json), asked), as_json=as_json)
 
 
 def approve(

@@ -75,23 +75,62 @@ def _value(text: str) -> Any:
         return text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compose:
+    """Several runs as one, in the order of a file."""
+
+    file: Path
+    dry_run: bool
+    message: str | None
+    key: str | None
+    wait: bool
+
+
+def steps_in(file: Path) -> list[Any]:
+    """`[{"type": …, "input": {…}}, …]`, alone or as `steps` of an object. Raises InvalidArgument."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as broken:
+        raise InvalidArgument(f"{file} cannot be read ({broken.strerror})", field="file") from None
+    except ValueError:
+        found = None
+    steps = found.get("steps") if isinstance(found, dict) else found
+    if not isinstance(steps, list):
+        raise InvalidArgument(
+            f'{file} holds no list of steps; write JSON such as [{{"type": "apply_terraform", "input": {{…}}}}]', field="file"
+        )
+    return steps
+
+
+async def compose(door: Door, asked: Compose) -> Exit:
+    """Start the composite and stay with it as far as was asked."""
+    given = {"type": "composite", "input": {"steps": steps_in(asked.file)}, "dry_run": asked.dry_run or None}
+    async with door.opened() as front:
+        begun = await front.call("run_start", message=asked.message, idempotency_key=asked.key, **given)
+        return await _begun(door, front, begun, wait=asked.wait)
+
+
 async def start(door: Door, asked: Start) -> Exit:
     """Start the run and stay with it as far as was asked."""
-    from countersign.cli.deciding import Asking
-
     given = {**asked.arguments, "vars": variables(asked.vars, asked.secret_vars, asked.var_files) or None}
     async with door.opened() as front:
         env, slug = await place_of(front, asked.stack)
         own = {"env": env, "workspace": slug, **{name: value for name, value in given.items() if value is not None}}
         tool, arguments = (asked.tool, own) if asked.listed else ("run_start", {"type": asked.tool, "input": own})
         begun = await front.call(tool, message=asked.message, idempotency_key=asked.key, **arguments)
-        run = begun.get("run") or {}
-        again = "  (asked before: the same run)" if begun.get("replayed") else ""
-        door.show(Text().append("run ", style="dim").append_text(safe(f"{run.get('run_id')}{again}", "bold")), *warnings_view(begun))
-        if not asked.wait:
-            door.answer(begun)
-            return Exit.OK
-        return await stay(door, front, str(run["run_id"]), asking=Asking(door, front))
+        return await _begun(door, front, begun, wait=asked.wait)
+
+
+async def _begun(door: Door, front: Front, begun: Answer, *, wait: bool) -> Exit:
+    from countersign.cli.deciding import Asking
+
+    run = begun.get("run") or {}
+    again = "  (asked before: the same run)" if begun.get("replayed") else ""
+    door.show(Text().append("run ", style="dim").append_text(safe(f"{run.get('run_id')}{again}", "bold")), *warnings_view(begun))
+    if not wait:
+        door.answer(begun)
+        return Exit.OK
+    return await stay(door, front, str(run["run_id"]), asking=Asking(door, front))
 
 
 async def stay(door: Door, front: Front, run_id: str, *, asking: "Asks | None", since: str = "0") -> Exit:

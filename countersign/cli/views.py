@@ -132,6 +132,7 @@ def run_view(answer: Json) -> Group:
     for_whom = f" for {data['acts_for']}" if data.get("acts_for") else ""
     told = (
         ("run", run.get("run_id")),
+        ("step", "{step} of {run_id}".format(**data["composite"]) if data.get("composite") else None),
         ("asked by", f"{data.get('requester', '')}{for_whom}, {_moment(data.get('created_at'))} UTC"),
         ("because", _quoted(data.get("message"))),
         ("waits for", data.get("waits_for")),
@@ -142,9 +143,21 @@ def run_view(answer: Json) -> Group:
     parts: list[RenderableType] = [title, facts([(name, value, "") for name, value in told if value])]
     if reason := _quoted(data.get("reason")):
         parts.append(Padding(safe_block(reason, "yellow"), (0, 0, 0, 2), expand=False))
+    parts += [_step(step) for step in data.get("steps_of_it", ())]
     parts += [_decision(approval) for approval in data.get("approvals", ())]
     parts += [*results(data), outputs_view(data.get("outputs"))]
     return Group(*parts)
+
+
+def _step(step: Json) -> Text:
+    """One step of a composite."""
+    state = str(step.get("state", ""))
+    line = Text().append(f"  {step.get('step')} ").append("● ", style=style_of(state)).append_text(safe(state.replace("_", " ")))
+    line.append("  ").append_text(safe(f"{step.get('type', '')} {step.get('workspace', '')}"))
+    line.append("  ").append_text(safe(step.get("run_id", ""), "dim"))
+    if later := _quoted(step.get("planned_later")):
+        line.append("  planned later: ", style="dim").append_text(safe(later, "dim"))
+    return line
 
 
 def _decision(d: Json) -> Text:

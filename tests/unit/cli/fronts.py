@@ -82,7 +82,7 @@ class FakeFront:
     def _started(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"run": {"run_id": RUN_ID, "state": "pending"}}
 
-    _apply_terraform = _destroy_terraform = _terraform_plan = _terraform_detect_drift = _terraform_import = _started
+    _run_start = _apply_terraform = _destroy_terraform = _terraform_plan = _terraform_detect_drift = _terraform_import = _started
 
     def _run_wait(self, given: dict[str, Any]) -> dict[str, Any]:
         began = int(given.get("from", "0"))

@@ -1,5 +1,6 @@
 """Runs from the command line: what is asked of the front, what people and programs are told, and with which exit code."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +432,45 @@ def test_settings_that_cannot_be_read_are_a_usage_error_for_people_and_programs(
     told = invoke("doctor", "--json")
     assert told.exit_code == 2
     assert document(told)["error"]["field"] == "front_port"
+
+
+STEPS = [{"type": "apply_terraform", "input": {"env": "dev", "workspace": "net"}}]
+
+
+@pytest.mark.parametrize("written", [STEPS, {"steps": STEPS}])
+def test_compose_asks_for_the_steps_of_a_file_as_one_run(invoke: Invoke, fake: FakeFront, tmp_path: Path, written: Any) -> None:
+    file = tmp_path / "shop.json"
+    file.write_text(json.dumps(written))
+    fake.extra = {
+        "steps_of_it": [
+            {"step": 1, "type": "apply_terraform", "workspace": "local/dev/net", "state": "applied", "run_id": "run_1"},
+            {
+                "step": 2,
+                "type": "apply_terraform",
+                "workspace": "local/dev/app",
+                "state": "pending",
+                "planned_later": {"text": "no state yet", "untrusted": True},
+            },
+        ]
+    }
+
+    result = invoke("compose", str(file), "--message", "the shop")
+    told = invoke("show", RUN_ID)
+
+    assert result.exit_code == 3
+    assert fake.asked("run_start") == [{"type": "composite", "input": {"steps": STEPS}, "message": "the shop"}]
+    assert "1 ● applied  apply_terraform local/dev/net  run_1" in told.stdout
+    assert "planned later: no state yet" in " ".join(told.stdout.split())
+
+
+@pytest.mark.parametrize("text", ["{}", "[", '"steps"'])
+def test_a_file_that_holds_no_steps_is_refused_with_what_it_should_hold(invoke: Invoke, fake: FakeFront, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "shop.json"
+    file.write_text(text)
+
+    result = invoke("compose", str(file))
+
+    assert result.exit_code == 2
+    assert "holds no list of steps" in " ".join(result.stderr.split())
+    assert invoke("compose", str(tmp_path / "none.json")).exit_code == 2
+    assert fake.calls == []
