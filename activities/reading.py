@@ -1,5 +1,6 @@
 """The step that answers a question to an engine: opened here, answered, and sealed again before it goes anywhere."""
 
+import asyncio
 import base64
 import json
 import secrets as random
@@ -18,6 +19,7 @@ from countersign.core.reading import Asked, Question, Reader, Reply
 from countersign.core.run import Mode, RunState
 
 log = structlog.get_logger(__name__)
+PATIENCE = 16.0  # seconds; less than whoever asked waits, so that they hear why
 LARGEST = 1 << 20  # bytes of a reply; a tool says less
 
 
@@ -40,7 +42,11 @@ class Reading:
                 reveal=self._reveal(question.org),
                 asked_for=self._asked_for(question.org),
             )
-            answer: dict[str, Any] = {"data": dict(await self.engine.read(asked))}
+            async with asyncio.timeout(PATIENCE):
+                answer: dict[str, Any] = {"data": dict(await self.engine.read(asked))}
+        except TimeoutError:
+            why = f"the cluster or chart source did not answer within {PATIENCE:g} s; ask again, or for less"
+            answer = {"error": {"code": "unavailable", "message": why, "retry_after_seconds": 5}}
         except CountersignError as refused:
             answer = {"error": _told(refused)}
         except Exception:  # its text may be anything
