@@ -1,5 +1,7 @@
 """helm, or the worker, is killed in mid-release: nobody agrees twice, nothing is deployed twice, and a release ends where it should be."""
 
+import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,7 +12,7 @@ import pytest
 
 from tests.acceptance.installed import Installed, call, eventually, until
 from tests.kubernetes.plane import Plane
-from tests.kubernetes.releasing import People, helms, people, revisions, service
+from tests.kubernetes.releasing import CHARTS, People, helms, people, revisions, service
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -199,3 +201,33 @@ async def test_a_cluster_that_dies_in_mid_upgrade_leaves_a_truthful_record(own_p
     replicas = (own_plane.get("/apis/apps/v1/namespaces/shop/deployments/web") or {})["spec"]["replicas"]
     assert [one[1] for one in there].count("deployed") == 1
     assert (state, replicas) in [("applied", 2), ("partially_applied", 1)]
+
+
+@requirement("helm:recovered-by-evidence")
+async def test_a_release_that_somebody_moved_while_everything_was_down_is_shown_to_people_again(
+    own: Installed, plane: Plane, namespace: str
+) -> None:
+    async with people(own, namespace) as we:
+        await we.deployed("web")
+        run_id = await we.deploy("web", {"replicas": 2, "hook": "slow"})
+        await we.agreed(run_id)
+        await at_the_hook(plane, namespace)
+        await pending(plane, namespace, "pending-upgrade")
+    own.kill_all()
+    await kill_helm(own)
+    where = ["-n", namespace]
+    await asyncio.to_thread(plane.helm, "rollback", "web", "1", *where, "--wait")
+    await asyncio.to_thread(plane.helm, "upgrade", "web", str(CHARTS / "web"), *where, "--set", "replicas=3", "--wait")
+
+    own.start()
+    await own.ready()
+    async with people(own, f"{namespace}-again") as we:
+        waiting = await until(we.person, run_id, "awaiting_approval", patience=180)
+        got = await call(we.person, "run_get", run_id=run_id)
+        assert "revision 4 (deployed)" in json.dumps(got)
+        await call(we.person, "run_approve", run_id=run_id, plan_digest=waiting["run"]["plan_digest"])
+        await until(we.person, run_id, "applied", patience=180)
+
+    assert [one for one in revisions(plane, namespace, "web") if one[1] == "deployed"] == [(5, "deployed")]
+    live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
+    assert live is not None and live["spec"]["replicas"] == 2

@@ -74,13 +74,16 @@ class Recovery:
         for _ in range(3):  # undoing is looked at again: what was cut off once may be cut off once more
             finding = found(meta.expected(self._recovering()), await session.described(meta.release))
             self.log.append(finding.why)
+            if self.job.canceled and finding.then in (Then.ASK, Then.OPERATOR):
+                why = f"Stopped on request: {finding.why}, and nothing of this run works on it any more."
+                return Reconciled(decision=Decision(next=Next.STOP, why=why, lines=(finding.why,)), log="\n".join(self.log))
             if finding.then is Then.OPERATOR:
                 return self._operator(finding.why)
             if finding.then is Then.DONE:
                 removed = await remove_left_behind(session, self.approved.meta)
                 self.log.extend(f"removed {one}, which helm had left behind" for one in removed)
                 return self._finished(finding)
-            if finding.then is Then.AGAIN:
+            if finding.then in (Then.AGAIN, Then.ASK):
                 return await self._again(finding, beat)
             await beat(Progress(current="undoing what was cut off"))
             try:
@@ -146,6 +149,8 @@ class Recovery:
         plan = await planned(self.session, wanted, beat)
         left = json.loads(plan.plan_json)["objects"]
         proof = proved(approved_records, left)
+        if finding.then is Then.ASK:
+            proof = replace(proof, refused=(finding.why, *proof.refused))
         lines = (finding.why, *proof.lines)
         if self.job.canceled:
             why = f"Stopped on request: {finding.why}."

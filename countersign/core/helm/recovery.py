@@ -14,6 +14,7 @@ from countersign.core.reconcile import Proof
 
 PENDING = ("pending-install", "pending-upgrade", "pending-rollback")
 ONCE_DEPLOYED = ("deployed", "superseded")
+AT_REST = (*ONCE_DEPLOYED, "failed", "uninstalled")
 LABEL = "countersign-run"  # on the revision that a run makes
 
 
@@ -79,7 +80,8 @@ class Then(StrEnum):
     AGAIN = "again"  # nothing of it is left: plan what was agreed to once more
     ROLL_BACK = "roll_back"  # to `Finding.to`, then again
     UNINSTALL = "uninstall"  # then again: of an install that never was deployed, or to finish an uninstall
-    OPERATOR = "operator"
+    ASK = "ask"  # somebody else moved the release meanwhile: people look at what that means now
+    OPERATOR = "operator"  # somebody else may still be at work on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +98,19 @@ def found(expected: Expected, history: Sequence[Revision]) -> Finding:
         return _uninstalled(expected, last)
     if last is None:
         if expected.base:
-            return Finding(then=Then.OPERATOR, why=f"revision {expected.base} was there, and the release has no history any more")
+            return Finding(then=Then.ASK, why=f"revision {expected.base} was there, and the release has no history any more")
         return Finding(then=Then.AGAIN, why="no revision was stored, so nothing was applied")
     if last.number == expected.base:
         return Finding(then=Then.AGAIN, why=f"{last} is still the newest, so nothing was applied")
     own = next((one for one in history if one.number == expected.base + 1), None)
     if own is None or not _ours(expected, own):
-        return Finding(then=Then.OPERATOR, why=f"{last} is not of this run, which was planned with revision {expected.base}")
+        return _foreign(last, f"{last} is not of this run, which was planned with revision {expected.base}")
     return _ours_is(expected, own, last, history)
+
+
+def _foreign(last: Revision, why: str) -> Finding:
+    """Somebody else's revision: where it has come to rest, people decide on what is there now."""
+    return Finding(then=Then.ASK if last.status in AT_REST else Then.OPERATOR, why=why)
 
 
 def _ours(expected: Expected, own: Revision) -> bool:
@@ -119,10 +126,10 @@ def _ours_is(expected: Expected, own: Revision, last: Revision, history: Sequenc
     above = [one for one in history if one.number > own.number]
     foreign = next((one for one in above if one.rolled_back_to() is None), None)
     if foreign is not None:
-        return Finding(then=Then.OPERATOR, why=f"{foreign} came after that of this run, and is not its own")
+        return _foreign(last, f"{foreign} came after that of this run, and is not its own")
     if above and last.status == "deployed":
         return Finding(then=Then.AGAIN, why=f"{own} was rolled back by {last}")
-    if above and last.number not in expected.recovering:
+    if above and last.pending and last.number not in expected.recovering:
         return Finding(then=Then.OPERATOR, why=f"somebody began {last} after that of this run, and nobody here knows whether they live")
     back = to_roll_back_to(history, before=own.number)
     if back is None:
@@ -134,7 +141,7 @@ def _uninstalled(expected: Expected, last: Revision | None) -> Finding:
     if last is None or last.status == "uninstalled":
         return Finding(then=Then.DONE, why="the release has no deployed revision any more")
     if last.number != expected.base:
-        return Finding(then=Then.OPERATOR, why=f"{last} came after revision {expected.base}, which was to be uninstalled")
+        return _foreign(last, f"{last} came after revision {expected.base}, which was to be uninstalled")
     if last.status == "uninstalling":
         return Finding(then=Then.AGAIN, why=f"{last}: the uninstall was cut off, and a second one finishes it")
     return Finding(then=Then.AGAIN, why=f"{last} is still there, so nothing was removed")

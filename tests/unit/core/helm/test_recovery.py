@@ -57,12 +57,16 @@ def deploy(base: int, **more: Any) -> Expected:
         (deploy(1, recovering=(3,)), ["1 superseded", "2 failed run_ours", "3 pending-rollback - Rollback to 1"], Then.ROLL_BACK, 1),
         (deploy(1), ["1 superseded", "2 failed run_ours", "3 pending-rollback - Rollback to 1"], Then.OPERATOR, None),
         # Somebody else's.
-        (deploy(1), ["1 superseded", "2 deployed run_other"], Then.OPERATOR, None),
-        (deploy(1), ["1 superseded", "2 deployed"], Then.OPERATOR, None),
+        (deploy(1), ["1 superseded", "2 deployed run_other"], Then.ASK, None),
+        (deploy(1), ["1 superseded", "2 deployed"], Then.ASK, None),
         (deploy(1), ["1 deployed", "2 pending-upgrade"], Then.OPERATOR, None),
-        (deploy(1), ["1 superseded", "2 superseded run_ours", "3 deployed run_ours"], Then.OPERATOR, None),
-        (deploy(1), ["1 superseded", "3 deployed run_ours"], Then.OPERATOR, None),
-        (deploy(2), [], Then.OPERATOR, None),
+        (deploy(1), ["1 superseded", "2 uninstalling"], Then.OPERATOR, None),
+        (deploy(1), ["1 superseded", "2 superseded run_ours", "3 deployed run_ours"], Then.ASK, None),
+        (deploy(1), ["1 superseded", "2 pending-upgrade run_ours", "3 deployed - Rollback to 1", "4 pending-upgrade"], Then.OPERATOR, None),
+        (deploy(1), ["1 superseded", "3 deployed run_ours"], Then.ASK, None),
+        (deploy(2), [], Then.ASK, None),
+        # A rollback of it that failed is at rest, whoever began it, and is made once more.
+        (deploy(1), ["1 superseded", "2 failed run_ours", "3 failed - Rollback to 1"], Then.ROLL_BACK, 1),
         # A rollback carries its target's labels; what it says of itself counts.
         (Expected(action=Action.ROLLBACK, base=2, run=OURS, to=1), ["2 superseded", "3 deployed - Rollback to 1"], Then.DONE, None),
         (
@@ -71,14 +75,15 @@ def deploy(base: int, **more: Any) -> Expected:
             Then.ROLL_BACK,
             2,
         ),
-        (Expected(action=Action.ROLLBACK, base=3, run=OURS, to=1), ["3 deployed", "4 deployed - Rollback to 2"], Then.OPERATOR, None),
-        (Expected(action=Action.ROLLBACK, base=3, run=OURS, to=1), ["3 deployed", "4 deployed - Upgrade complete"], Then.OPERATOR, None),
+        (Expected(action=Action.ROLLBACK, base=3, run=OURS, to=1), ["3 deployed", "4 deployed - Rollback to 2"], Then.ASK, None),
+        (Expected(action=Action.ROLLBACK, base=3, run=OURS, to=1), ["3 deployed", "4 deployed - Upgrade complete"], Then.ASK, None),
         # An uninstall.
         (Expected(action=Action.UNINSTALL, base=2, run=OURS), [], Then.DONE, None),
         (Expected(action=Action.UNINSTALL, base=2, run=OURS), ["1 superseded", "2 uninstalled"], Then.DONE, None),
         (Expected(action=Action.UNINSTALL, base=2, run=OURS), ["1 superseded", "2 uninstalling"], Then.AGAIN, None),
         (Expected(action=Action.UNINSTALL, base=2, run=OURS), ["1 superseded", "2 deployed"], Then.AGAIN, None),
-        (Expected(action=Action.UNINSTALL, base=2, run=OURS), ["2 superseded", "3 deployed"], Then.OPERATOR, None),
+        (Expected(action=Action.UNINSTALL, base=2, run=OURS), ["2 superseded", "3 deployed"], Then.ASK, None),
+        (Expected(action=Action.UNINSTALL, base=2, run=OURS), ["2 superseded", "3 pending-upgrade"], Then.OPERATOR, None),
     ],
 )
 def test_the_history_says_what_follows(expected: Expected, there: list[str], then: Then, to: int | None) -> None:
