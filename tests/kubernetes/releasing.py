@@ -16,13 +16,17 @@ from tests.tools import built
 CHARTS = Path(__file__).with_name("charts")
 
 
-def settings_of(*, kubeconfig: Path, timeout: int = 60) -> str:
+SEALED = "dev-cluster"  # the sealed kubeconfig of a service that is given no file
+
+
+def settings_of(*, kubeconfig: Path | None, timeout: int = 60) -> str:
+    """With a kubeconfig in a file, or sealed."""
     return "\n".join(
         [
             "[[clusters]]",
             'environment = "local/dev"',
             'name = "dev"',
-            f"kubeconfig = {json.dumps(str(kubeconfig))}",
+            f"kubeconfig = {json.dumps(str(kubeconfig))}" if kubeconfig is not None else f'kubeconfig_secret = "{SEALED}"',
             "[helm]",
             f"executable = {json.dumps(str(built('kube', 'helm')))}",
             f"timeout_seconds = {timeout}",
@@ -32,7 +36,7 @@ def settings_of(*, kubeconfig: Path, timeout: int = 60) -> str:
 
 
 @contextlib.asynccontextmanager
-async def service(folder: Path, kubeconfig: Path, *, timeout: int = 60, stacks: Path = CHARTS) -> AsyncIterator[Installed]:
+async def service(folder: Path, kubeconfig: Path | None, *, timeout: int = 60, stacks: Path = CHARTS) -> AsyncIterator[Installed]:
     it = Installed(data=folder / "data", stacks=stacks)
     it.data.mkdir(parents=True)
     (it.data / "countersign.toml").write_text(settings_of(kubeconfig=kubeconfig, timeout=timeout))

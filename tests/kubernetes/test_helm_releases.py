@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from mcp import types
 from tests.acceptance.installed import Installed, call, refused, until
 from tests.acceptance.installed import eventually as in_time
 from tests.kubernetes.plane import Plane, eventually
-from tests.kubernetes.releasing import CHARTS, helms, people, revisions, service
+from tests.kubernetes.releasing import CHARTS, SEALED, helms, people, revisions, service
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -217,3 +217,29 @@ async def test_a_release_that_helm_could_not_store_is_refused_in_the_plan(plane:
 
     assert "one release has room for 1024" in json.dumps(got)
     assert revisions(plane, namespace, "large") == []
+
+
+@requirement("helm:secrets")
+async def test_a_sealed_kubeconfig_reaches_the_cluster_and_lies_nowhere_afterwards(plane: Plane, namespace: str, tmp_path: Path) -> None:
+    text = plane.kubeconfig.read_text()
+    (user,) = json.loads(text)["users"]
+    key = user["user"]["client-key-data"]
+    async with service(tmp_path, None) as it, people(it, namespace) as we:
+        run_id = await we.deploy("web")
+        told = await we.errored(run_id)
+        assert f"countersign secret set {SEALED}" in json.dumps(told)
+        it.cli("secret", "set", SEALED, stdin=text)
+        await we.deployed("web")
+        await in_time(nothing_in(it.data / "attempts"), "what the attempt left in clear to be gone")
+        for file in it.data.rglob("*"):
+            if file.is_file():
+                assert key.encode() not in file.read_bytes(), file
+
+    assert revisions(plane, namespace, "web") == [(1, "deployed")]
+
+
+def nothing_in(folder: Path) -> Callable[[], Awaitable[bool]]:
+    async def there() -> bool:
+        return not await asyncio.to_thread(lambda: list(folder.iterdir()))
+
+    return there
