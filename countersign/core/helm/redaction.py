@@ -129,7 +129,7 @@ def hidden_in(body: Mapping[str, Any]) -> Iterator[Path]:
         for part in ("data", "stringData"):
             yield from ((part, str(key)) for key, _ in _children(body.get(part)))
         yield ("metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration")
-    else:
+    elif body.get("kind") != "CustomResourceDefinition":  # its schema names what others hold
         yield from (path for path, _ in _by_name(body, (), below=False))
 
 
@@ -215,6 +215,8 @@ def _by_name(value: object, at: Path, *, below: bool) -> Iterator[tuple[Path, ob
         if isinstance(step, str):
             plain = step.lower().replace("_", "").replace("-", "")
             hides = (looks_secret(step) and plain not in _NAMES_ONLY) or (below and plain not in _REFERENCES and plain not in _NAMES_ONLY)
+            if step.startswith("checksum/"):  # of a Secret, perhaps: whoever knows the rest of it could try words
+                hides = True
             if step == "value" and isinstance(named, str) and looks_secret(named):  # a variable of a container's environment
                 hides = True
         if isinstance(item, Mapping | list):

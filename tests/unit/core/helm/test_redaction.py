@@ -90,6 +90,16 @@ def test_where_a_secret_lies_is_no_secret() -> None:
     assert veil().manifest(pod) == pod.body
 
 
+def test_what_only_names_secrets_is_shown_and_what_was_made_of_one_is_not() -> None:
+    schema = {"properties": {"password": {"type": "string", "description": "The word of the database"}}}
+    crd = of("CustomResourceDefinition", api="apiextensions.k8s.io/v1", spec=schema)
+    pod = of("Pod", annotations={"checksum/secret": "a" * 64, "note": "b"})
+
+    assert veil().manifest(crd) == crd.body
+    assert veil().manifest(pod)["metadata"]["annotations"]["checksum/secret"].startswith(FP)
+    assert veil().manifest(pod)["metadata"]["annotations"]["note"] == "b"
+
+
 def test_values_are_hidden_by_name_and_below_it() -> None:
     shown = shown_values(
         {
