@@ -206,7 +206,7 @@ class Composing(Recording):
             member = next_.member
             match next_.do:
                 case Do.AGREE | Do.ASK | Do.END:
-                    if (standing := await self._moved(attempt, ref, next_, said)) is not None:
+                    if (standing := await self._moved(attempt, ref, next_)) is not None:
                         return standing
                     pause = LOOK
                     continue
@@ -228,26 +228,26 @@ class Composing(Recording):
         members = await composites.standing_members(conn, run)
         return run, composite.applying(members, canceled=run.state is RunState.CANCELING), await runs.members_of(conn, run)
 
-    async def _moved(self, attempt: AttemptRow, ref: RunRef, seen: Move, said: Said) -> Standing | None:
+    async def _moved(self, attempt: AttemptRow, ref: RunRef, seen: Move) -> Standing | None:
         """Do what was seen to come next, if it still does; where the composite stands if it is led no more."""
-        told: list[str | None] = []
+        standing, freed = None, None
         async with self.store.begin() as tx:
             now = self.store.now()
             run, next_, rows = await self._next(tx, ref)
             if run.state not in _LED or next_ != seen:
                 return None
-            by_id = {row.id: row for row in rows}
-            if next_.do is Do.AGREE and next_.member is not None:
-                await composites.pass_on(tx, run, by_id[next_.member.run_id], at=now)
-                told, run_on = [next_.member.run_id], True
+            if next_.do is Do.AGREE:
+                told = [row for row in rows if next_.member is not None and row.id == next_.member.run_id]
+                for member in told:
+                    await composites.pass_on(tx, run, member, at=now)
             else:
-                told = [row.id for row in rows if not row.ended]
                 run, freed = await self._over(tx, run, attempt, next_, rows, now)
-                told, run_on = [*(told if run.ended else ()), freed], False
-            standing = await standing_of(tx, run, trust=self.trust)
-        for run_id in told:
-            await self.wake_up(run_id)
-        return None if run_on else standing
+                told = [row for row in rows if run.ended and not row.ended]
+                standing = await standing_of(tx, run, trust=self.trust)
+        for member in told:
+            await self.wake_up(member.id)
+        await self.wake_up(freed)
+        return standing
 
     async def _over(
         self, tx: AsyncConnection, run: RunRow, attempt: AttemptRow, next_: Move, rows: Sequence[RunRow], now: datetime

@@ -6,11 +6,11 @@ passed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from countersign.adapters.store import records, runs
+from countersign.adapters.store import plans, records, runs
 from countersign.adapters.store.requests import Admit, Draft
 from countersign.adapters.store.runs import RunRow
 from countersign.core import composite
@@ -146,8 +146,12 @@ async def _draft(call: Call, spec: ToolSpec, one: StepInput) -> Draft:
     raise FailedPrecondition(f"{spec.name} cannot be a step: it starts no run with this input")
 
 
-async def again(call: Call, run: RunRow, *, left_only: bool) -> Whole:
-    """The steps of an earlier composite as they were asked for then; with `left_only` those that were not done."""
+async def again(call: Call, run: RunRow, *, left_only: bool, commits: Literal["asked", "planned", "newest"] = "asked") -> Whole:
+    """The steps of an earlier composite as they were asked for then; with `left_only` those that were not done.
+
+    `commits` says at which commit a step from a repository is planned: what it was asked for with, if any, what it was planned at, or
+    today's.
+    """
     async with call.front.store.read() as conn:
         members = await runs.members_of(conn, run)
         drafts: list[Draft] = []
@@ -156,8 +160,13 @@ async def again(call: Call, run: RunRow, *, left_only: bool) -> Whole:
             if left_only and member.state in composite.DONE:
                 continue
             stack = await records.get_stack(conn, call.org, member.stack_id)
+            plan = await plans.get_plan(conn, run.org, member.id)
             # What was adopted is of then, and a destruction only says so itself where it is a dry run.
             kept = {name: value for name, value in member.request.items() if name not in ("plan_digest", "destroy")}
+            if stack.config.source_repo is not None and commits == "planned" and plan is not None and plan.inputs.get("commit"):
+                kept["commit"] = plan.inputs["commit"]
+            if commits == "newest":
+                kept.pop("commit", None)
             dry = {"destroy": True} if call.given.dry_run and _mode_of(member) is Mode.DESTROY else {}
             drafts.append(
                 Draft(

@@ -143,7 +143,7 @@ async def list_runs(
 ) -> tuple[list[RunRow], int]:
     """One page, those that wait for a decision first, then the newest; and how many there are in all.
 
-    Without `members`, steps of a composite are left out: it stands for them, except where one needs an operator itself.
+    Without `members`, steps of a composite are left out: it stands for them, except where one needs an operator or raised an alarm itself.
     """
     query = select(runs).where(runs.c.org_id == org)
     if stack_id:
@@ -161,7 +161,7 @@ async def list_runs(
     if open_only:
         query = query.where(runs.c.ended_at.is_(None))
     if not members:
-        query = query.where(runs.c.parent.is_(None) | (runs.c.state == str(RunState.NEEDS_OPERATOR)))
+        query = query.where(runs.c.parent.is_(None) | (runs.c.state == str(RunState.NEEDS_OPERATOR)) | runs.c.alarms.is_not(None))
     total = (await conn.execute(select(func.count()).select_from(query.subquery()))).scalar_one()
     waiting = case((runs.c.state.in_(["awaiting_approval", "needs_operator"]), 0), else_=1)
     order = (waiting, desc(runs.c.created_at), runs.c.id) if waiting_first else (desc(runs.c.created_at), runs.c.id)

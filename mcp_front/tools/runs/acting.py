@@ -139,9 +139,9 @@ async def run_rerun(call: Call, run_id: RunId, refresh_inputs: bool = False) -> 
         raise FailedPrecondition(f"the run is still open: {run.state}", next=["run_get", "run_cancel"], details={"run_id": run.id})
     warnings: tuple[str, ...] = ()
     if run.type == COMPOSITE:
-        whole = await again(call, run, left_only=False)
-        if not refresh_inputs:
-            warnings = ("each step is planned as its workspace is now; a commit is kept where the step was asked for with one",)
+        whole = await again(call, run, left_only=False, commits="newest" if refresh_inputs else "planned")
+        if not refresh_inputs and any(one.stack.source_repo is None for one in whole.steps):
+            warnings = ("the inputs of steps that come from no repository cannot be frozen: they are planned as they are now",)
         return await _composed(call, whole, {**whole.arguments, "rerun_of": run.id}, warnings=warnings)
     request = {**run.request, "rerun_of": run.id}
     if refresh_inputs:
