@@ -248,3 +248,19 @@ async def test_a_cluster_that_does_not_answer_leaves_the_run_waiting_and_nothing
         await until(we.agent, run_id, "applied", patience=120)
 
     assert plan["data"]["counts"]["create"] == 3
+
+
+async def test_an_install_that_fails_is_taken_back_and_failing_tests_are_told(shared: Installed, plane: Plane, namespace: str) -> None:
+    async with people(shared, namespace) as we:
+        run_id = await we.deploy("web", {"fake": "image-pull"})
+        await we.agreed(run_id)
+        await until(we.agent, run_id, "partially_applied", patience=120)
+        assert "what it had made was removed again" in json.dumps(await call(we.agent, "run_get", run_id=run_id))
+        assert revisions(plane, namespace, "web") == []
+        assert plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web") is None
+
+        run_id = await we.deploy("web", {"testFake": "exit"}, run_tests=True)
+        await we.agreed(run_id)
+        await until(we.agent, run_id, "partially_applied", patience=120)
+        assert "its tests failed" in json.dumps(await call(we.agent, "run_get", run_id=run_id))
+        assert revisions(plane, namespace, "web") == [(1, "deployed")]
