@@ -91,7 +91,9 @@ class Reconciling(Applying):
                 async with self.store.begin() as tx:
                     await state.revoke(tx, run.org, job.attempt_id)
             if job.canceled or not wish.canceled:
-                return await self._concluded(run, attempt, found, own=job.stack.own)
+                if job.stack.own:
+                    await self.see_after(run, attempt)
+                return await self._concluded(run, attempt, found)
 
     async def _end_earlier_work(self, run: RunRow) -> None:
         """Reconciling that was lost itself: what it left behind is ended, and the lock it held is freed (I5)."""
@@ -241,15 +243,13 @@ class Reconciling(Applying):
 
     # What follows
 
-    async def _concluded(self, run: RunRow, attempt: AttemptRow, found: Reconciled, *, own: bool) -> Standing:
+    async def _concluded(self, run: RunRow, attempt: AttemptRow, found: Reconciled) -> Standing:
         written = await self.seal_plan(run, found.planned) if found.planned is not None else {}
         said = found.decision
         lines = "\n".join((said.why, *said.lines, *said.difference, *said.instructions))
         extra = {"proof": (lines.encode(), True), "known": (found.known, False), "reconcile_log": (found.log.encode(), True)}
         for kind, (data, readable) in extra.items():
             written[kind] = await self._written(run, kind, f"{kind}-{run.plan_number + 1}", data, readable)
-        if own:
-            await self.see_after(run, attempt)
         freed = None
         async with self.store.begin() as tx:
             live = await runs.get_run(tx, run.org, run.id)

@@ -64,7 +64,7 @@ def _claim() -> None:
             plan = await plans.plan_by_digest(conn, asked.org, asked.plan_digest)
             assert plan is not None
             ref = next(a for a in plan.summary.artifacts if a.kind == "plan_bundle")
-            return run, await self.artifacts.read(conn, org=asked.org, artifact_id=ref.id)
+            return run, plan, await self.artifacts.read(conn, org=asked.org, artifact_id=ref.id)
 
     claim.claim = everybody  # type: ignore[assignment]
     Applying._bundle = bundle  # type: ignore[method-assign]
