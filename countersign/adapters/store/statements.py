@@ -31,7 +31,7 @@ async def first(conn: AsyncConnection, table: Table, *, newest: str | None = Non
     return await one(conn, statement, **_values(keys))
 
 
-async def one(conn: AsyncConnection, statement: Select[Any], **values: Any) -> Row[Any] | None:
+async def one(conn: AsyncConnection, statement: Executable, **values: Any) -> Row[Any] | None:
     """The first row of a statement that its module keeps, with values for its parameters."""
     if (driver := _driver(conn)) is not None:
         ready = _ready(statement, conn.dialect, ())
