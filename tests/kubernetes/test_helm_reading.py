@@ -213,8 +213,11 @@ async def test_what_does_not_come_up_is_told_with_its_reason(agent: Client, plan
         return any("waiting" in s.get("state", {}) for pod in pods for s in pod.get("status", {}).get("containerStatuses", []))
 
     eventually(stuck, "a pod that cannot pull its image")
+    plane.helm("install", "a-fine-one", str(CHARTS / "web"), "-n", namespace, "--wait", "--timeout", "60s")
+    listed = (await call(agent, "helm_list_releases", namespace=namespace))["data"]["releases"]
     data = (await call(agent, "helm_get_release", release_name="sick", namespace=namespace))["data"]
 
+    assert [(row["release_name"], row["health"]) for row in listed] == [("sick", "progressing"), ("a-fine-one", "healthy")]
     assert data["health"] == "degraded"
     assert any("ErrImagePull" in one["message"] for one in data["unhealthy"])
     assert any(one["address"] == f"Deployment.apps/{namespace}/sick" for one in data["unhealthy"])

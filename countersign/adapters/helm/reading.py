@@ -24,7 +24,7 @@ from countersign.adapters.helm.session import Session, Surroundings, at_work, na
 from countersign.adapters.kubernetes.cluster import AT_ONCE, Refusal
 from countersign.adapters.process import end_marked
 from countersign.core.engine import Release, Reveal
-from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, NotFound
+from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from countersign.core.helm import diff, health
 from countersign.core.helm.charts import order
 from countersign.core.helm.diff import Looked
@@ -200,12 +200,12 @@ async def list_releases(asked: Question, around: Surroundings) -> Mapping[str, o
     async with at_work(around, env=asked.env, attempt_id=asked.id, reveal=asked.reveal) as session:
         rows = await _listed(session, namespace)
         found = [_row(row) for row in rows or () if status is None or row["status"] == status]
-        found.sort(key=lambda row: (_RANK.get(str(row["status"]), 1), str(row["namespace"]), str(row["release_name"])))
-        locked = {
-            (str(r["namespace"]), str(r["release_name"]))
-            for r in found
-            if str(r["status"]).startswith("pending") or r["status"] == "uninstalling"
-        }
+        working = await _workloads(session, namespace) if found else {}
+        for row in found:
+            if (one := working.get((str(row["namespace"]), str(row["release_name"])))) is not None:
+                row["health"] = str(one)
+        found.sort(key=_first)
+        locked = {(str(row["namespace"]), str(row["release_name"])) for row in found if row["status"] in (*PENDING, "uninstalling")}
         for place in sorted({place for place, _ in locked}):
             labels = await session.cluster.metadata("Secret", namespace=place, selector="owner=helm")
             for row in found:
@@ -214,7 +214,32 @@ async def list_releases(asked: Question, around: Surroundings) -> Mapping[str, o
         return {"releases": found, "cluster": session.cluster.name, "more": len(rows or ()) >= LISTED}
 
 
-# What needs somebody comes first.
+async def _workloads(session: Session, namespace: str | None) -> dict[tuple[str, str], Health]:
+    """(namespace, release) → how its Deployments, StatefulSets and DaemonSets are, in three questions for all; nothing where it may not
+    list them."""
+    selector = "app.kubernetes.io/managed-by=Helm"
+    try:
+        found = [
+            one
+            for kind in ("Deployment", "StatefulSet", "DaemonSet")
+            for one in await session.cluster.listed("apps/v1", kind, namespace=namespace, selector=selector)
+        ]
+    except PermissionDenied:
+        return {}
+    standings: dict[tuple[str, str], list[Standing]] = {}
+    for one in found:
+        said = one["metadata"].get("annotations") or {}
+        whose = (str(said.get("meta.helm.sh/release-namespace")), str(said.get("meta.helm.sh/release-name")))
+        standings.setdefault(whose, []).append(health.standing("", one))
+    return {whose: health.worst(every) for whose, every in standings.items()}
+
+
+def _first(row: Mapping[str, object]) -> tuple[object, ...]:
+    """What needs somebody comes first: what failed or hangs, then what does not work."""
+    unwell = -list(Health).index(Health(str(row["health"]))) if "health" in row else 0
+    return (_RANK.get(str(row["status"]), 1), unwell, str(row["namespace"]), str(row["release_name"]))
+
+
 _RANK = {**dict.fromkeys(("failed", *PENDING, "uninstalling"), 0), "uninstalled": 2, "superseded": 2}
 
 

@@ -160,7 +160,9 @@ class Cluster:
 
         return await _asked(self.name, ask)
 
-    async def listed(self, api_version: str, kind: str, *, namespace: str, selector: str | None = None) -> list[dict[str, Any]]:
+    async def listed(self, api_version: str, kind: str, *, namespace: str | None, selector: str | None = None) -> list[dict[str, Any]]:
+        """All there are; in every namespace, where none is named."""
+
         def ask() -> list[dict[str, Any]]:
             if (resource := self._resource(api_version, kind)) is None:
                 return []

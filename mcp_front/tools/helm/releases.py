@@ -26,9 +26,12 @@ async def helm_list_releases(
     rows = found["releases"]
     page = rows[call.offset : call.offset + call.given.limit]
     waiting = sum(1 for row in rows if row.get("lock") or row["status"] == "failed")
+    unwell = sum(1 for row in rows if row.get("health", "healthy") != "healthy")
     more = ("the cluster has more releases than are listed: name a namespace",) if found["more"] else ()
     return Answer(
-        text=f"{len(rows)} release(s) in {path}" + (f", {waiting} failed or locked" if waiting else ""),
+        text=f"{len(rows)} release(s) in {path}"
+        + (f", {waiting} failed or locked" if waiting else "")
+        + (f", {unwell} not healthy" if unwell else ""),
         data={"releases": page, "cluster": found["cluster"]},
         page=call.page(returned=len(page), total=len(rows)),
         warnings=more,
