@@ -6,6 +6,7 @@ starts without them.
 
 import asyncio
 import importlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from countersign.core.fingerprints import Fingerprints
 from countersign.core.helm.charts import Source
 from countersign.core.reading import Asked
 from countersign.core.run import Mode
+
+ABANDONED = 2 * 3600.0  # seconds after which a folder of work that nothing of it lives for is nobody's
 
 
 class HelmEngine:
@@ -64,6 +67,7 @@ class HelmEngine:
             "mirrors": Mirrors(folder=work_root / "git", remotes=remotes or Remotes()),
             "search_path": self._given["search_path"],
         }
+        self._swept = False
         self._sources: Any = None  # one for all work: it keeps what was fetched
 
     async def plan(self, job: PlanJob, beat: Beat) -> Planned:
@@ -109,7 +113,11 @@ class HelmEngine:
         return self._attempts_root / attempt_id
 
     async def _around(self) -> Any:
-        return (await _module("session")).Surroundings(charts=await self._chart_sources(), **self._given)
+        session = await _module("session")
+        if not self._swept:
+            self._swept = True
+            await asyncio.to_thread(session.sweep, self._given["work_root"], before=time.time() - ABANDONED)
+        return session.Surroundings(charts=await self._chart_sources(), **self._given)
 
     async def _chart_sources(self) -> Any:
         sources, fetching = await _module("sources"), await _module("fetching")

@@ -13,7 +13,7 @@ from countersign.adapters.helm.command import Failed, HelmCommand, environment_o
 from countersign.adapters.kubernetes import kubeconfig
 from countersign.adapters.kubernetes.cluster import Cluster, Identity, Named
 from countersign.adapters.kubernetes.kubeconfig import Kubeconfig
-from countersign.adapters.process import end_marked, find_executable
+from countersign.adapters.process import end_marked, find_executable, marked_processes
 from countersign.adapters.settings import ClusterSettings
 from countersign.core.engine import Release, Reveal
 from countersign.core.errors import FailedPrecondition, Unavailable
@@ -161,6 +161,14 @@ async def kubeconfig_of(cluster: ClusterSettings, reveal: Reveal) -> Kubeconfig:
         return await asyncio.to_thread(kubeconfig.of_file, cluster.kubeconfig, context=cluster.context)
     assert cluster.kubeconfig_secret is not None  # settings saw to it
     return kubeconfig.of_text(await reveal(cluster.kubeconfig_secret), context=cluster.context)
+
+
+def sweep(work_root: Path, *, before: float) -> int:
+    """Remove folders of work whose worker died in it: they hold a kubeconfig. `before` is seconds since 1970; how many there were."""
+    stale = [one for one in work_root.glob("att_*") if one.stat().st_mtime < before and not marked_processes(one.name)]
+    for folder in stale:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(stale)
 
 
 async def _closed(slug: str) -> str:
