@@ -60,6 +60,8 @@ def ports_of(settings: Settings) -> list[Port]:
         Port(number=settings.front_port, host=settings.host, what="the front", setting="front_port"),
         Port(number=settings.state_port, host=settings.host, what="the state API", setting="state_port"),
     ]
+    if settings.worker_port is not None:
+        ports.append(Port(number=settings.worker_port, host=settings.host, what="the worker's probes", setting="worker_port"))
     if settings.embedded_temporal:
         ports += [
             Port(number=settings.temporal_port, host=LOOPBACK, what="Temporal", setting="temporal_port"),

@@ -55,6 +55,10 @@ def test_one_data_folder_has_one_up_and_the_second_names_the_first(tmp_path: Pat
 def test_two_parts_on_one_port_are_told_apart_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="the front and the state API are both set to port 8700; change COUNTERSIGN_STATE_PORT"):
         check_ports(settings(tmp_path, state_port=8700))
+    with pytest.raises(
+        FailedPrecondition, match="the front and the worker's probes are both set to port 8700; change COUNTERSIGN_WORKER_PORT"
+    ):
+        check_ports(settings(tmp_path, worker_port=8700))
 
 
 def test_parts_inherit_no_credential_of_the_shell_that_starts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
