@@ -9,14 +9,15 @@ import base64
 import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from countersign.adapters.helm import bundle
-from countersign.adapters.helm.archive import Archive, Asked, crds_of
+from countersign.adapters.helm.archive import Asked, crds_of
+from countersign.adapters.helm.quotas import quota_risks
 from countersign.adapters.helm.session import Session, Surroundings, at_work, named, together
-from countersign.adapters.kubernetes.cluster import Named, Refusal, Why
-from countersign.core.digests import sha256
+from countersign.adapters.helm.telling import told
+from countersign.adapters.helm.wanted import Target, Wanted
+from countersign.adapters.kubernetes.cluster import Refusal, Why
 from countersign.core.engine import Beat, Finding, PlanJob, Planned, Progress, Release
 from countersign.core.errors import (
     CountersignError,
@@ -28,11 +29,10 @@ from countersign.core.errors import (
     QuotaExceeded,
 )
 from countersign.core.helm import diff, digest, failures
-from countersign.core.helm.diff import Conflict, Difference, Looked, Removed
+from countersign.core.helm.diff import Conflict, Looked, Removed
 from countersign.core.helm.manifests import Manifest
 from countersign.core.helm.recovery import ONCE_DEPLOYED, Action, Revision, deployed, left_behind, newest
-from countersign.core.helm.redaction import Veil, secret_texts
-from countersign.core.plan import ChangeClass, worst
+from countersign.core.helm.redaction import secret_texts
 from countersign.core.terraform.variables import secrets_named, with_secrets
 
 RELEASE_MAX = 1 << 20  # bytes of one record of Helm
@@ -43,32 +43,6 @@ EVENTS = {
     Action.UNINSTALL: (("pre-delete", "post-delete"),) * 2,
 }
 ACTIONS = {"helm_deploy": Action.DEPLOY, "helm_rollback": Action.ROLLBACK, "helm_uninstall": Action.UNINSTALL}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What was asked for, before it is held against the cluster."""
-
-    action: Action
-    release: Release
-    run: str
-    archive: Archive | None = None
-    values: Any = field(repr=False, default=None)
-    secrets: frozenset[str] = field(repr=False, default=frozenset())  # of values that are sealed
-    to: int | None = None
-    run_tests: bool = False
-    keep_history: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What would be there, and what runs on the way."""
-
-    objects: tuple[Manifest, ...]
-    hooks: tuple[Manifest, ...] = ()
-    other_hooks: bool = False  # than the deployed revision has
-    crds: tuple[Manifest, ...] = ()  # made once, before everything else
-    remarks: tuple[str, ...] = ()
 
 
 async def make_plan(job: PlanJob, beat: Beat, *, around: Surroundings) -> Planned:
@@ -114,7 +88,7 @@ async def planned(session: Session, wanted: Wanted, beat: Beat) -> Planned:
     target, current = await together(target_of(session, wanted, history), current_of(session, wanted, history))
     session.hide(secret_texts((*target.objects, *target.hooks, *current)) | wanted.secrets)
     looked, removed = await looked_at(session, wanted, target, current)
-    risks = (*target.remarks, *await quota_risks(session, wanted, looked))
+    risks = (*target.remarks, *await quota_risks(session, looked))
     differences = diff.compared(looked, removed)
     there = await session.cluster.get_all(map(named, target.hooks))
     hooks = {one.key.address: digest.marked(one.key.address, there[named(one)], session.around.fingerprints) for one in target.hooks}
@@ -321,229 +295,3 @@ def _in_words(answer: Refusal) -> str:
         where = ", ".join(answer.fields) or "a field"
         return f"the cluster does not let {where} change; leave it as it is, or remove the object first"
     return "it is not valid"
-
-
-async def quota_risks(session: Session, wanted: Wanted, looked: Sequence[Looked]) -> tuple[str, ...]:
-    """What quotas have left. Pods are made later, by controllers, and of many new objects each fits alone: no dry run tells.
-
-    Raises QuotaExceeded where it can never fit.
-    """
-    said: list[str] = []
-    for namespace in sorted({one.manifest.key.namespace for one in looked} - {""}):
-        quotas = await session.cluster.listed("v1", "ResourceQuota", namespace=namespace)
-        wants = await _wants(session, [one for one in looked if one.manifest.key.namespace == namespace]) if quotas else {}
-        for quota in quotas:
-            name, hard = quota["metadata"]["name"], quota.get("spec", {}).get("hard") or {}
-            used = quota.get("status", {}).get("used") or {}
-            for unit, want in wants.items():
-                if not (str(hard.get(unit)).isdigit() and str(used.get(unit, "0")).isdigit()):
-                    continue
-                most, now = int(str(hard[unit])), int(str(used.get(unit, "0")))
-                if want.every > most or (want.at_once and now + want.more > most):
-                    raise QuotaExceeded(
-                        f"the quota {name} of {namespace} allows {most} {unit}, {now} are used, and {want.every} are wanted, "
-                        f"{want.more} of them new; ask for fewer, or have the quota raised",
-                        field="values",
-                    )
-                if want.more > 0 and now + want.more > most:
-                    said.append(
-                        f"The quota {name} of {namespace} may refuse {unit}: {now} of {most} are used, and {want.more} more are wanted."
-                    )
-    return tuple(said)
-
-
-@dataclass(frozen=True)
-class Want:
-    every: int = 0  # the release's, in the end
-    more: int = 0  # than it has now
-    at_once: bool = True  # made by helm itself, and refused at once where there is no room
-
-    def plus(self, every: int, more: int, at_once: bool) -> "Want":
-        return Want(self.every + every, self.more + more, at_once)
-
-
-async def _wants(session: Session, looked: Sequence[Looked]) -> dict[str, Want]:
-    """By the unit of a quota."""
-    found: dict[str, Want] = {}
-    for one in looked:
-        key, new = one.manifest.key, int(one.live is None)
-        if plural := await session.cluster.plural(one.manifest.api_version, key.kind):
-            for unit in {f"count/{plural}.{key.group}"} if key.group else {f"count/{plural}", plural} - {"pods", "count/pods"}:
-                found[unit] = found.get(unit, Want()).plus(1, new, True)
-        if pods := _pods(one.manifest.body):
-            more = pods - (_pods(one.live) if one.live is not None else 0)
-            for unit in ("pods", "count/pods"):
-                found[unit] = found.get(unit, Want()).plus(pods, more, False)
-    return found
-
-
-def _pods(body: Mapping[str, Any]) -> int:
-    """How many pods an object keeps running; a Job's come and go."""
-    spec = body.get("spec") or {}
-    match body.get("kind"):
-        case "Pod":
-            return 1
-        case "Deployment" | "StatefulSet" | "ReplicaSet":
-            wanted = spec.get("replicas", 1)
-            return wanted if isinstance(wanted, int) else 1
-        case "Job":
-            wanted = spec.get("parallelism", 1)
-            return wanted if isinstance(wanted, int) else 1
-    return 0
-
-
-# What is told of it
-
-
-def told(
-    session: Session,
-    wanted: Wanted,
-    target: Target,
-    differences: Sequence[Difference],
-    history: Sequence[Revision],
-    removed: Sequence[Removed],
-    *,
-    build: str,
-    risks: Sequence[str],
-    hook_marks: Mapping[str, str],
-) -> Planned:
-    around, release, prints = session.around, wanted.release, session.around.fingerprints
-    last = newest(history)
-    veil = Veil(prints, session.redactor.secrets, scope=str(release))
-    live = marks(differences, removed, prints)
-    meta = meta_of(session, wanted, target, differences, last, live, build=build).model_copy(update={"hook_marks": dict(hook_marks)})
-    facts = meta.model_dump(mode="json", exclude={"live", "objects", "hooks", "hook_marks", "run", "server", "chart_source"})
-    document = digest.document_of(differences, facts=facts, live=live, hooks=target.hooks, values=wanted.values, fingerprints=prints)
-    plan = diff.plan_of(
-        differences,
-        engine_build=build,
-        veil=veil,
-        hooks=target.hooks,
-        risks=(*_remarks(wanted, history, removed), *risks),
-        source=veil.redactor.line(_source(wanted), 200),
-        semantic_digest=digest.semantic_digest(document),
-    )
-    if target.hooks and plan.change_class.rank < ChangeClass.UPDATE.rank:  # nobody knows what they do
-        plan = plan.model_copy(
-            update={"change_class": worst((plan.change_class, ChangeClass.UPDATE)), "classes": (*plan.classes, ChangeClass.UPDATE)}
-        )
-    if not plan.counts.total and (why := _still(wanted, history, target)):
-        plan = plan.model_copy(update={"outputs_changed": (why,)})
-    data = bundle.pack(meta, chart=wanted.archive.data if wanted.archive else None, values=wanted.values, secrets=session.redactor.secrets)
-    spelled = json.dumps(document, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    return Planned(
-        plan=plan,
-        plan_sha256=sha256(data),
-        bundle=data,
-        plan_json=spelled,
-        view=diff.view_of(differences, mode=str(wanted.action), engine_build=build, veil=veil, hooks=target.hooks),
-        semantic_document=spelled,
-        inputs={
-            "chart": meta.chart,
-            "chart_name": meta.chart_name,
-            "chart_version": meta.chart_version,
-            "commit": wanted.archive.commit if wanted.archive else None,
-            "values": document["values"],
-            "revision": meta.base,
-        },
-        log=_log(plan, meta, around.timeout),
-        account=f"cluster {session.cluster.name} ({session.identity.server}, {session.identity.uid})",
-    )
-
-
-def marks(differences: Iterable[Difference], removed: Iterable[Removed], prints: Any) -> dict[str, str]:
-    looked = {d.key.address: d.looked.live for d in differences if d.looked is not None}
-    gone = {one.manifest.key.address: one.live for one in removed}
-    return {address: digest.marked(address, live, prints) for address, live in sorted({**looked, **gone}.items())}
-
-
-def meta_of(
-    session: Session,
-    wanted: Wanted,
-    target: Target,
-    differences: Sequence[Difference],
-    last: Revision | None,
-    live: Mapping[str, str],
-    *,
-    build: str,
-) -> bundle.Meta:
-    archive, around = wanted.archive, session.around
-    return bundle.Meta(
-        engine_build=build,
-        action=wanted.action,
-        env=session.env,
-        namespace=wanted.release.namespace,
-        name=wanted.release.name,
-        cluster=session.identity.uid,
-        server=session.identity.server,
-        base=last.number if last else 0,
-        base_status=last.status if last else "",
-        run=wanted.run,
-        to=wanted.to,
-        chart=archive.digest if archive else None,
-        chart_name=archive.name if archive else "",
-        chart_version=archive.version if archive else "",
-        chart_source=archive.source if archive else "",
-        force_conflicts=any(one.looked is not None and one.looked.conflicts for one in differences),
-        run_tests=wanted.run_tests,
-        keep_history=wanted.keep_history,
-        timeout=around.timeout,
-        history_max=around.history_max,
-        live=live,
-        objects=tuple(object_of(one.manifest, one.action) for one in differences),
-        hooks=tuple(object_of(one, "hook") for one in target.hooks),
-    )
-
-
-def object_of(manifest: Manifest, action: str) -> bundle.Object:
-    found: Named = named(manifest)
-    return bundle.Object(
-        address=manifest.key.address,
-        api_version=found.api_version,
-        kind=found.kind,
-        namespace=found.namespace,
-        name=found.name,
-        action=action,
-    )
-
-
-def _remarks(wanted: Wanted, history: Sequence[Revision], removed: Sequence[Removed]) -> tuple[str, ...]:
-    """What a reviewer of this action has to know, in sentences."""
-    said: list[str] = []
-    if left := left_behind(history):
-        numbers = ", ".join(str(one.number) for one in left)
-        said.append(f"Revision {numbers} failed and left what it had applied; that is compared here too.")
-    if wanted.action is Action.UNINSTALL:
-        claims = sorted(
-            f"{one.manifest.key.address} ({template['metadata']['name']})"
-            for one in removed
-            if one.live is not None and one.manifest.key.kind == "StatefulSet"
-            for template in one.live.get("spec", {}).get("volumeClaimTemplates") or ()
-        )
-        if claims:
-            said.append(f"Volumes stay behind, with what is in them: those of {', '.join(claims[:5])}.")
-        if removed and not wanted.keep_history:
-            said.append("The release's history goes too, so that nothing can be rolled back to afterwards.")
-    return tuple(said)
-
-
-def _still(wanted: Wanted, history: Sequence[Revision], target: Target) -> str | None:
-    """What is to be done although no object changes: helm's own record of the release, or its hooks."""
-    last = newest(history)
-    if wanted.action is Action.UNINSTALL:
-        return "release" if last is not None and last.status != "uninstalled" else None
-    if last is None or last.status != "deployed" or wanted.action is Action.ROLLBACK:
-        return "release"
-    return "hooks" if target.other_hooks else None
-
-
-def _source(wanted: Wanted) -> str:
-    if wanted.archive is not None:
-        return f"{wanted.archive.name} {wanted.archive.version} from {wanted.archive.source}"
-    return f"revision {wanted.to}" if wanted.to is not None else ""
-
-
-def _log(plan: Any, meta: bundle.Meta, timeout: int) -> str:
-    lines = [f"{meta.action} of {meta.namespace}/{meta.name}, from revision {meta.base}: {plan.counts}"]
-    lines += [f"  {change.action:8} {change.address}" for change in plan.changes]
-    return "\n".join([*lines, f"each operation may take {timeout} s", ""])

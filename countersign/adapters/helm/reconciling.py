@@ -13,8 +13,9 @@ from countersign.adapters.helm import bundle
 from countersign.adapters.helm.applying import Attempts, named_of, remove_left_behind
 from countersign.adapters.helm.archive import Archive
 from countersign.adapters.helm.bundle import Meta, Unpacked
-from countersign.adapters.helm.planning import Wanted, planned
+from countersign.adapters.helm.planning import planned
 from countersign.adapters.helm.session import Session, at_work
+from countersign.adapters.helm.wanted import Wanted
 from countersign.core import reconcile as core
 from countersign.core.digests import sha256
 from countersign.core.engine import Beat, Planned, Progress, Reconciled, ReconcileJob
