@@ -206,12 +206,14 @@ class Composing(Recording):
             member = next_.member
             match next_.do:
                 case Do.AGREE | Do.ASK | Do.END:
-                    if (standing := await self._moved(attempt, ref, next_)) is not None:
+                    if (standing := await self._moved(attempt, ref, next_, said)) is not None:
                         return standing
                     pause = LOOK
                     continue
                 case Do.LET_PLAN if member is not None:
                     await said.look(member.run_id)
+                case Do.WAIT if member is not None and member.state is RunState.APPROVED:
+                    await said.look(member.run_id)  # whoever passed it on may have died before it said so
                 case Do.STOP if member is not None:
                     await said.stop(member.run_id, force=is_forced)
             progress = _progress(rows, next_)
@@ -228,7 +230,7 @@ class Composing(Recording):
         members = await composites.standing_members(conn, run)
         return run, composite.applying(members, canceled=run.state is RunState.CANCELING), await runs.members_of(conn, run)
 
-    async def _moved(self, attempt: AttemptRow, ref: RunRef, seen: Move) -> Standing | None:
+    async def _moved(self, attempt: AttemptRow, ref: RunRef, seen: Move, said: Said) -> Standing | None:
         """Do what was seen to come next, if it still does; where the composite stands if it is led no more."""
         standing, freed = None, None
         async with self.store.begin() as tx:
@@ -245,7 +247,7 @@ class Composing(Recording):
                 told = [row for row in rows if run.ended and not row.ended]
                 standing = await standing_of(tx, run, trust=self.trust)
         for member in told:
-            await self.wake_up(member.id)
+            await said.look(member.id)
         await self.wake_up(freed)
         return standing
 

@@ -9,6 +9,7 @@ from sqlalchemy import update
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
+from activities import composing
 from countersign.adapters.store import plans, records, requests, runs, state
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import runs as runs_table
@@ -442,6 +443,31 @@ async def test_a_composite_whose_worker_dies_in_each_of_its_steps_goes_on_under_
 
     assert toy(it).world == ["net create", "app create", "tls create"]
     assert len(toy(it).launched) == 2
+
+
+@requirement("composite:survives")
+async def test_who_leads_a_composite_dies_after_each_of_its_records_and_before_it_tells_anybody(
+    it: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, app = await two(it)
+    told = composing.Said.look
+    deaths: list[str] = []
+
+    async def dies(self: composing.Said, run_id: str) -> None:
+        if run_id not in deaths:
+            deaths.append(run_id)
+            raise RuntimeError("the worker is gone")
+        await told(self, run_id)
+
+    run = await compose(it, ("apply_toy", net), ("apply_toy", app))
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    monkeypatch.setattr(composing.Said, "look", dies)
+    await it.approve(waiting)
+
+    await it.reaches(run.id, RunState.APPLIED, patience=60)
+
+    assert deaths == [one.id for one in await members(it, run)]
+    assert toy(it).world == ["net create", "app create", "tls create"] and len(toy(it).launched) == 2
 
 
 @requirement("composite:survives")
