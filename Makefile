@@ -103,8 +103,8 @@ screenshots: venv-dev ## take the pictures in docs/screenshots anew, of a servic
 	@tools/packages.sh $(PYTHON) browser
 	@$(BIN)/python -m tests.browser.screenshots
 
-# CHAOS: options, as --only "worker/*" --seed 5; MUTATE: one mechanism switched off, which has to fail; NAIVE: raw Terraform instead.
-chaos: venv-dev packages ## kill -9 of every part at every boundary of a run (CHAOS="--only worker/*", MUTATE=claim, NAIVE=1)
+# CHAOS: options, as --only "worker/*" --seed 5, --releases; MUTATE: one mechanism switched off, which has to fail; NAIVE: raw Terraform instead.
+chaos: venv-dev packages tools-kube ## kill -9 of every part at every boundary of a run (CHAOS="--only worker/*", MUTATE=claim, NAIVE=1)
 	@$(BIN)/python -m tests.chaos $(CHAOS) $(if $(MUTATE),--mutate $(MUTATE)) $(if $(NAIVE),--naive)
 
 tools: ## build the pinned engines and servers that tests need from source, once per machine

@@ -243,6 +243,10 @@ _BEHAVIOUR = {
         "issue 6",
     ),
     "chaos:notices": ("Without claim, fencing, journal, proof or open attempts a point of the kill matrix fails.", "issue 6"),
+    "chaos:releases": (
+        "kill -9 of helm, its worker or its cluster at any boundary leaves one deployed revision, nothing of another, and no lock.",
+        "issue 7",
+    ),
     "plan:made-again": ("A plan whose engine or provider is killed is made again, and not for ever.", "issue 6"),
     "import:a-run": ("An import is planned, countersigned and applied as any other change, with what else is due.", "catalogue, terraform"),
     "import:already": ("What is managed already, or cannot be imported, is refused in words.", "catalogue, terraform"),
@@ -316,9 +320,18 @@ _BEHAVIOUR = {
     "helm:failures": ("Helm's words have one meaning each, and an answer says what to do next.", "kubernetes §3.2"),
     "helm:through-the-gate": ("A release is deployed, rolled back and uninstalled exactly as a person agreed to it.", "issue 7"),
     "helm:canceled": ("A canceled release is undone by helm itself, and says what it is at afterwards.", "issue 7"),
-    "helm:refused-in-the-plan": ("What the cluster would not take is told by the plan, object by object, before anybody agrees.", "issue 7"),
-    "helm:recovered-by-evidence": ("A lost operation is accounted for by history, number and label together, never by age.", "kubernetes §5"),
-    "helm:stale-by-generation": ("A plan is stale where an object of it became another one, and not where a pod restarted.", "kubernetes §4"),
+    "helm:refused-in-the-plan": (
+        "What the cluster would not take is told by the plan, object by object, before anybody agrees.",
+        "issue 7",
+    ),
+    "helm:recovered-by-evidence": (
+        "A lost operation is accounted for by history, number and label together, never by age.",
+        "kubernetes §5",
+    ),
+    "helm:stale-by-generation": (
+        "A plan is stale where an object of it became another one, and not where a pod restarted.",
+        "kubernetes §4",
+    ),
     "git:allow-list": ("Nothing is fetched that the operator does not list.", "issue 4"),
     "git:planned-commit": ("A stack of a repository is planned at a commit of its ref, and plan and frozen inputs name both.", "issue 4"),
     "git:pinned-commit": ("A commit that is named is planned where it is part of the ref, and that it is old is told.", "issue 4"),

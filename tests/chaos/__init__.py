@@ -10,6 +10,8 @@ the run is let go, and what became of it is compared with what was written down 
 * `batch.py`      points of one victim together: bring them there, kill once, let go, judge
 * `judge.py`      what came of a point, from the cloud's own record
 * `matrix.py`     all of it, on several lanes; `report.py` tells it; `__main__.py` is `make chaos`
+* `releases.py`   the matrix of releases as data; `releasing.py` tries it on a control plane, `release_judge.py` and `release_report.py`
+  tell what came of it
 * `mutations.py`  one mechanism switched off, to see that the matrix notices
 * `naive.py`      the same points for raw Terraform and a loop that tries again
 """

@@ -152,7 +152,9 @@ class Lane:
             restart = time.time()
             await asyncio.to_thread(self.cluster.start)
             return restart
-        part = PARTS[victim]
+        return await self.kill_part(PARTS[victim])
+
+    async def kill_part(self, part: str) -> float:
         pid = await eventually(self._running(part), f"{part} to run", RESTARTS_WITHIN)
         os.kill(pid, signal.SIGKILL)
 

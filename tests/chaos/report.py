@@ -10,6 +10,7 @@ from typing import Any
 from tests.chaos.judge import Found
 from tests.chaos.matrix import Outcome
 from tests.chaos.points import RULES, Verdict, Victim
+from tests.chaos.release_judge import ReleaseFound
 
 COUNTS = ("duplicates", "lost", "unapproved", "needless_approvals", "needless_operator_stops")
 RECOVERY, REATTACH = 15.0, 5.0  # seconds, medians
@@ -30,8 +31,8 @@ def told(outcome: Outcome) -> dict[str, Any]:
         "stuck": sum(row.stuck for row in rows) + len(outcome.unclosed),
         "leaks": len(outcome.leaks),
         "wrong": sum(row.failed for row in rows),
-        "recovery_seconds": _spread(row.recovery for row in rows),
-        "reattach_seconds": _spread(row.reattach for row in rows),
+        "recovery_seconds": spread(row.recovery for row in rows),
+        "reattach_seconds": spread(row.reattach for row in rows),
         "by_victim": {str(v): _victim([row for row in rows if row.point.victim is v]) for v in Victim if _any(rows, v)},
         "leaks_found": outcome.leaks,
         "workflows_left_open": outcome.unclosed,
@@ -50,11 +51,11 @@ def _victim(rows: Sequence[Found]) -> dict[str, Any]:
         "operator_stops": sum(row.operator_stop for row in rows),
         "stuck": sum(row.stuck for row in rows),
         "wrong": sum(row.failed for row in rows),
-        "recovery_seconds": _spread(row.recovery for row in rows),
+        "recovery_seconds": spread(row.recovery for row in rows),
     }
 
 
-def _spread(values: Iterable[float | None]) -> dict[str, float | None]:
+def spread(values: Iterable[float | None]) -> dict[str, float | None]:
     known = [value for value in values if value is not None]
     return {
         "median": round(statistics.median(known), 2) if known else None,
@@ -79,7 +80,23 @@ def written(document: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
-def line(row: Found) -> str:
+def beside(path: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the other matrix as it was found last: each replaces its own part."""
+    there: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if "releases" in document:
+        return {**there, **document}
+    return {**document, **({"releases": there["releases"]} if "releases" in there else {})}
+
+
+def replaced(path: Path, *, text: str, before: str | None = None, since: str | None = None) -> None:
+    """Write `text` into the page in place of all before that heading, or since it; the rest stays."""
+    heading = before or since or ""
+    first, found, rest = (path.read_text() if path.exists() else "").partition(f"\n{heading}\n")
+    kept = f"\n{heading}\n{rest}" if found else ""
+    path.write_text(f"{text.rstrip()}\n{kept}" if before else f"{first.rstrip()}\n\n{text}")
+
+
+def line(row: Found | ReleaseFound) -> str:
     took = f"{row.recovery:5.1f} s" if row.recovery is not None else "      –"
     return f"{'FAILED ' if row.failed else 'ok     '}{took}  {row.point.id}" + (f"\n         {'; '.join(row.wrong)}" if row.wrong else "")
 
@@ -165,6 +182,10 @@ def _points(document: Mapping[str, Any]) -> str:
     lines = ["## Every point", "", "| point | expected | came | recovery | seed |", "|---|---|---|---|---|"]
     for row in document["rows"]:
         took = "–" if row["recovery_seconds"] is None else f"{row['recovery_seconds']:.1f} s"
-        came = row["verdict"] if not row["wrong"] else f"**{'; '.join(row['wrong'])}**".replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| `{row['id']}` | {row['expected']} | {came} | {took} | {row['seed']} |")
+        lines.append(f"| `{row['id']}` | {row['expected']} | {cell(row)} | {took} | {row['seed']} |")
     return "\n".join([*lines, ""])
+
+
+def cell(row: Mapping[str, Any]) -> str:
+    """What came of a point, or what was wrong with it."""
+    return f"**{'; '.join(row['wrong'])}**".replace("|", "\\|").replace("\n", " ") if row["wrong"] else str(row["verdict"])

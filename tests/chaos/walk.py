@@ -36,13 +36,14 @@ class Wanted:
                 return self
 
 
-@dataclass
-class Walk:
+@dataclass(kw_only=True)
+class Asked:
+    """One run that an agent asks for and a person agrees to."""
+
     lane: Lane
-    slug: str
-    op: Op
-    wanted: Wanted
     key: str
+    tool: str
+    arguments: dict[str, Any]
     may_approve: asyncio.Event = field(default_factory=asyncio.Event)
     asks_people: bool = True  # whether people agree to what is asked a second time as well
     approved: list[str] = field(default_factory=list)  # digests
@@ -50,7 +51,7 @@ class Walk:
     agreed_at: int | None = None  # and when somebody first agreed
 
     def __post_init__(self) -> None:
-        self.run_id = ids.run_id(org=ORG, principal=AGENT, tool=TOOL[self.op], key=self.key)
+        self.run_id = ids.run_id(org=ORG, principal=AGENT, tool=self.tool, key=self.key)
         self.begun_at = len(self.lane.cloud.record)
         self.may_approve.set()
 
@@ -70,12 +71,9 @@ class Walk:
             await asyncio.sleep(EVERY)
 
     async def _ask(self) -> None:
-        arguments: dict[str, Any] = {"env": ENV, "workspace": self.slug, "idempotency_key": self.key}
-        if self.op is not Op.DESTROY:
-            arguments["vars"] = {"size": self.wanted.size, "kind": self.wanted.kind}
         while True:
             try:
-                told = await self.lane.call(AGENT, TOOL[self.op], **arguments)
+                told = await self.lane.call(AGENT, self.tool, env=ENV, idempotency_key=self.key, **self.arguments)
             except Away:
                 await asyncio.sleep(AGAIN)
                 continue
@@ -101,6 +99,23 @@ class Walk:
             if "error" in told:
                 assert told["error"]["code"] == "failed_precondition", told
             return
+
+
+@dataclass(kw_only=True)
+class Walk(Asked):
+    """An operation on a stack."""
+
+    tool: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    slug: str
+    op: Op
+    wanted: Wanted
+
+    def __post_init__(self) -> None:
+        self.tool, self.arguments = TOOL[self.op], {"workspace": self.slug}
+        if self.op is not Op.DESTROY:
+            self.arguments["vars"] = {"size": self.wanted.size, "kind": self.wanted.kind}
+        super().__post_init__()
 
 
 def expected_changes(op: Op) -> tuple[str, ...]:
