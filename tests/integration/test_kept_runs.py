@@ -103,6 +103,21 @@ async def test_a_run_changes_the_state_where_it_lies_and_what_it_saw_is_what_peo
     assert (await it.lost.head()).serial == pulled(it)["serial"]
 
 
+@requirement("state:kept", "import:a-run")
+async def test_what_exists_is_imported_into_the_state_where_it_lies(it: InTheCloud) -> None:
+    await it.applied()
+    asked = {"type": "fake_thing", "project": "default", "name": "three", "attributes": {"size": 3}}
+    made = await asyncio.to_thread(lambda: it.cloud.connection.create(**asked))
+    it.lost.configure(configuration(it) + 'resource "fake_thing" "three" {\n  name = "three"\n  size = 3\n}\n')
+
+    await it.applied("terraform_import", address="fake_thing.three", external_id=str(made["id"]))
+
+    [three] = [r for r in pulled(it)["resources"] if r["name"] == "three"]
+    assert three["instances"][0]["attributes"]["id"] == made["id"]
+    again = await it.agent.refused("terraform_import", env="dev", workspace="demo", address="fake_thing.three", external_id=str(made["id"]))
+    assert again["code"] == "already_exists"
+
+
 @requirement("state:kept-claim")
 async def test_the_claim_looks_again_and_what_somebody_else_did_there_is_planned_anew(it: InTheCloud) -> None:
     await it.applied()
