@@ -191,8 +191,10 @@ DEPENDS = "apiVersion: v2\nname: shop\nversion: 1.0.0\ndependencies:\n"
 async def test_what_a_chart_depends_on_comes_from_beside_it_and_from_the_list(world: World, server: ChartServer, tmp_path: Path) -> None:
     put(server, tmp_path, "2.0.0", name="db")
     chart(world.stacks, "common")
-    chart(world.stacks, "shop", Chart_yaml=DEPENDS + f"- {{name: common, version: 1.0.0, repository: file://../common}}\n"
-          f"- {{name: db, version: ^2, repository: '{server.address}/'}}\n", Chart_lock="dependencies:\n- {name: db, version: 2.0.0}\n")  # fmt: skip
+    needs = (
+        f"- {{name: common, version: 1.0.0, repository: file://../common}}\n- {{name: db, version: ^2, repository: '{server.address}/'}}\n"
+    )
+    chart(world.stacks, "shop", Chart_yaml=DEPENDS + needs, Chart_lock="dependencies:\n- {name: db, version: 2.0.0}\n")
     async with world.sources(indexed(server)) as (sources, work):
         one = await sources.archive(Asked(chart="shop"), work)
         again = await sources.archive(Asked(chart="shop"), work)

@@ -30,7 +30,7 @@ def test_a_version_fits_as_the_engines_read_it(text: str, yes: list[str], no: li
 @requirement("engine:version")
 @pytest.mark.parametrize("text", ["", "latest", "1.11.4.2", "=> 1.11", "~> 1.x", "1.11,", "1.11 1.12"])
 def test_what_is_no_version_is_refused_in_words(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="write it like 1.11.4, ~> 1.11 or >= 1.9, < 2"):
+    with pytest.raises(InvalidArgument, match=r"write it like 1.11.4, ~> 1.11 or >= 1.9, < 2"):
         asked(text)
 
 
