@@ -71,6 +71,11 @@ class Whole:
     steps: tuple[Draft, ...]
 
     @property
+    def is_dry(self) -> bool:
+        """Whether its steps are only looked at: so is the whole then."""
+        return any(one.mode is Mode.SPECULATIVE for one in self.steps)
+
+    @property
     def arguments(self) -> dict[str, Any]:
         return {
             "steps": [
@@ -150,8 +155,9 @@ async def again(call: Call, run: RunRow, *, left_only: bool, commits: Literal["a
     """The steps of an earlier composite as they were asked for then; with `left_only` those that were not done.
 
     `commits` says at which commit a step from a repository is planned: what it was asked for with, if any, what it was planned at, or
-    today's.
+    today's. Of a dry run it is one again.
     """
+    is_dry = call.given.dry_run or not run.changes
     async with call.front.store.read() as conn:
         members = await runs.members_of(conn, run)
         drafts: list[Draft] = []
@@ -167,13 +173,13 @@ async def again(call: Call, run: RunRow, *, left_only: bool, commits: Literal["a
                 kept["commit"] = plan.inputs["commit"]
             if commits == "newest":
                 kept.pop("commit", None)
-            dry = {"destroy": True} if call.given.dry_run and _mode_of(member) is Mode.DESTROY else {}
+            dry = {"destroy": True} if is_dry and _mode_of(member) is Mode.DESTROY else {}
             drafts.append(
                 Draft(
                     run_type=RunType(name=member.type, engine=member.engine, mode=_mode_of(member)),
                     stack=stack.config,
                     arguments={**kept, **dry},
-                    mode=Mode.SPECULATIVE if call.given.dry_run else None,
+                    mode=Mode.SPECULATIVE if is_dry else None,
                     late=LATE if drafts and _was_late(run, member) else None,
                 )
             )

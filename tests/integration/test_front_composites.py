@@ -207,3 +207,14 @@ async def test_a_step_in_a_protected_environment_asks_for_another_person(it: Fro
     async with it.as_(ANA, "approver") as ana:
         error = await ana.refused("run_approve", run_id=run["run_id"], plan_digest=run["plan_digest"])
         assert error["code"] == "policy_denied"
+
+
+async def test_a_dry_run_of_a_composite_that_is_run_again_is_one_again(it: FrontService) -> None:
+    steps = [step("net"), step("app", tool="destroy_terraform")]
+    async with it.as_(CLAUDE, "platform") as agent:
+        asked = await agent.call("run_start", type="composite", input={"steps": steps}, dry_run=True, wait_seconds=20)
+        again = await agent.call("run_rerun", run_id=asked["run"]["run_id"], wait_seconds=20)
+
+    assert again["run"]["run_id"] != asked["run"]["run_id"]
+    assert again["run"]["state"] == "planned_and_finished", again
+    assert it.engine.world == []

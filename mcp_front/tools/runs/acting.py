@@ -60,7 +60,7 @@ async def _composed(call: Call, whole: Whole, arguments: Mapping[str, Any], *, w
         arguments,
         key=call.given.idempotency_key,
         message=call.given.message,
-        mode=Mode.SPECULATIVE if call.given.dry_run else None,
+        mode=Mode.SPECULATIVE if call.given.dry_run or whole.is_dry else None,
         steps=whole.steps,
     )
     return await started(call, begun.run, replayed=begun.replayed, warnings=warnings)
