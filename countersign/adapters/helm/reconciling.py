@@ -25,7 +25,7 @@ from countersign.core.helm.recovery import Finding, Then, found, newest, proved
 from countersign.core.plan import Plan
 from countersign.core.reconcile import CRASHES, Commands, Decision, Next, Proof, Stop
 
-RECOVERING = "recovering.json"  # in the attempt's folder: numbers of revisions that undoing it was about to make
+RECOVERING = "recovering.json"  # in the attempt's folder: numbers of revisions that undoing it was about to make, or to remove
 
 
 async def reconcile(job: ReconcileJob, beat: Beat, *, attempts: Attempts) -> Reconciled:
@@ -102,11 +102,13 @@ class Recovery:
         release = meta.release
         session.helm.limit = 2.0 * meta.timeout + 30
         waits = ["--wait", "--timeout", f"{meta.timeout}s", "-n", release.namespace]
+        last = newest(await session.history(release))
         if finding.then is Then.UNINSTALL:
-            self.log.append(f"uninstalling {release}, of which nothing was ever deployed")
-            await session.run(["uninstall", release.name, *waits])
+            self._note(last.number if last else 0)
+            self.log.append(f"uninstalling {release}, of which nothing was there before")
+            kept = ["--keep-history"] if meta.base else []  # of what was uninstalled before: somebody wanted it kept
+            await session.run(["uninstall", release.name, *kept, *waits])
         else:
-            last = newest(await session.history(release))
             self._note((last.number if last else 0) + 1)
             self.log.append(f"rolling {release} back to revision {finding.to}")
             forced = ["--force-conflicts"] if meta.force_conflicts else []

@@ -72,16 +72,16 @@ class Expected:
     base: int  # the newest revision when it was planned; 0: there was no release
     run: str
     to: int | None = None  # of a rollback
-    recovering: tuple[int, ...] = ()  # numbers of revisions that we ourselves were about to make, to undo it
+    recovering: tuple[int, ...] = ()  # numbers of revisions that we ourselves were about to make, or to remove, to undo it
 
 
 class Then(StrEnum):
     DONE = "done"
     AGAIN = "again"  # nothing of it is left: plan what was agreed to once more
     ROLL_BACK = "roll_back"  # to `Finding.to`, then again
-    UNINSTALL = "uninstall"  # then again: of an install that never was deployed, or to finish an uninstall
+    UNINSTALL = "uninstall"  # then again: of an install that was cut off, where nothing was there before
     ASK = "ask"  # somebody else moved the release meanwhile: people look at what that means now
-    OPERATOR = "operator"  # somebody else may still be at work on it
+    OPERATOR = "operator"  # somebody else may still be at work on it, or there is nothing to go back to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +131,18 @@ def _ours_is(expected: Expected, own: Revision, last: Revision, history: Sequenc
         return Finding(then=Then.AGAIN, why=f"{own} was rolled back by {last}")
     if above and last.pending and last.number not in expected.recovering:
         return Finding(then=Then.OPERATOR, why=f"somebody began {last} after that of this run, and nobody here knows whether they live")
+    if last is own and own.status == "uninstalled":
+        then = Then.AGAIN if own.number in expected.recovering else Then.ASK
+        return Finding(then=then, why=f"{own} was removed again, {'to undo it' if then is Then.AGAIN else 'by somebody else'}")
+    before = newest(one for one in history if one.number < own.number)
+    if not expected.base or (
+        before is not None and before.status == "uninstalled"
+    ):  # nothing was there, so all that is there now was made by this run
+        return Finding(then=Then.UNINSTALL, why=f"{own} was cut off, and nothing was installed before it")
     back = to_roll_back_to(history, before=own.number)
     if back is None:
-        return Finding(then=Then.UNINSTALL, why=f"{own} was cut off, and no revision before it was ever deployed")
+        why = f"{own} was cut off, and none before it was ever deployed; to remove it would remove what was there before, and its data"
+        return Finding(then=Then.OPERATOR, why=why)
     return Finding(then=Then.ROLL_BACK, to=back.number, why=f"{own} was cut off; revision {back.number} is the newest that was deployed")
 
 

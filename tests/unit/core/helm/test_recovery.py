@@ -50,7 +50,16 @@ def deploy(base: int, **more: Any) -> Expected:
         (deploy(3), ["1 superseded", "2 superseded", "3 failed", "4 pending-upgrade run_ours"], Then.ROLL_BACK, 2),
         (deploy(1), ["1 deployed", "2 failed run_ours"], Then.ROLL_BACK, 1),
         (deploy(0), ["1 pending-install run_ours"], Then.UNINSTALL, None),
-        (deploy(1), ["1 failed", "2 pending-upgrade run_ours"], Then.UNINSTALL, None),
+        # What failed before may hold data, and is no longer ours to remove.
+        (deploy(1), ["1 failed", "2 pending-upgrade run_ours"], Then.OPERATOR, None),
+        (deploy(2), ["1 failed", "2 failed", "3 failed run_ours"], Then.OPERATOR, None),
+        (deploy(2), ["3 pending-upgrade run_ours"], Then.OPERATOR, None),
+        # Uninstalled with its history kept: nothing was there, and nothing older comes back.
+        (deploy(1), ["1 uninstalled", "2 pending-install run_ours"], Then.UNINSTALL, None),
+        (deploy(2), ["1 superseded", "2 uninstalled", "3 pending-install run_ours"], Then.UNINSTALL, None),
+        (deploy(2), ["1 superseded", "2 uninstalled", "3 uninstalling run_ours"], Then.UNINSTALL, None),
+        (deploy(2, recovering=(3,)), ["1 superseded", "2 uninstalled", "3 uninstalled run_ours"], Then.AGAIN, None),
+        (deploy(2), ["1 superseded", "2 deployed", "3 uninstalled run_ours"], Then.ASK, None),
         # Undone already, by helm itself or by us.
         (deploy(1), ["1 superseded", "2 failed run_ours", "3 deployed - Rollback to 1"], Then.AGAIN, None),
         # Undoing it was cut off: only where we know that it was we who began it.
