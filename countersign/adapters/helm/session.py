@@ -165,7 +165,8 @@ async def kubeconfig_of(cluster: ClusterSettings, reveal: Reveal) -> Kubeconfig:
 
 def sweep(work_root: Path, *, before: float) -> int:
     """Remove folders of work whose worker died in it: they hold a kubeconfig. `before` is seconds since 1970; how many there were."""
-    stale = [one for one in work_root.glob("att_*") if one.stat().st_mtime < before and not marked_processes(one.name)]
+    work = (*work_root.glob("att_*"), *work_root.glob("read_*"))  # plans, and questions
+    stale = [one for one in work if one.stat().st_mtime < before and not marked_processes(one.name)]
     for folder in stale:
         shutil.rmtree(folder, ignore_errors=True)
     return len(stale)
