@@ -66,7 +66,7 @@ class Meta(Payload):
         return Release(namespace=self.namespace, name=self.name)
 
     def expected(self, recovering: tuple[int, ...] = ()) -> Expected:
-        return Expected(action=self.action, base=self.base, run=self.run, to=self.to, recovering=recovering)
+        return Expected(action=self.action, base=self.base, base_status=self.base_status, run=self.run, to=self.to, recovering=recovering)
 
     def argv(self, helm: Path, folder: Path) -> list[str]:
         """What helm is told. Values are in a file: arguments can be read by everybody on the machine."""

@@ -71,6 +71,7 @@ class Expected:
     action: Action
     base: int  # the newest revision when it was planned; 0: there was no release
     run: str
+    base_status: str = ""
     to: int | None = None  # of a rollback
     recovering: tuple[int, ...] = ()  # numbers of revisions that we ourselves were about to make, or to remove, to undo it
 
@@ -134,10 +135,7 @@ def _ours_is(expected: Expected, own: Revision, last: Revision, history: Sequenc
     if last is own and own.status == "uninstalled":
         then = Then.AGAIN if own.number in expected.recovering else Then.ASK
         return Finding(then=then, why=f"{own} was removed again, {'to undo it' if then is Then.AGAIN else 'by somebody else'}")
-    before = newest(one for one in history if one.number < own.number)
-    if not expected.base or (
-        before is not None and before.status == "uninstalled"
-    ):  # nothing was there, so all that is there now was made by this run
+    if not expected.base or expected.base_status == "uninstalled":  # so all there is was made by this run
         return Finding(then=Then.UNINSTALL, why=f"{own} was cut off, and nothing was installed before it")
     back = to_roll_back_to(history, before=own.number)
     if back is None:

@@ -35,6 +35,10 @@ def deploy(base: int, **more: Any) -> Expected:
     return Expected(action=Action.DEPLOY, base=base, run=OURS, **more)
 
 
+def uninstalled(base: int, **more: Any) -> Expected:
+    return deploy(base, base_status="uninstalled", **more)
+
+
 @requirement("helm:recovered-by-evidence")
 @pytest.mark.parametrize(
     ("expected", "there", "then", "to"),
@@ -54,11 +58,11 @@ def deploy(base: int, **more: Any) -> Expected:
         (deploy(1), ["1 failed", "2 pending-upgrade run_ours"], Then.OPERATOR, None),
         (deploy(2), ["1 failed", "2 failed", "3 failed run_ours"], Then.OPERATOR, None),
         (deploy(2), ["3 pending-upgrade run_ours"], Then.OPERATOR, None),
-        # Uninstalled with its history kept: nothing was there, and nothing older comes back.
-        (deploy(1), ["1 uninstalled", "2 pending-install run_ours"], Then.UNINSTALL, None),
-        (deploy(2), ["1 superseded", "2 uninstalled", "3 pending-install run_ours"], Then.UNINSTALL, None),
-        (deploy(2), ["1 superseded", "2 uninstalled", "3 uninstalling run_ours"], Then.UNINSTALL, None),
-        (deploy(2, recovering=(3,)), ["1 superseded", "2 uninstalled", "3 uninstalled run_ours"], Then.AGAIN, None),
+        # Uninstalled with its history kept, which helm then calls superseded: nothing was there, and nothing older comes back.
+        (uninstalled(1), ["1 superseded", "2 pending-install run_ours"], Then.UNINSTALL, None),
+        (uninstalled(2), ["1 superseded", "2 superseded", "3 failed run_ours"], Then.UNINSTALL, None),
+        (uninstalled(2), ["1 superseded", "2 superseded", "3 uninstalling run_ours"], Then.UNINSTALL, None),
+        (uninstalled(2, recovering=(3,)), ["1 superseded", "2 superseded", "3 uninstalled run_ours"], Then.AGAIN, None),
         (deploy(2), ["1 superseded", "2 deployed", "3 uninstalled run_ours"], Then.ASK, None),
         # Undone already, by helm itself or by us.
         (deploy(1), ["1 superseded", "2 failed run_ours", "3 deployed - Rollback to 1"], Then.AGAIN, None),
