@@ -231,3 +231,23 @@ async def test_a_release_that_somebody_moved_while_everything_was_down_is_shown_
     assert [one for one in revisions(plane, namespace, "web") if one[1] == "deployed"] == [(5, "deployed")]
     live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
     assert live is not None and live["spec"]["replicas"] == 2
+
+
+@requirement("helm:recovered-by-evidence", "promise:crash-costs-nothing")
+async def test_an_uninstall_whose_cluster_dies_is_finished_under_the_same_approval(own_plane: Plane, tmp_path: Path) -> None:
+    own_plane.namespace("shop")
+    async with service(tmp_path, own_plane.kubeconfig) as it, people(it, "shop") as we:
+        await we.deployed("web", {"hook": "slow", "hookEvents": "pre-delete"})
+        gone = await call(we.agent, "helm_uninstall", release_name="web")
+        run_id = gone["run"]["run_id"]
+        await we.agreed(run_id, confirm_name="web")
+        await at_the_hook(own_plane, "shop")
+        [helm] = helms(it)
+        os.kill(helm, signal.SIGSTOP)  # it goes on when its cluster is gone
+        with own_plane.away("kube-apiserver"):
+            os.kill(helm, signal.SIGCONT)
+
+        await agreed_once(we, run_id)
+
+    assert revisions(own_plane, "shop", "web") == []
+    assert own_plane.get("/apis/apps/v1/namespaces/shop/deployments/web") is None

@@ -242,11 +242,14 @@ class Ended:
         error_code: str = failure.error(self.session.redactor).code
         code = "canceled" if self.canceled else error_code
         untouched = (last.number, last.status) == (self.meta.base, self.meta.base_status) if last else self.meta.base == 0
-        if untouched and self._changed_nothing(failure):
+        begun = self.meta.base_status == "uninstalling"  # by an attempt before, so that the status alone does not tell what this one did
+        if untouched and not begun and self._changed_nothing(failure):
             state = RunState.CANCELED if self.canceled else RunState.ERRORED
             why = "Stopped on request before anything was changed." if self.canceled else f"Nothing was changed: {failure.advice}"
             return self._outcome(state, code, f"{why}. helm said: {words}", f"{there}, as before")
-        if last is not None and last.pending:
+        # An uninstall whose cluster went away was not refused by anybody: it is accounted for, and a second one finishes it.
+        cut_off = last is not None and last.status == "uninstalling" and failure.failed is failures.Failed.UNREACHABLE
+        if last is not None and (last.pending or cut_off):
             return self._outcome(RunState.INTERRUPTED, "interrupted", f"helm left {there}. It said: {words}", there)
         undone = self._undone(history)
         message = f"{failure.advice}; {undone or f'{there} is what was left'}. helm said: {words}"

@@ -102,7 +102,7 @@ _ROWS: tuple[_Row, ...] = (
     ),
     _Row(
         failed=_F.UNREACHABLE,
-        says=r"kubernetes cluster unreachable|connection refused|no such host|i/o timeout|etcdserver",
+        says=r"kubernetes cluster unreachable|connection refused|no such host|i/o timeout|etcdserver|not ready\. status: unknown",
         stored=None,
         advice="the cluster does not answer; ask again when it does",
     ),

@@ -31,6 +31,7 @@ SAID: list[tuple[str, Failed, bool | None, str]] = [
         "unavailable",
     ),
     ("Error: etcdserver: request timed out", Failed.UNREACHABLE, None, "unavailable"),
+    ("Error: resource Job/n/web-before not ready. status: Unknown, message:", Failed.UNREACHABLE, None, "unavailable"),
     ('Error: pods "a" is forbidden: exceeded quota: q, requested: pods=1', Failed.QUOTA, True, "quota_exceeded"),
     ('Error: secrets is forbidden: User "bo" cannot list resource', Failed.FORBIDDEN, None, "failed_precondition"),
     ('Error: create: failed to create: namespaces "x" not found', Failed.NO_NAMESPACE, False, "failed_precondition"),
