@@ -132,8 +132,8 @@ def _points(victim: Victim, *rows: tuple[Op, At, str]) -> Iterator[ReleasePoint]
 
 
 def _long(victim: Victim) -> Iterator[ReleasePoint]:
-    for op, at in ((Op.INSTALL, At.HOOK), (Op.UPGRADE, At.NOT_READY), (Op.UPGRADE, At.HOOK)):
-        yield ReleasePoint(victim=victim, op=op, at=at, rule="cluster's end", away=LONG)
+    for op, at in ((Op.INSTALL, At.HOOK), (Op.UPGRADE, At.NOT_READY), (Op.UPGRADE, At.HOOK), (Op.UNINSTALL, At.HOOK)):
+        yield ReleasePoint(victim=victim, op=op, at=at, rule="finished" if op is Op.UNINSTALL else "cluster's end", away=LONG)
 
 
 _CUT_OFF = (
@@ -150,7 +150,7 @@ _CLUSTER = (
     (Op.INSTALL, At.NOT_READY, "cluster's end"),
     (Op.UPGRADE, At.HOOK, "cluster's end"),
     (Op.ROLLBACK, At.NOT_READY, "cluster's end"),
-    (Op.UNINSTALL, At.HOOK, "cluster's end"),
+    (Op.UNINSTALL, At.HOOK, "finished"),
     (Op.UPGRADE, At.ENDED, "recorded"),
 )
 

@@ -13,9 +13,9 @@ import re
 import shutil
 import signal
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -424,12 +424,19 @@ class Outcome:
 
 
 def batches_of(points: Sequence[ReleasePoint], seed: int) -> list[list[ReleasePoint]]:
-    """Which points share a kill is the seed's choice."""
-    found, chance = [], random.Random(seed)
-    for victim, away in product(Victim, (0.0, LONG)):
-        mine = [point for point in points if point.victim is victim and point.away == away]
-        chance.shuffle(mine)
-        found += [mine[i : i + TOGETHER] for i in range(0, len(mine), TOGETHER)]
+    """Which points share a kill is the seed's choice. Victims take turns: whoever watches a cluster waits longer each time it is away."""
+    chance = random.Random(seed)
+    by_victim: list[deque[list[ReleasePoint]]] = []
+    for victim in Victim:
+        waiting: deque[list[ReleasePoint]] = deque()
+        for away in (LONG, 0.0):
+            mine = [point for point in points if point.victim is victim and point.away == away]
+            chance.shuffle(mine)
+            waiting.extend(mine[i : i + TOGETHER] for i in range(0, len(mine), TOGETHER))
+        by_victim.append(waiting)
+    found = []
+    while any(by_victim):
+        found += [waiting.popleft() for waiting in by_victim if waiting]
     return found
 
 

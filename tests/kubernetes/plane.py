@@ -178,18 +178,34 @@ class Plane:
         try:
             yield
         finally:
-            with (self.cluster.folder / "logs" / f"{program}.log").open("ab") as log:
-                ending = ["setpriv", "--pdeathsig", "TERM", *words]
-                self._again = subprocess.Popen(
-                    ending,
+            self._start_again(program, words, environment)
+
+    def _start_again(self, program: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Again and again where it ends, as a supervisor does: its port may be somebody's for a moment."""
+        path = self.cluster.folder / "logs" / f"{program}.log"
+
+        def started() -> "subprocess.Popen[bytes]":
+            with path.open("ab") as log:
+                return subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "TERM", *words],
                     cwd=self.cluster.folder,
-                    env=environment,
+                    env=dict(environment),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                 )
-            eventually(self._ready, f"the cluster to be ready again after {program} came back")
+
+        def ready() -> bool:
+            if self._again.poll() is not None:
+                self._again = started()
+            return self._ready()
+
+        self._again = started()
+        try:
+            eventually(ready, f"the cluster to be ready again after {program} came back")
+        except AssertionError as late:
+            raise AssertionError(f"{late}; its log ends: {path.read_text(errors='replace')[-2000:]}") from None
 
     def _ready(self) -> bool:
         with contextlib.suppress(httpx2.HTTPError):
