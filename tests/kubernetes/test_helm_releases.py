@@ -176,6 +176,48 @@ async def test_kinds_that_a_chart_brings_along_are_made_first_and_shown(plane: P
     assert plane.get(f"/apis/{namespace}.example.com/v1/namespaces/{namespace}/baskets/mine") is not None
 
 
+async def test_what_was_uninstalled_with_its_history_is_installed_with_the_hooks_that_were_shown(
+    shared: Installed, plane: Plane, namespace: str
+) -> None:
+    jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+    async with people(shared, namespace) as we:
+        await we.deployed("web")
+        gone = await call(we.agent, "helm_uninstall", release_name="web", namespace=namespace, keep_history=True)
+        await we.agreed(gone["run"]["run_id"], confirm_name="web")
+        await until(we.agent, gone["run"]["run_id"], "applied", patience=120)
+        assert revisions(plane, namespace, "web") == [(1, "uninstalled")]
+
+        plan = await we.deployed("web", {"hook": "runs", "hookEvents": "pre-install"})
+
+    assert f"Job.batch/{namespace}/web-before (pre-install)" in json.dumps(plan)
+    assert plane.names(jobs) == ["web-before"]
+    assert revisions(plane, namespace, "web") == [(1, "superseded"), (2, "deployed")]
+
+
+async def test_whether_an_object_is_kept_says_the_live_one(shared: Installed, plane: Plane, namespace: str) -> None:
+    """As Helm does it on an upgrade: who annotates a volume to save it changes no manifest."""
+
+    def config_map(name: str, **annotations: str) -> dict[str, object]:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "annotations": annotations}}
+
+    policy = "helm.sh/resource-policy"
+    maps = f"/api/v1/namespaces/{namespace}/configmaps"
+    async with people(shared, namespace) as we:
+        await we.deployed("web", {"extra": [config_map("saved"), config_map("given-up", **{policy: "keep"})]})
+        plane.patch(f"{maps}/saved", {"metadata": {"annotations": {policy: "keep"}}})
+        plane.patch(f"{maps}/given-up", {"metadata": {"annotations": {policy: None}}})
+
+        run_id = await we.deploy("web")
+        plan = await we.agreed(run_id, confirm_name="web")
+        await until(we.agent, run_id, "applied", patience=120)
+
+    assert (plan["data"]["counts"]["delete"], plan["data"]["counts"]["forgotten"]) == (1, 1)
+    told = json.dumps(plan)
+    assert f"1 object would be deleted: ConfigMap/{namespace}/given-up" in told
+    assert f"for its resource-policy is keep: ConfigMap/{namespace}/saved" in told
+    assert "saved" in plane.names(maps) and "given-up" not in plane.names(maps)
+
+
 async def test_what_a_chart_keeps_and_what_a_failed_upgrade_left_behind_are_told_apart(
     shared: Installed, plane: Plane, namespace: str
 ) -> None:

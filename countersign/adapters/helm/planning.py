@@ -141,7 +141,7 @@ async def target_of(session: Session, wanted: Wanted, history: Sequence[Revision
 async def _deployed(session: Session, wanted: Wanted, history: Sequence[Revision]) -> Target:
     assert wanted.archive is not None
     release = wanted.release
-    crds = await session.parsed(crds_of(wanted.archive.data), release.namespace) if not history else ()
+    crds = await session.parsed(crds_of(wanted.archive.data), release.namespace) if _installs(history) else ()
     there = await session.cluster.get_all(map(named, crds))
     new = tuple(one for one in crds if there[named(one)] is None)
     (answer, remarks), before = await together(_dry_run(session, wanted, unknown_kinds=bool(new)), _hooks_of(session, release, history))
@@ -192,9 +192,15 @@ def _record_size(answer: Mapping[str, Any]) -> int:
     return len(base64.b64encode(gzip.compress(json.dumps(answer, separators=(",", ":")).encode(), mtime=0)))
 
 
+def _installs(history: Sequence[Revision]) -> bool:
+    """Whether helm would install and not upgrade, with other hooks and the chart's definitions: also what left only its history."""
+    last = newest(history)
+    return last is None or last.status == "uninstalled"
+
+
 def _that_run(hooks: Iterable[Manifest], wanted: Wanted, history: Sequence[Revision]) -> tuple[Manifest, ...]:
     first, afterwards = EVENTS[wanted.action]
-    events = {*(first if deployed(history) is None and not history else afterwards), *(("test",) if wanted.run_tests else ())}
+    events = {*(first if _installs(history) else afterwards), *(("test",) if wanted.run_tests else ())}
     return tuple(one for one in hooks if one.hook is not None and events & {e.removesuffix("-success") for e in one.hook.events})
 
 
@@ -242,7 +248,8 @@ async def looked_at(
     if refused:
         raise _refusals(session, release, refused)
     looked += [Looked(manifest=one) for one in target.crds]
-    return tuple(looked), tuple(Removed(manifest=one, live=live[named(one)]) for one in goes)
+    whole = wanted.action is Action.UNINSTALL
+    return tuple(looked), tuple(Removed(manifest=one, live=live[named(one)], uninstalled=whole) for one in goes)
 
 
 def owned_by(body: Mapping[str, Any], release: Release) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from countersign.core.fingerprints import Fingerprints
-from countersign.core.helm.manifests import Key, Manifest, annotations
+from countersign.core.helm.manifests import POLICY, Key, Manifest, annotations
 from countersign.core.helm.redaction import Path, Veil, hidden_in, tree
 from countersign.core.plan import SHOWN, Change, ChangeClass, Counts, Plan, shown, worst
 from countersign.core.redaction import cut
@@ -69,6 +69,12 @@ class Removed:
 
     manifest: Manifest
     live: Mapping[str, Any] | None = field(default=None, repr=False)
+    uninstalled: bool = False  # with the whole release
+
+    @property
+    def stays(self) -> bool:
+        """As Helm sees it: an uninstall goes by what the chart said, all else by the object as it is live."""
+        return self.manifest.kept if self.uninstalled else annotations(self.live or {}).get(POLICY) == "keep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +189,7 @@ def _to_become(one: Looked) -> Difference:
 
 
 def _to_go(one: Removed) -> Difference:
-    action = "no-op" if one.live is None else "keep" if one.manifest.kept else "delete"
+    action = "no-op" if one.live is None else "keep" if one.stays else "delete"
     leaves = tuple(_leaves(one.live, None)) if action == "delete" else ()
     return Difference(manifest=one.manifest, action=action, leaves=leaves)
 
@@ -456,7 +462,7 @@ def _of_changes(found: list[Difference]) -> Iterator[str]:
     if bold := [one for one in runs if any(_on_the_node(leaf) for leaf in one.leaves)]:
         yield f"Gets rights on the machines it runs on (privileged, or the host's files or network): {_named(bold)}."
     if kept := [one for one in found if one.action == "keep"]:
-        yield f"Left behind, running and unmanaged, as the chart says (resource-policy keep): {_named(kept)}."
+        yield f"Left behind, running and unmanaged, for its resource-policy is keep: {_named(kept)}."
     unchecked = [one for one in found if one.looked is not None and one.looked.unchecked]
     if unchecked:
         why = list(dict.fromkeys(one.looked.unchecked for one in unchecked if one.looked is not None))

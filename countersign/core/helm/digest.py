@@ -10,7 +10,7 @@ from typing import Any
 from countersign.core.digests import digest_of
 from countersign.core.fingerprints import Fingerprints
 from countersign.core.helm.diff import Difference, normal, record_of
-from countersign.core.helm.manifests import Manifest
+from countersign.core.helm.manifests import POLICY, Manifest, annotations
 from countersign.core.helm.redaction import tree
 
 GONE = "-"  # what is said of an object that is not there
@@ -23,7 +23,8 @@ def marked(address: str, live: Mapping[str, Any] | None, fingerprints: Fingerpri
     metadata = live.get("metadata") or {}
     generation = metadata.get("generation")
     said = f"generation {generation}" if generation is not None else fingerprints.of(tree(normal(live)), "live", address)
-    return f"{metadata.get('uid', '')} {said}"
+    kept = " kept" if annotations(live).get(POLICY) == "keep" else ""  # which moves no generation, and decides what is deleted
+    return f"{metadata.get('uid', '')} {said}{kept}"
 
 
 def moved(planned: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:

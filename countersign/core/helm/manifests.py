@@ -40,6 +40,7 @@ CLUSTER_SCOPED: frozenset[tuple[str, str]] = frozenset(
     }
 )  # fmt: skip
 
+POLICY = "helm.sh/resource-policy"
 HOOK = "helm.sh/hook"
 HOOK_EVENTS = frozenset(
     {
@@ -96,8 +97,8 @@ class Manifest:
 
     @property
     def kept(self) -> bool:
-        """Helm neither deletes it on an upgrade nor on an uninstall."""
-        return str(annotations(self.body).get("helm.sh/resource-policy", "")).strip().lower() == "keep"
+        """Helm does not delete it on an uninstall; on an upgrade the live object's own word counts."""
+        return str(annotations(self.body).get(POLICY, "")).strip().lower() == "keep"
 
     @property
     def is_crd(self) -> bool:

@@ -208,6 +208,24 @@ def test_what_the_cluster_does_not_let_change_is_replaced_or_nothing() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("declared", "there", "uninstalled", "action"),
+    [
+        (True, False, False, "delete"),
+        (False, True, False, "keep"),
+        (True, False, True, "keep"),
+        (False, True, True, "delete"),
+    ],
+)
+def test_an_uninstall_goes_by_the_chart_and_an_upgrade_by_the_live_object(
+    declared: bool, there: bool, uninstalled: bool, action: str
+) -> None:
+    free, kept = of("PersistentVolumeClaim", "data"), of("PersistentVolumeClaim", "data", annotations={"helm.sh/resource-policy": "keep"})
+    one = Removed(manifest=kept if declared else free, live=live(kept if there else free), uninstalled=uninstalled)
+
+    assert [found.action for found in compared([], [one])] == [action]
+
+
 def test_what_the_release_has_no_more_is_deleted_unless_it_is_kept_or_gone() -> None:
     web, claim = one(WEB), of("PersistentVolumeClaim", "data")
     kept = of("ConfigMap", "kept", annotations={"helm.sh/resource-policy": "keep"})
@@ -327,7 +345,7 @@ def test_what_is_left_behind_and_what_is_many() -> None:
     assert found.risks == (
         "7 objects would be deleted: "
         "ConfigMap/shop/c0, ConfigMap/shop/c1, ConfigMap/shop/c2, ConfigMap/shop/c3, ConfigMap/shop/c4 and 2 more.",
-        "Left behind, running and unmanaged, as the chart says (resource-policy keep): ConfigMap/shop/kept.",
+        "Left behind, running and unmanaged, for its resource-policy is keep: ConfigMap/shop/kept.",
     )
     assert plan(gone("ConfigMap", "c")).risks == ("1 object would be deleted: ConfigMap/shop/c.",)
 

@@ -22,6 +22,7 @@ def test_a_pod_that_restarts_makes_no_plan_stale_and_a_change_does() -> None:
     assert marked("Deployment.apps/a", live(generation=3, resourceVersion="283"), PRINTS) == before
     assert marked("Deployment.apps/a", live(generation=4, resourceVersion="283"), PRINTS) != before
     assert marked("Deployment.apps/a", live(generation=3, uid="u2"), PRINTS) != before
+    assert marked("Deployment.apps/a", live(generation=3, annotations={"helm.sh/resource-policy": "keep"}), PRINTS) != before
 
 
 def test_what_has_no_generation_is_known_by_what_is_in_it() -> None:
