@@ -1,5 +1,6 @@
 """The claim holds against everything Temporal can do: resets, replayed signals, steps started by hand, lost workers."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,15 +10,18 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.testing import ActivityEnvironment
 
-from countersign.adapters.store import audit, plans
+from countersign.adapters.store import audit, plans, turns
+from countersign.adapters.store.runs import RunRow
 from countersign.core.approval import ApproveInput
 from countersign.core.errors import CountersignError
+from countersign.core.policy import Need, Policy, Rule
 from countersign.core.run import RunState
 from countersign.core.steps import ApplyInput
 from countersign.worker import interceptors
 from countersign.worker.sweep import sweep
+from tests.integration.test_cancel import later
 from tests.requirements import requirement
-from tests.service import ANA, BO, Service, eventually
+from tests.service import ANA, BO, CY, Service, eventually
 from tests.toy.engine import ToyEngine, install
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +57,10 @@ async def reset(it: Service, run_id: str, event: int, *, of: str | None = None) 
             request_id=f"reset-{run_id}-{event}",
         )
     )
+
+
+def claim_of(run: RunRow) -> ApplyInput:
+    return ApplyInput(org=run.org, run_id=run.id, plan_digest=run.plan_digest or "")
 
 
 async def by_hand(it: Service, request: ApplyInput) -> Any:
@@ -299,6 +307,55 @@ async def test_an_approval_that_expires_cannot_be_used(it: Service, monkeypatch:
     finally:
         it.store._clock = now
     assert toy(it).launched == []
+
+
+async def test_an_approval_that_expires_while_its_run_waits_for_the_state_leaves_the_queue(
+    it: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptors, "SKEW", timedelta(days=2))
+    toy(it).want(("a", "create"))
+    stack = await it.stack()
+    agreed = await it.reaches((await it.start(stack)).id, RunState.AWAITING_APPROVAL)
+    toy(it).hold_applies = True
+    holder = await it.reaches((await it.start(stack, by=BO)).id, RunState.AWAITING_APPROVAL)
+    await it.approve(holder)
+    await it.reaches(holder.id, RunState.APPLYING)
+    await it.approve(agreed)
+
+    async def queued() -> bool:
+        async with it.store.read() as conn:
+            place = await turns.place(conn, org=it.org, stack_id=stack.id, run_id=agreed.id)
+        return place is not None and place.ahead == (holder.id,)
+
+    await eventually(queued, "the approved run to wait for the state")
+    with later(it.store, hours=25):
+        await it.runs.wake(agreed.id)
+        await it.reaches(agreed.id, RunState.EXPIRED)
+    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    await it.reaches(holder.id, RunState.APPLIED)
+
+    await it.reaches((await it.start(stack, by=CY)).id, RunState.AWAITING_APPROVAL)
+
+
+async def test_a_run_that_is_asked_for_again_while_it_waits_for_the_state_lets_others_pass_meanwhile(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    stack = await it.stack()
+    agreed = await it.reaches((await it.start(stack)).id, RunState.AWAITING_APPROVAL)
+    toy(it).hold_applies = True
+    holder = await it.reaches((await it.start(stack, by=BO)).id, RunState.AWAITING_APPROVAL)
+    await it.approve(holder)
+    await it.reaches(holder.id, RunState.APPLYING)
+    await it.approve(agreed)
+    await it.reaches(agreed.id, RunState.APPROVED)
+    await by_hand(it, claim_of(agreed))  # in the queue, if its workflow did not come to it yet
+
+    stricter = replace(it.steps(), policy=Policy(rules=(Rule(need=Need.TWO),)))
+    await ActivityEnvironment().run(stricter.apply, claim_of(agreed))
+    assert (await it.run(agreed.id)).state is RunState.AWAITING_APPROVAL
+    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    await it.reaches(holder.id, RunState.APPLIED)
+
+    await it.reaches((await it.start(stack, by=CY)).id, RunState.AWAITING_APPROVAL)
 
 
 async def test_the_audit_chain_holds_and_names_what_happened(it: Service) -> None:

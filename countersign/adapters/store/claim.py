@@ -235,6 +235,7 @@ async def _asked_again(tx: AsyncConnection, run: RunRow, requirement: Requiremen
     await runs.move(
         tx, run, RunState.AWAITING_APPROVAL, at=now, body={"message": why}, reason=why, requirement=requirement.model_dump_json()
     )
+    await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)  # nothing is held while people think
     return NotClaimed(state=RunState.AWAITING_APPROVAL, code="approval_required", message=why)
 
 
