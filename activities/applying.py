@@ -17,6 +17,7 @@ from activities.watching import Watching
 from countersign.adapters.store import audit, claim, plans, records, runs
 from countersign.adapters.store.custody import saw
 from countersign.adapters.store.database import stamp
+from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.plans import AttemptRow, PlanRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
@@ -116,10 +117,13 @@ class Applying(EngineStep):
     async def _waits(self, run: RunRow, why: str) -> Standing:
         """Where the run stands, for what may pass while its approval lives; it is tried again, and told once."""
         async with self.store.begin() as tx:
-            live = await runs.get_run(tx, run.org, run.id)
-            if live.state is RunState.APPROVED and live.reason != why:
+            now, live = self.store.now(), await runs.get_run(tx, run.org, run.id)
+            if live.state is RunState.APPROVED and live.expires_at is not None and now >= live.expires_at:
+                over = f"the approval expired before the apply could start: {why}"
+                live = await end_waiting(tx, live, RunState.EXPIRED, at=now, body={"message": over}, reason=over, code="approval_expired")
+            elif live.state is RunState.APPROVED and live.reason != why:
                 body = {"by": SYSTEM.id, "code": "unavailable", "message": why, "channel": "claim"}
-                live = await runs.note(tx, live, at=self.store.now(), kind="refused", body=body, reason=why, code="unavailable")
+                live = await runs.note(tx, live, at=now, kind="refused", body=body, reason=why, code="unavailable")
             return await standing_of(tx, live, trust=self.trust)
 
     async def see_after(self, run: RunRow, attempt: AttemptRow) -> None:

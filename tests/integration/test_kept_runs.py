@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from countersign.adapters.store.runs import RunRow
 from countersign.core.engine import Seen
 from countersign.core.errors import FailedPrecondition
 from countersign.core.run import RunState
+from countersign.worker import interceptors
 from tests.integration.in_the_cloud import THING, InTheCloud, in_the_cloud
 from tests.integration.lost_applies import Lost, lost
 from tests.integration.moved_states import backend, conn_str
+from tests.integration.test_cancel import later
 from tests.integration.test_kept_backends import http_backend
 from tests.postgres import BOTH, Cluster, database_of
 from tests.requirements import requirement
@@ -206,6 +209,35 @@ async def test_a_backend_that_is_away_at_the_claim_costs_no_approval(
         await it.lost.it.reaches(run.id, RunState.APPLIED, patience=90.0)
 
     assert [state for state in await it.lost.states(run) if state in ("stale", "errored")] == []
+    cluster.execute("DROP SCHEMA IF EXISTS shop, terraform_remote_state CASCADE", database=database)
+
+
+@requirement("state:kept-claim", "I8")
+async def test_a_backend_that_stays_away_is_waited_for_until_the_approval_expires(
+    client: Client, tmp_path: Path, cluster: Cluster, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptors, "SKEW", timedelta(days=2))  # a worker whose clock is off by itself does nothing at all
+    database = postgres_url.rpartition("/")[2]
+    block = backend("pg", conn_str=conn_str(cluster, postgres_url), schema_name="shop")
+    async with in_the_cloud(client, tmp_path, block + THING) as it:
+        await keep(it, "pg")
+        waiting = (await it.ended("apply_terraform"))["run"]
+        cluster.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+        try:
+            await it.lost.agree(run := await it.lost.it.run(waiting["run_id"]))
+
+            async def told() -> bool:
+                return "cannot be looked at in its own backend" in ((await it.lost.it.run(run.id)).reason or "")
+
+            await eventually(told, "the run to say what it waits for")
+            with later(it.lost.it.store, hours=25):
+                await it.lost.it.runs.wake(run.id)
+                over = await it.lost.it.reaches(run.id, RunState.EXPIRED, patience=60.0)
+        finally:
+            cluster.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+
+    assert over.code == "approval_expired"
+    assert over.reason is not None and "cannot be looked at in its own backend" in over.reason
     cluster.execute("DROP SCHEMA IF EXISTS shop, terraform_remote_state CASCADE", database=database)
 
 
