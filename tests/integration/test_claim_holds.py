@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
@@ -12,6 +13,7 @@ from temporalio.testing import ActivityEnvironment
 
 from countersign.adapters.store import audit, plans, turns
 from countersign.adapters.store.runs import RunRow
+from countersign.adapters.store.schema import switches
 from countersign.core.approval import ApproveInput
 from countersign.core.errors import CountersignError
 from countersign.core.policy import Need, Policy, Rule
@@ -253,10 +255,6 @@ async def test_a_terminated_workflow_leaves_a_truthful_record_and_frees_the_turn
 
 
 async def test_a_freeze_stops_the_claim_until_it_is_lifted(it: Service) -> None:
-    from sqlalchemy import update
-
-    from countersign.adapters.store.schema import switches
-
     toy(it).want(("a", "create"))
     run = await it.start(await it.stack())
     waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
@@ -275,6 +273,32 @@ async def test_a_freeze_stops_the_claim_until_it_is_lifted(it: Service) -> None:
         await tx.execute(update(switches).values(is_on=False))
     await it.runs.wake(run.id)
     await it.reaches(run.id, RunState.APPLIED)
+
+
+@requirement("I8")
+async def test_an_approval_expires_while_a_freeze_lasts(it: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interceptors, "SKEW", timedelta(days=2))
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    frozen = {
+        "org_id": it.org,
+        "id": "all_writes",
+        "is_on": True,
+        "reason": "audit",
+        "by": "person:bo",
+        "at": "2026-01-01T00:00:00.000000Z",
+    }
+    async with it.store.begin() as tx:
+        await tx.execute(switches.insert().values(frozen))
+    await it.approve(waiting)
+    await it.reaches(run.id, RunState.APPROVED)
+
+    with later(it.store, hours=25):
+        await it.runs.wake(run.id)
+        await it.reaches(run.id, RunState.EXPIRED)
+
+    assert toy(it).launched == []
 
 
 @requirement("bad:racing-approvals")

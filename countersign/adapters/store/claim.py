@@ -91,13 +91,13 @@ async def claim(
         if (wrong := _not_this_plan(run, plan, plan_digest, bundle_sha256)) is not None:
             return await _refuse(tx, run, run.state, *wrong, now)
         assert plan is not None and plan.document is not None  # _not_this_plan saw to it
+        if (unapproved := await _unapproved(tx, run, plan, policy, now)) is not None:
+            return unapproved
         if (frozen := await _frozen(tx, run, now)) is not None:
             if run.reason != frozen:  # it is asked again every few seconds, and told once
                 body = {"by": SYSTEM.id, "code": "freeze_window", "message": frozen, "channel": "claim"}
                 await runs.note(tx, run, at=now, kind="refused", body=body, reason=frozen, code="freeze_window")
             return NotClaimed(state=run.state, code="freeze_window", message=frozen)
-        if (unapproved := await _unapproved(tx, run, plan, policy, now)) is not None:
-            return unapproved
         place = await turns.take(tx, org=org, stack_id=run.stack_id, run_id=run_id, by=run.requester.id, at=stamp(now), agreed=True)
         if not place.held:
             await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
