@@ -194,6 +194,30 @@ async def test_what_was_uninstalled_with_its_history_is_installed_with_the_hooks
     assert revisions(plane, namespace, "web") == [(1, "superseded"), (2, "deployed")]
 
 
+async def test_of_a_release_of_helm_3_what_is_taken_away_is_shown_and_what_others_manage_is_taken_over(
+    shared: Installed, plane: Plane, namespace: str
+) -> None:
+    """Helm goes on with it as it was made, on the client: the server does not know what its chart declared."""
+
+    def values(**data: str) -> dict[str, object]:
+        return {"extra": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "lights"}, "data": data}]}
+
+    by_hand = ["install", "web", str(CHARTS / "web"), "-n", namespace, "--server-side=false", "-f", "-"]
+    await asyncio.to_thread(plane.helm, *by_hand, stdin=json.dumps(values(red="1", green="1")))
+    plane.patch(f"/apis/apps/v1/namespaces/{namespace}/deployments/web", {"spec": {"replicas": 2}})
+    async with people(shared, namespace) as we:
+        plan = await we.deployed("web", values(red="1"))
+
+    told = json.dumps(plan)
+    assert "data.green" in told and "spec.replicas" in told
+    assert plan["data"]["counts"]["update"] == 2
+    lights = plane.get(f"/api/v1/namespaces/{namespace}/configmaps/lights")
+    live = plane.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/web")
+    assert lights is not None and lights["data"] == {"red": "1"}
+    assert live is not None and live["spec"]["replicas"] == 1
+    assert revisions(plane, namespace, "web") == [(1, "superseded"), (2, "deployed")]
+
+
 async def test_whether_an_object_is_kept_says_the_live_one(shared: Installed, plane: Plane, namespace: str) -> None:
     """As Helm does it on an upgrade: who annotates a volume to save it changes no manifest."""
 

@@ -10,6 +10,7 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from countersign.adapters.helm.archive import Asked, crds_of
@@ -88,11 +89,13 @@ async def planned(session: Session, wanted: Wanted, beat: Beat) -> Planned:
     target, current = await together(target_of(session, wanted, history), current_of(session, wanted, history))
     session.hide(secret_texts((*target.objects, *target.hooks, *current)) | wanted.secrets)
     looked, removed = await looked_at(session, wanted, target, current)
+    forced = any(one.conflicts for one in looked) and await server_side(session, wanted, history)
     risks = (*target.remarks, *await quota_risks(session, looked))
     differences = diff.compared(looked, removed)
     there = await session.cluster.get_all(map(named, target.hooks))
     hooks = {one.key.address: digest.marked(one.key.address, there[named(one)], session.around.fingerprints) for one in target.hooks}
-    return await asyncio.to_thread(told, session, wanted, target, differences, history, removed, build=build, risks=risks, hook_marks=hooks)
+    told_of = partial(told, build=build, risks=risks, hook_marks=hooks, forced=forced)
+    return await asyncio.to_thread(told_of, session, wanted, target, differences, history, removed)
 
 
 # What is there, and what may be done with it
@@ -224,6 +227,7 @@ async def looked_at(
 ) -> tuple[tuple[Looked, ...], tuple[Removed, ...]]:
     release, cluster = wanted.release, session.cluster
     stays = {one.key for one in target.objects}
+    declared = {one.key: one for one in current}
     goes = [one for one in current if one.key not in stays]
     live = await cluster.get_all(map(named, (*target.objects, *goes, *target.crds)))
     owned = [owned_by(one.body, release) for one in target.objects]
@@ -238,6 +242,9 @@ async def looked_at(
             conflicts = tuple(Conflict(manager=m, field=f) for m, f in answer.conflicts if m != "helm")
             one, answer = replace(one, conflicts=conflicts), forced
         if not isinstance(answer, Refusal):
+            before = declared.get(manifest.key)
+            if before is not None and one.live is not None and diff.client_side(one.live):
+                answer = diff.taken_away(answer, before.body, manifest.body)
             looked.append(replace(one, predicted=answer))
         elif answer.why is Why.UNKNOWN_KIND and target.crds:
             looked.append(replace(one, unchecked="its kind comes with the chart"))
@@ -250,6 +257,16 @@ async def looked_at(
     looked += [Looked(manifest=one) for one in target.crds]
     whole = wanted.action is Action.UNINSTALL
     return tuple(looked), tuple(Removed(manifest=one, live=live[named(one)], uninstalled=whole) for one in goes)
+
+
+async def server_side(session: Session, wanted: Wanted, history: Sequence[Revision]) -> bool:
+    """Whether helm will apply by the server, and may be told to force. It goes on as a release was made: by Helm 3, on the client."""
+    last = newest(history)
+    if last is None or _installs(history):
+        return True
+    revision = wanted.to or last.number
+    where = [wanted.release.name, "-n", wanted.release.namespace, "--revision", str(revision)]
+    return bool((await session.asked(["get", "metadata", *where])).get("applyMethod") == "ssa")
 
 
 def owned_by(body: Mapping[str, Any], release: Release) -> dict[str, Any]:

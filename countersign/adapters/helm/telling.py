@@ -30,12 +30,14 @@ def told(
     build: str,
     risks: Sequence[str],
     hook_marks: Mapping[str, str],
+    forced: bool,
 ) -> Planned:
     around, release, prints = session.around, wanted.release, session.around.fingerprints
     last = newest(history)
     veil = Veil(prints, session.redactor.secrets, scope=str(release))
     live = marks(differences, removed, prints)
-    meta = meta_of(session, wanted, target, differences, last, live, build=build).model_copy(update={"hook_marks": dict(hook_marks)})
+    meta = meta_of(session, wanted, target, differences, last, live, build=build)
+    meta = meta.model_copy(update={"hook_marks": dict(hook_marks), "force_conflicts": forced})
     facts = meta.model_dump(mode="json", exclude={"live", "objects", "hooks", "hook_marks", "run", "server", "chart_source"})
     document = digest.document_of(differences, facts=facts, live=live, hooks=target.hooks, values=wanted.values, fingerprints=prints)
     plan = diff.plan_of(
@@ -108,7 +110,6 @@ def meta_of(
         chart_name=archive.name if archive else "",
         chart_version=archive.version if archive else "",
         chart_source=archive.source if archive else "",
-        force_conflicts=any(one.looked is not None and one.looked.conflicts for one in differences),
         run_tests=wanted.run_tests,
         keep_history=wanted.keep_history,
         timeout=around.timeout,

@@ -37,6 +37,7 @@ STATEFUL: tuple[str, ...] = (
 )  # fmt: skip
 _NOT_STATEFUL: tuple[str, ...] = ("ClusterRole.rbac.authorization.k8s.io",)
 RIGHTS: tuple[str, ...] = ("*.rbac.authorization.k8s.io", "*WebhookConfiguration.admissionregistration.k8s.io", "ServiceAccount")
+_MERGED_BY = ("mountPath", "devicePath", "containerPort", "port", "name", "ip", "topologyKey")  # parts of lists, as Kubernetes does
 _IN_THE_ADDRESS = (("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace"))
 _LABELS = frozenset({"metadata", "labels", "matchLabels", "selector", "annotations"})
 _COUNTED = {"create": "create", "update": "update", "replace": "replace", "delete": "delete", "keep": "forgotten"}
@@ -209,6 +210,44 @@ def _over(under: Any, declared: Any) -> Any:
     if mine and theirs:
         return [_over(theirs.get(name), value) for name, value in mine.items()] + [v for k, v in theirs.items() if k not in mine]
     return declared
+
+
+def client_side(live: Mapping[str, Any]) -> bool:
+    """Whether Helm applied this object as Helm 3 does: the server does not know then what the chart declared, and a dry run of it
+    leaves everything there that an upgrade takes away."""
+    fields = (live.get("metadata") or {}).get("managedFields") or ()
+    ways = {one.get("operation") for one in fields if one.get("manager") == "helm" and not one.get("subresource")}
+    return ways == {"Update"}
+
+
+def taken_away(predicted: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """`predicted` without what was declared `before` and is not `after`: Helm itself takes that away of such an object."""
+    found: dict[str, Any] = _without(predicted, before, after)
+    place = {key: value for key, value in predicted["metadata"].items() if key == "namespace"}  # which a chart may say or leave out
+    return {**found, "metadata": {**found["metadata"], **place}}
+
+
+def _without(there: Any, before: Any, after: Any) -> Any:
+    if all(isinstance(side, Mapping) for side in (there, before, after)):
+        kept = {key: value for key, value in there.items() if key not in before or key in after}
+        return {key: _without(value, before.get(key), after.get(key)) for key, value in kept.items()}
+    if not all(isinstance(side, list) for side in (there, before, after)):
+        return there
+    if not any(isinstance(item, Mapping | list) for side in (there, before, after) for item in side):
+        return [item for item in there if item not in before or item in after]
+    for key in _MERGED_BY:
+        theirs, olds, news = (_by_key(side, key) for side in (there, before, after))
+        if theirs is not None and olds is not None and news is not None:
+            return [_without(item, olds.get(k), news.get(k)) for k, item in theirs.items() if k not in olds or k in news]
+    return there
+
+
+def _by_key(items: list[Any], key: str) -> dict[str, Any] | None:
+    """None where not all have one of their own."""
+    if not all(isinstance(item, Mapping) and key in item for item in items):
+        return None
+    found = {f"{item[key]} {item.get('protocol') or 'TCP'}": item for item in items}
+    return found if len(found) == len(items) else None
 
 
 def _leaves(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[Leaf]:

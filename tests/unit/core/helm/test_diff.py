@@ -15,6 +15,7 @@ from countersign.core.helm.diff import (
     Looked,
     Removed,
     change_of,
+    client_side,
     compared,
     drift_of,
     drifted,
@@ -24,6 +25,7 @@ from countersign.core.helm.diff import (
     plan_of,
     record_of,
     sides,
+    taken_away,
     view_of,
 )
 from countersign.core.helm.manifests import Manifest
@@ -206,6 +208,67 @@ def test_what_the_cluster_does_not_let_change_is_replaced_or_nothing() -> None:
     assert view["changes"][0]["attributes"] == [
         {"name": "spec.serviceName", "before": "a", "after": "b", "forces_replacement": True},
     ]
+
+
+@pytest.mark.parametrize(
+    ("there", "before", "after", "left"),
+    [
+        ({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2}, {"a": 1}, {"a": 1, "c": 3}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 2}}, {"a": {"c": 2}}, {"a": {"c": 2}}),
+        ({"a": 1}, {"a": {"b": 1}}, {"a": 1}, {"a": 1}),
+        ({"finalizers": ["a", "b", "c"]}, {"finalizers": ["a", "b"]}, {"finalizers": ["a"]}, {"finalizers": ["a", "c"]}),
+        (
+            {"env": [{"name": "a", "value": "1"}, {"name": "b", "value": "2"}, {"name": "injected"}]},
+            {"env": [{"name": "a", "value": "1"}, {"name": "b"}]},
+            {"env": [{"name": "a"}]},
+            {"env": [{"name": "a"}, {"name": "injected"}]},
+        ),
+        (
+            {"ports": [{"port": 53, "protocol": "TCP", "nodePort": 3}, {"port": 53, "protocol": "UDP"}]},
+            {"ports": [{"port": 53}, {"port": 53, "protocol": "UDP"}]},
+            {"ports": [{"port": 53}]},
+            {"ports": [{"port": 53, "protocol": "TCP", "nodePort": 3}]},
+        ),
+        (
+            {"rules": [{"verbs": ["get"]}]},
+            {"rules": [{"verbs": ["get", "list"]}]},
+            {"rules": [{"verbs": ["get"]}]},
+            {"rules": [{"verbs": ["get"]}]},
+        ),
+        (
+            {"volumes": [{"name": "a"}, {"name": "a"}]},
+            {"volumes": [{"name": "a"}]},
+            {"volumes": []},
+            {"volumes": [{"name": "a"}, {"name": "a"}]},
+        ),
+    ],
+)
+def test_what_a_chart_declares_no_more_is_taken_away_and_what_others_added_stays(
+    there: dict[str, Any], before: dict[str, Any], after: dict[str, Any], left: dict[str, Any]
+) -> None:
+    found = taken_away(
+        {"metadata": {"namespace": "shop"}, **there}, {"metadata": {"namespace": "shop"}, **before}, {"metadata": {}, **after}
+    )
+
+    assert found == {"metadata": {"namespace": "shop"}, **left}
+
+
+@pytest.mark.parametrize(
+    ("managed", "client"),
+    [
+        ([("helm", "Update", "")], True),
+        ([("helm", "Update", ""), ("kubectl", "Apply", "")], True),
+        ([("helm", "Apply", "")], False),
+        ([("helm", "Update", ""), ("helm", "Apply", "")], False),
+        ([("helm", "Update", "scale"), ("kubectl", "Update", "")], False),
+        ([], False),
+    ],
+)
+def test_the_server_tells_how_helm_applied_an_object(managed: list[tuple[str, str, str]], client: bool) -> None:
+    fields = [{"manager": manager, "operation": way, "subresource": part} for manager, way, part in managed]
+
+    assert client_side({"metadata": {"managedFields": fields}}) is client
+    assert client_side({}) is False
 
 
 @pytest.mark.parametrize(
