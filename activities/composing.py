@@ -33,10 +33,9 @@ from countersign.core.errors import BY_CODE, CountersignError, FailedPreconditio
 from countersign.core.plan import ChangeClass
 from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
-from countersign.core.steps import ApplyInput, FollowInput, RunRef, Standing
+from countersign.core.steps import ApplyInput, FollowInput, RunRef, Standing, pause_before_look
 
 LOOK, AT_MOST = 0.05, 0.5  # seconds between two looks at a handful of rows; the longer nothing moves, the longer
-SAY_AGAIN = 10.0  # seconds after which a member that does not move is told once more
 LOG = 200_000  # characters of each member's log of its plan
 _LED = frozenset({RunState.APPLYING, RunState.CANCELING, RunState.RECONCILING})
 VIEW = "countersign.view/1"
@@ -55,13 +54,13 @@ class Said:
 
     def __init__(self, workflows: Workflows) -> None:
         self._workflows = workflows
-        self._at: dict[tuple[str, str], float] = {}
+        self._told: dict[tuple[str, str], tuple[int, float]] = {}  # how often, and when it is to be told once more
 
     def _is_due(self, run_id: str, what: str) -> bool:
-        now, before = asyncio.get_running_loop().time(), self._at.get((run_id, what))
-        if before is not None and now - before < SAY_AGAIN:
+        now, (times, due) = asyncio.get_running_loop().time(), self._told.get((run_id, what), (0, 0.0))
+        if times and now < due:
             return False
-        self._at[(run_id, what)] = now
+        self._told[(run_id, what)] = (times + 1, now + pause_before_look(times).total_seconds())
         return True
 
     async def look(self, run_id: str) -> None:

@@ -41,14 +41,14 @@ with workflow.unsafe.imports_passed_through():
         RunInput,
         RunRef,
         Standing,
+        pause_before_look,
     )
 
 Gives = TypeVar("Gives", bound=Payload)
 Given = TypeVar("Given", bound=Payload)
 S = RunState
 
-LOOK_AGAIN = timedelta(seconds=15)  # a wake-up may be lost with whoever should have sent it
-QUEUED = timedelta(minutes=2)  # the same for one of many who wait for their turn: the sweep wakes who is next, much sooner
+QUEUED = timedelta(minutes=2)  # a wake-up may be lost with whoever should have sent it; the sweep wakes who is next, much sooner
 PLAN_COMES_WITHIN = timedelta(seconds=15)  # for a decision that arrives in the instant its plan is recorded
 APPLIES = 3  # tries to start an apply that is refused for a reason that stays
 REFUSALS_SHOWN = 5
@@ -73,6 +73,7 @@ class Run:
         self._details = ""  # as the last step told it; a refusal changes it, and nothing else about the run
         self._refusals: list[str] = []  # of what never came to a step
         self._applies = 0
+        self._looks = 0  # at what keeps an approved run from its apply
 
     @workflow.run
     async def run(self, start: RunInput) -> Standing:
@@ -170,7 +171,8 @@ class Run:
         else:
             self._stand(standing)
         if self._standing.state is S.APPROVED:  # somebody else's turn, a freeze, or a fault that may pass
-            await self._sleep_until_woken(LOOK_AGAIN)
+            await self._sleep_until_woken(pause_before_look(self._looks))
+            self._looks += 1
             await self._look()
 
     async def _follow(self) -> None:

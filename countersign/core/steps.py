@@ -97,6 +97,15 @@ class EndInput(Payload):
     message: str = ""
 
 
+def pause_before_look(number: int) -> timedelta:
+    """How long whoever waits for what may pass (a turn, a freeze, a backend that is away) leaves before look `number`, from 0.
+
+    Soon at first. Later there is time: each look is some twenty events, and a history that has 51,200 of them is ended by Temporal.
+    """
+    return timedelta(seconds=15) if number < _SOON else timedelta(minutes=2)
+
+
+_SOON = 40  # looks: ten minutes
 _BEAT = timedelta(seconds=5)
 _SHORT = timedelta(seconds=30)
 LED = timedelta(days=7)  # one try to lead a composite to its end: it waits for turns and for operators, and the next try goes on

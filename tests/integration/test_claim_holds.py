@@ -18,7 +18,7 @@ from countersign.core.approval import ApproveInput
 from countersign.core.errors import CountersignError
 from countersign.core.policy import Need, Policy, Rule
 from countersign.core.run import RunState
-from countersign.core.steps import ApplyInput
+from countersign.core.steps import ApplyInput, pause_before_look
 from countersign.worker import interceptors
 from countersign.worker.sweep import sweep
 from tests.integration.test_cancel import later
@@ -299,6 +299,37 @@ async def test_an_approval_expires_while_a_freeze_lasts(it: Service, monkeypatch
         await it.reaches(run.id, RunState.EXPIRED)
 
     assert toy(it).launched == []
+
+
+async def test_an_approved_run_that_waits_for_a_day_stays_within_what_temporal_keeps_of_a_workflow(it: Service) -> None:
+    toy(it).want(("a", "create"))
+    run = await it.start(await it.stack())
+    waiting = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    frozen = {"org_id": it.org, "id": "all_writes", "is_on": True, "reason": "audit", "by": "person:bo"}
+    async with it.store.begin() as tx:
+        await tx.execute(switches.insert().values(frozen | {"at": "2026-01-01T00:00:00.000000Z"}))
+    await it.approve(waiting)
+
+    async def looks(number: int) -> int:
+        """Events when it has looked that often, and sleeps."""
+
+        async def looked() -> int:
+            history = (await it.client.get_workflow_handle(run.id).fetch_history()).events
+            timers = [e for e in history if e.event_type == EventType.EVENT_TYPE_TIMER_STARTED]
+            applies = [e for e in history if e.activity_task_scheduled_event_attributes.activity_type.name == "toy.apply"]
+            return len(history) if len(applies) == number and timers and history[-1].event_id == timers[-1].event_id else 0
+
+        return int(await eventually(looked, f"look {number}"))
+
+    first = await looks(1)
+    await it.runs.wake(run.id)
+    each = await looks(2) - first
+
+    passed, number = timedelta(), 0
+    while passed < timedelta(hours=24):
+        passed, number = passed + pause_before_look(number), number + 1
+    assert each > 5
+    assert number * each < 51_200 / 2
 
 
 @requirement("bad:racing-approvals")

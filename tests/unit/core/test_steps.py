@@ -24,6 +24,7 @@ from countersign.core.steps import (
     RunRef,
     Standing,
     engine_steps,
+    pause_before_look,
 )
 from tests.requirements import requirement
 
@@ -118,3 +119,7 @@ def test_a_composite_is_led_by_whoever_is_there_for_as_long_as_it_takes() -> Non
     assert (steps.apply.attempts, steps.follow.attempts, steps.follow.schedule_to_start) == (1, 0, None)
     assert {step.attempt_timeout for step in (steps.plan, steps.apply, steps.follow)} == {timedelta(days=7)}
     assert steps.reconcile is None
+
+
+def test_what_waits_is_looked_at_soon_at_first_and_seldom_later() -> None:
+    assert [pause_before_look(number) for number in (0, 39, 40, 1000)] == [15 * SECOND, 15 * SECOND, 120 * SECOND, 120 * SECOND]
