@@ -1,7 +1,7 @@
 """One configured cluster, as releases need it: what lives there, and what an apply would make of an object, asked without changing it.
 
-The client is synchronous, and so each question is asked in a thread, with a bound. What a question comes to that an object's author can
-mend is an answer (`Refusal`); what nobody can answer now is raised.
+The client is synchronous, and so each question is asked in a thread, with a bound; nothing else waits for these threads. What a question
+comes to that an object's author can mend is an answer (`Refusal`); what nobody can answer now is raised.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +29,7 @@ T = TypeVar("T")
 MANAGER = "helm"  # whose fields an apply owns: the name of helm's executable
 WITHIN = (5.0, 20.0)  # seconds: to connect, and to be answered
 AT_ONCE = 8  # questions about objects of one plan
+_THREADS = ThreadPoolExecutor(max_workers=4 * AT_ONCE, thread_name_prefix="kubernetes")
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -288,17 +290,24 @@ def _in_files(config: Kubeconfig, folder: Path) -> dict[str, Any]:
     return document
 
 
+class _Bounded(DynamicClient):  # type: ignore[misc]  # it comes without types
+    """Discovery itself asks without a limit, and would wait for ever for a cluster that has stopped to answer."""
+
+    def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
+        return super().request(method, path, body=body, **{"_request_timeout": WITHIN, **params})
+
+
 def _client_of(config: Kubeconfig, folder: Path) -> DynamicClient:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     client = new_client_from_config_dict(
         _in_files(config, folder), context=CONTEXT, persist_config=False, temp_file_path=str(folder), client_configuration=Configuration()
     )
-    return DynamicClient(client, cache_file=str(folder / "discovery.json"))
+    return _Bounded(client, cache_file=str(folder / "discovery.json"))
 
 
 async def _asked(cluster: str, ask: Callable[[], T]) -> T:
     try:
-        return await asyncio.to_thread(ask)
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, ask)
     except ApiException as refused:
         raise _answered(cluster, refused.status or 0, refused.body) from None
     except (urllib3.exceptions.HTTPError, OSError) as away:
