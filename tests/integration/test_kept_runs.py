@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
-from countersign.adapters.store import records
+from countersign.adapters.store import records, state
 from countersign.adapters.store.by_hand import Push
-from countersign.adapters.store.custody import Keeping
+from countersign.adapters.store.custody import Adoption, Keeping, saw
 from countersign.adapters.store.runs import RunRow
 from countersign.core.engine import Seen
 from countersign.core.errors import FailedPrecondition
@@ -186,6 +186,22 @@ async def test_another_stack_reads_its_outputs(it: InTheCloud) -> None:
     waiting = (await it.ended("apply_terraform", workspace="app"))["run"]
 
     assert "input = one" in str((await it.plan(waiting["run_id"]))["changes"])
+
+
+@requirement("state:kept")
+async def test_what_a_run_saw_elsewhere_is_not_noted_once_the_state_was_taken_over(it: InTheCloud) -> None:
+    await it.applied()
+    store, artifacts = it.lost.it.store, it.lost.it.artifacts
+    async with store.read() as conn:
+        then = await records.get_stack(conn, "local", it.lost.stack_id)  # as a run has it that began to look before
+    there = pulled(it)
+    newer = json.dumps({**there, "serial": there["serial"] + 2}).encode()
+    await Adoption(store=store, artifacts=artifacts, stack=then, by=ANA, origin="file", reason="", newer=True)(newer)
+
+    await saw(store, artifacts, then.config, "run_looked", Seen(backend=HTTP, data=json.dumps(there).encode()))
+
+    async with store.read() as conn:
+        assert (await state.head(conn, "local", it.lost.stack_id)).serial == there["serial"] + 2
 
 
 @requirement("state:kept-claim")

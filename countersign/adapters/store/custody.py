@@ -190,9 +190,14 @@ class Keeping:
 
 
 async def saw(store: Store, artifacts: Artifacts, stack: StackConfig, run_id: str, seen: Seen) -> None:
-    """Note what a run saw of a state that is kept elsewhere, as the newest one. Raises FailedPrecondition where it is another one."""
+    """Note what a run saw of a state that is kept elsewhere, as the newest one. Raises FailedPrecondition where it is another one.
+
+    Where it was taken over or given back while the run looked, nothing is noted: what is here counts for itself then.
+    """
     header = header_of(seen.data) if seen.data is not None else None
     async with store.read() as conn:
+        if not await _is_own(conn, stack):
+            return
         before = await state.head(conn, stack.org, stack.stack_id)
     if not before.empty and (header is None or header.lineage != before.lineage):
         there = "nothing is" if header is None else f"a state of the lineage {header.lineage} is"
@@ -208,9 +213,16 @@ async def saw(store: Store, artifacts: Artifacts, stack: StackConfig, run_id: st
     facts = {"org": stack.org, "stack_id": stack.stack_id, "run_id": run_id, "kind": "state", "name": f"state-{header.serial}"}
     written = await artifacts.write(**facts, data=seen.data, readable=False)
     async with store.begin() as tx:
+        if not await _is_own(tx, stack):
+            return
         await artifacts.record(tx, written)
         where: dict[str, Any] = {"org": stack.org, "stack_id": stack.stack_id, "run_id": run_id, "credential_id": SEEN}
         await state.install(tx, header=header, written=written, now=store.now(), **where)
+
+
+async def _is_own(conn: AsyncConnection, stack: StackConfig) -> bool:
+    now = await records.config_of(conn, stack.org, stack.stack_id)
+    return now is not None and now.own
 
 
 async def _written(artifacts: Artifacts, stack: StackRow, before: Head, data: bytes | None, header: Header) -> Written:
