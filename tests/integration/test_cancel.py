@@ -200,7 +200,7 @@ async def test_a_worker_that_shuts_down_does_not_wait_for_an_apply_that_is_being
             for pid in frozen:
                 os.kill(pid, signal.SIGCONT)
         journal = it.it.engine.where(attempt.id) / "run" / "journal"
-        await until(lambda: b"Interrupt received" in journal.read_bytes(), "Terraform to hear of it")
+        await until(lambda: b"Stopping operation" in journal.read_bytes(), "Terraform to hear of it")
     await it.it.start_workers()
 
     ended = await it.it.reaches(run.id, S.PARTIALLY_APPLIED, patience=90)  # steps in dead hands time out first

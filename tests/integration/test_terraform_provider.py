@@ -126,7 +126,7 @@ async def test_a_cancel_waits_for_what_is_in_flight_and_records_it(bench: Bench,
     attempt, held = await in_flight(bench, world, "before")
     following = asyncio.create_task(bench.follow(attempt, stop=True))
     journal = bench.engine.where(attempt) / "run" / "journal"
-    await until(lambda: "Interrupt received" in journal.read_text(), "the engine to hear of it")
+    await until(lambda: "Stopping operation" in journal.read_text(), "the engine to hear of it")
     held.release("go")
 
     outcome = await asyncio.wait_for(following, PATIENCE)
