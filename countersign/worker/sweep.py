@@ -102,8 +102,9 @@ async def _end_if_nothing_began(store: Store, workflows: Runs, run: RunRow, stat
         live = await runs.move(tx, live, RunState.CANCELED, at=now, body={"message": why}, reason=why, code="canceled")
         await audit.append(tx, org=run.org, at=stamp(now), action="run.ended_in_temporal", by=SYSTEM, target=run.stack_path, run_id=run.id)
         freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
-    if freed:
-        await workflows.wake(freed)
+        steps = await runs.members_of(tx, live)  # those of a composite ended with it
+    for run_id in ([freed] if freed else []) + [step.id for step in steps]:
+        await workflows.wake(run_id)
 
 
 async def resume_own(store: Store, workflows: Runs, orgs: list[str], host: str) -> int:

@@ -491,6 +491,20 @@ async def test_workflows_terminated_in_temporal_are_brought_back_and_nothing_is_
 
 
 @requirement("composite:survives")
+async def test_a_whole_whose_workflow_is_terminated_while_people_think_ends_with_the_workflows_of_its_steps(it: Service) -> None:
+    net, app = await two(it)
+    run = await compose(it, ("apply_toy", net), ("apply_toy", app))
+    await it.reaches(run.id, RunState.AWAITING_APPROVAL)
+    await it.client.get_workflow_handle(run.id).terminate("a test ends it")
+
+    with later(it.store, seconds=10):
+        await sweep(it.store, it.runs, [it.org])
+
+    assert (await it.run(run.id)).state is RunState.CANCELED
+    assert await every_workflow_ends(it, run) == ["canceled", "canceled"]
+
+
+@requirement("composite:survives")
 async def test_an_emptied_temporal_is_told_of_all_of_it_again_and_nothing_is_done_twice(tmp_path: Path) -> None:
     async with Machine(tmp_path) as machine:
         it = machine.it
