@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 from temporalio.client import Client
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.backup import inspected
 from countersign.adapters.store import audit, journals, plans
-from countersign.adapters.store.database import stamp
+from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.plans import AttemptRow
+from countersign.adapters.store.retention import lapse
 from countersign.adapters.store.schema import artifacts, attempts, runs
 from countersign.adapters.store.schema import journals as chunks
 from countersign.core.engine import Said
 from countersign.core.errors import Unavailable
-from countersign.core.retention import Retention
+from countersign.core.retention import Retention, rules
 from countersign.worker.forgetting import forget
 from tests.integration.in_the_cloud import InTheCloud, in_the_cloud
 from tests.postgres import BOTH, database_of
@@ -170,3 +171,22 @@ async def test_an_apply_that_is_open_keeps_everything(it: InTheCloud) -> None:
 
     assert await let_go(it, Retention(applied_days=2, journal_days=2)) == {}
     assert "plan_bundle" in await kinds(it, run_id)
+
+
+async def test_a_round_looks_up_the_applies_of_a_run_and_reads_not_all_of_them_for_each(tmp_path: Path) -> None:
+    """Tens of thousands of runs are a year; each round holds the lock for writing."""
+    path = tmp_path / "store.db"
+    store = await Store.open(f"sqlite+aiosqlite:///{path}")
+    asked: list[tuple[str, Any]] = []
+    event.listen(store._writer.sync_engine, "before_cursor_execute", lambda conn, cursor, text, given, *_: asked.append((text, given)))
+    try:
+        for rule in rules(Retention(applied_days=30)):
+            async with store.begin() as tx:
+                await lapse(tx, "o", rule, now=store.now(), most=200)
+    finally:
+        await store.close()
+
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        steps = [row[3] for text, given in asked for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", given)]
+    assert len(asked) == 4
+    assert [step for step in steps if "attempts" in step and "ix_attempts_run" not in step] == []

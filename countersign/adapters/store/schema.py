@@ -229,6 +229,7 @@ attempts = Table(
     Column("evidence", Text),  # JSON list of lines
     UniqueConstraint("org_id", "plan_digest"),
     Index("ix_attempts_open", "org_id", "stack_id", **_only("closed_at IS NULL")),
+    Index("ix_attempts_run", "org_id", "run_id"),
 )
 
 # What an apply did, shipped while it runs: what is left where its machine does not come back. Chunks of one attempt, in order.

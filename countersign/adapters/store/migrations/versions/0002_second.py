@@ -80,9 +80,11 @@ def upgrade() -> None:
     with op.batch_alter_table("turns") as batch:
         batch.add_column(sa.Column("rank", sa.Integer(), server_default="0", nullable=False))
         batch.add_column(sa.Column("by", sa.String(length=120), server_default="", nullable=False))
+    op.create_index("ix_attempts_run", "attempts", ["org_id", "run_id"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_attempts_run", table_name="attempts")
     with op.batch_alter_table("turns") as batch:
         batch.drop_column("by")
         batch.drop_column("rank")
