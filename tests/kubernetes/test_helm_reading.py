@@ -330,3 +330,34 @@ async def test_whoever_may_not_see_releases_is_told_of_no_such_tool(shared: Inst
         assert not {name for name in names if name.startswith("helm_")}
         with pytest.raises(MCPError, match="Unknown tool: helm_list_releases"):
             await client.call_tool("helm_list_releases", {})
+
+
+@requirement("helm:secrets")
+async def test_drift_of_what_is_deployed_shows_no_secret_of_it_where_the_newest_revision_failed(
+    agent: Client, plane: Plane, namespace: str
+) -> None:
+    def values(token: str, **more: str) -> str:
+        data = {"line": f"say {token} twice"}
+        return json.dumps(
+            {"token": token, "extra": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "db"}, "data": data}], **more}
+        )
+
+    by_hand = ["upgrade", "--install", "web", str(CHARTS / "web"), "-n", namespace, "-f", "-"]
+    plane.helm(*by_hand, stdin=values("deployed-9f2c77ab"))
+    plane.helm(*by_hand, "--wait", "--timeout", "1s", stdin=values("failed-51d0e3c4", fake="image-pull"), code=1)
+    asked = {"release_name": "web", "namespace": namespace, "env": "dev"}
+
+    newest = await call(agent, "helm_get_release", **asked, include=["drift"])
+    older = await call(agent, "helm_get_release", **asked, include=["drift"], revision=1)
+    checked = await call(agent, "run_start", type="helm_detect_drift", input=asked)
+    await until(agent, checked["run"]["run_id"], "planned_and_finished")
+    plan = await call(agent, "run_plan", run_id=checked["run"]["run_id"])
+    deploy = {**asked, "chart": "web", "values": {"token": "other-77aa01fe"}}
+    planned = await call(agent, "helm_deploy", **deploy, dry_run=True)
+    await until(agent, planned["run"]["run_id"], "planned_and_finished")
+    deployed = await call(agent, "run_plan", run_id=planned["run"]["run_id"])
+
+    assert (newest["data"]["revision"], newest["data"]["drift"]["revision"]) == (2, 1)
+    for told in map(json.dumps, (newest, older, plan, deployed)):
+        assert f"ConfigMap/{namespace}/db" in told
+        assert "9f2c77ab" not in told and "51d0e3c4" not in told

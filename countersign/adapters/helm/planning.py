@@ -230,6 +230,7 @@ async def looked_at(
     declared = {one.key: one for one in current}
     goes = [one for one in current if one.key not in stays]
     live = await cluster.get_all(map(named, (*target.objects, *goes, *target.crds)))
+    session.hide_live((*target.objects, *goes), live)
     owned = [owned_by(one.body, release) for one in target.objects]
     answers = await cluster.predicted_all(owned, namespace=release.namespace)
     made = {one.key.name for one in target.objects if one.key.type == "Namespace"}

@@ -297,9 +297,10 @@ async def get_release(asked: Question, around: Surroundings) -> Mapping[str, obj
         status = await session.asked(["status", *where])
         rows = await session.asked(["history", release.name, "-n", release.namespace, "--max", "256"])
         objects = await session.parsed(str(status.get("manifest") or ""), release.namespace)
-        veil = await _veil(asked, session, release, status, objects, where if "values" in include else None)
         current = deployed(history)
         standing_objects = objects if current is None or current.number == chosen else await session.manifest(release, current.number)
+        every_object = (*objects, *standing_objects)  # health and drift tell of those that are deployed, whatever was chosen
+        veil = await _veil(asked, session, release, status, every_object, where if "values" in include else None)
         found = {
             **_head(release, session, chosen, rows, history, status, veil),
             **await _health(session, standing_objects, status, veil),
@@ -317,7 +318,8 @@ async def get_release(asked: Question, around: Surroundings) -> Mapping[str, obj
         if "notes" in include:
             found["notes"] = untrusted(veil.text(str(status.get("info", {}).get("notes") or "")), f"notes of {release}")
         if "drift" in include:
-            found["drift"] = await drift_of(session, release, history, veil) if current is not None else None
+            found["drift"] = await drift_of(session, release, history) if current is not None else None
+            veil = Veil(around.fingerprints, session.redactor.secrets, scope=str(release))
         return _hidden(found, veil)
 
 
@@ -452,11 +454,12 @@ def hooks_of(status: Mapping[str, Any]) -> str:
 # Drift
 
 
-async def drift_of(session: Session, release: Release, history: Sequence[Revision], veil: Veil) -> dict[str, object]:
+async def drift_of(session: Session, release: Release, history: Sequence[Revision]) -> dict[str, object]:
     """What was changed outside of the deployed revision, object by object."""
     current = deployed(history)
     assert current is not None  # whoever asks saw to it
     looked, unasked = await looked_for_drift(session, release, await session.manifest(release, current.number))
+    veil = Veil(session.around.fingerprints, session.redactor.secrets, scope=str(release))
     found = diff.drifted(looked)
     plan = diff.drift_of(found, engine_build="helm", veil=veil)
     changed = [one for one in found if one.action != "no-op"]
@@ -482,6 +485,7 @@ def _change(one: diff.Difference, veil: Veil) -> dict[str, object]:
 async def looked_for_drift(session: Session, release: Release, objects: Sequence[Manifest]) -> tuple[list[Looked], list[dict[str, str]]]:
     """What the cluster has of each object, and what it would have if it were applied again; and what it does not say."""
     live = await session.cluster.get_all(map(named, objects))
+    session.hide_live(objects, live)
     there = [one for one in objects if live[named(one)] is not None]
     documents = [owned_by(one.body, release) for one in there]
     # By force: a field that somebody else took over is what is looked for.

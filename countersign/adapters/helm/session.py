@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from countersign.core.fingerprints import Fingerprints
 from countersign.core.helm.failures import classify
 from countersign.core.helm.manifests import CLUSTER_SCOPED, Manifest, parse
 from countersign.core.helm.recovery import LABEL, Revision
+from countersign.core.helm.redaction import is_secret, secret_texts
 from countersign.core.redaction import Redactor
 
 _VERSIONS: dict[tuple[str, int, int, int], str] = {}  # of an executable, which is asked once
@@ -85,6 +86,11 @@ class Session:
 
     def hide(self, secrets: frozenset[str]) -> None:
         self.redactor = Redactor(self.redactor.secrets | secrets)
+
+    def hide_live(self, manifests: Iterable[Manifest], live: Mapping[Named, Mapping[str, Any] | None]) -> None:
+        """What the Secrets among these hold by now: by hand, or by a revision that failed, it may be another than was declared."""
+        secrets = ((one, live[named(one)]) for one in manifests if is_secret(one))
+        self.hide(secret_texts(replace(one, body=body) for one, body in secrets if body is not None))
 
     async def build(self) -> str:
         """As plans and records name it: "helm v4.2.4"."""
