@@ -21,14 +21,14 @@ def silent() -> Iterator[str]:
         yield f"https://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def opened(server: str, folder: Path) -> "asyncio.Future[object]":
+def opened(server: str, folder: Path) -> "asyncio.Task[cluster.Cluster]":
     text = f"""
 current-context: it
 clusters: [{{name: it, cluster: {{server: "{server}", insecure-skip-tls-verify: true}}}}]
 users: [{{name: it, user: {{token: some-token}}}}]
 contexts: [{{name: it, context: {{cluster: it, user: it}}}}]
 """
-    return asyncio.ensure_future(cluster.Cluster.open(kubeconfig.of_text(text, context=None), name="dev", folder=folder))
+    return asyncio.create_task(cluster.Cluster.open(kubeconfig.of_text(text, context=None), name="dev", folder=folder))
 
 
 async def test_whoever_asks_is_told(silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
