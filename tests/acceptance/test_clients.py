@@ -246,7 +246,7 @@ async def test_what_a_client_is_told_to_call_answers_to_the_key_it_holds(shared:
 
 
 async def test_a_role_or_server_there_is_not_is_refused_before_anything_is_served(shared: Installed) -> None:
-    for wrong, said in ((["--role", "nobody"], "no role 'nobody'"), (["--server", "helm"], "no server 'helm'")):
+    for wrong, said in ((["--role", "nobody"], "no role 'nobody'"), (["--server", "nowhere"], "no server 'nowhere'")):
         done = await asyncio.to_thread(
             subprocess.run,
             [COMMAND, "front", "--stdio", *wrong],
