@@ -71,6 +71,8 @@ async def test_a_cancel_reaches_an_apply_within_three_seconds_whoever_follows_it
             asked = time.time()
         took = await interrupted(it.it.engine.where(attempt.id) / "run") - asked
         assert took <= WITHIN, f"it took {took:.2f} s"
+        journal = it.it.engine.where(attempt.id) / "run" / "journal"
+        await until(lambda: b"Stopping operation" in journal.read_bytes(), "Terraform to heed it")
 
     ended = await it.it.reaches(run.id, S.PARTIALLY_APPLIED)
 

@@ -371,7 +371,15 @@ async def test_whoami_tells_identity_and_rights_and_no_token(it: FrontService) -
 
     data = answer["data"]
     assert (data["principal"], data["acts_for"], data["role"], data["kind"]) == ("agent:claude", "person:ana", "ci", "agent")
-    assert data["permissions"] == ["core:read", "runs:read own", "runs:write own", "terraform:read", "terraform:write"]
+    assert data["permissions"] == [
+        "core:read",
+        "helm:read",
+        "helm:write",
+        "runs:read own",
+        "runs:write own",
+        "terraform:read",
+        "terraform:write",
+    ]
     assert data["environments"] == ["acme/dev", "acme/prod"]
     assert "cs_" not in json.dumps(answer)
 
