@@ -1,7 +1,10 @@
 """Two hundred runs on one state, and a thousand stacks: everybody's turn comes, and nobody's request waits for all of another's."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import select
@@ -9,6 +12,7 @@ from temporalio.client import Client
 
 from countersign.adapters.store import runs
 from countersign.adapters.store.schema import events
+from countersign.core.errors import Unavailable
 from countersign.core.policy import Need, Policy, Rule
 from countersign.core.principal import Kind, Principal
 from countersign.core.run import RunState
@@ -19,6 +23,7 @@ from tests.toy.engine import ToyEngine, install
 
 pytestmark = pytest.mark.anyio
 
+Asked = TypeVar("Asked")
 AUTO = Policy(rules=(Rule(need=Need.AUTO),))
 MANY, STACKS = 200, 1000
 PATIENCE = 240.0  # seconds; a bound for a machine that does other things as well
@@ -62,6 +67,14 @@ async def test_two_hundred_runs_on_one_state_are_applied_one_by_one_and_a_person
         assert len(toy.world) == MANY + 1
 
 
+async def asked(ask: Callable[[], Awaitable[Asked]]) -> Asked:
+    """As whoever asks is told to: once more, where the store of a machine under this load was busy for too long."""
+    try:
+        return await ask()
+    except Unavailable:
+        return await ask()
+
+
 @requirement("queue:scale")
 async def test_a_thousand_stacks_are_planned_and_every_open_run_of_theirs_is_looked_after(client: Client, tmp_path: Path) -> None:
     install()
@@ -69,8 +82,9 @@ async def test_a_thousand_stacks_are_planned_and_every_open_run_of_theirs_is_loo
     toy.want(("a", "create"))
     async with service(client, tmp_path, toy) as it:
         for first in range(0, STACKS, 20):
-            stacks = await asyncio.gather(*(it.stack(f"s{number}") for number in range(first, first + 20)))
-            await asyncio.gather(*(it.start(stack, by=Principal(id=f"agent:a{first}", kind=Kind.AGENT)) for stack in stacks))
+            stacks = await asyncio.gather(*(asked(partial(it.stack, f"s{number}")) for number in range(first, first + 20)))
+            by = Principal(id=f"agent:a{first}", kind=Kind.AGENT)
+            await asyncio.gather(*(asked(partial(it.start, stack, by=by, key=f"plan-{stack.id}")) for stack in stacks))
         await all_ended(it, STACKS, RunState.AWAITING_APPROVAL)
 
         async with it.store.read() as conn:
