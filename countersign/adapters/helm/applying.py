@@ -5,7 +5,6 @@ release's own history says which revision is there, and whose it is.
 """
 
 import asyncio
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,13 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from countersign.adapters.attempts import AttemptFolders, never_started, obey, private, usable
 from countersign.adapters.helm import bundle
-from countersign.adapters.helm.bundle import Meta, Object, private
+from countersign.adapters.helm.bundle import Meta, Object
 from countersign.adapters.helm.session import Session, Surroundings, at_work
 from countersign.adapters.kubernetes.cluster import Named
-from countersign.adapters.process import Detached, end_marked, marked_processes, tail_of
-from countersign.core.engine import ApplyJob, Beat, Heard, Outcome, Progress, Remains, Wanted, Wish
-from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, PlanStale, Unavailable
+from countersign.adapters.process import Detached, Hold, end_marked, marked_processes, tail_of
+from countersign.core.engine import ApplyJob, Beat, Heard, Outcome, Progress, Remains, Wanted
+from countersign.core.errors import CountersignError, PlanStale, Unavailable
 from countersign.core.helm import digest, failures
 from countersign.core.helm.recovery import Action, Revision, Then, found, newest
 from countersign.core.model import Payload
@@ -29,16 +29,7 @@ from countersign.core.run import RunState
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
 DEATH = 10.0  # seconds: SIGKILL takes effect at once, but for a process that waits for a disk
 GONE_WITHIN = 60.0  # seconds for what was uninstalled to be gone; claims that somebody holds are not
-REFUSED = "refused.json"
 LOG_MAX = 1 << 20
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-
-
-class Refused(Payload):
-    """`refused.json`: why nothing was started. Whoever was told first may be gone when it is asked for."""
-
-    code: str
-    message: str
 
 
 class Noted(Payload):
@@ -53,9 +44,7 @@ class Noted(Payload):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempts:
-    """The attempts of this machine, each in a private folder below `around.attempts_root`."""
-
+class Attempts(AttemptFolders):
     around: Surroundings
 
     @property
@@ -63,47 +52,28 @@ class Attempts:
         """Between the one interrupt and the kill: helm that rolls back takes as long as it may to apply."""
         return 2.0 * self.around.timeout + 30
 
-    def where(self, attempt_id: str) -> Path:
-        if not _ID.fullmatch(attempt_id):
-            raise InvalidArgument(f"{attempt_id[:100]!r} is no attempt id", field="attempt_id")
-        return self.around.attempts_root / attempt_id
-
-    def detached(self, attempt_id: str) -> Detached:
-        return Detached(folder=self.where(attempt_id) / "run", marker=attempt_id)
-
     # Launching
 
     async def launch(self, job: ApplyJob) -> None:
         """Start helm unless this attempt was started already. Whatever it raises, nothing was started, and `follow` says why."""
-        folder = self.where(job.attempt_id)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            hold = await self.detached(job.attempt_id).hold()
-            if hold is None:
-                return
-            with hold:
-                try:
-                    meta = bundle.unpack(job.bundle, folder)
-                    noted = Noted(
-                        attempt_id=job.attempt_id,
-                        run_id=job.run_id,
-                        env=meta.env,
-                        org=job.stack.org,
-                        path=job.stack.path,
-                        expected=job.expected,
-                    )
-                    private(folder / "attempt.json", noted.model_dump_json().encode())
-                    async with at_work(
-                        self.around, env=meta.env, attempt_id=_checks(job.attempt_id), reveal=job.reveal, folder=folder
-                    ) as session:
-                        await refuse_stale(session, meta)
-                    environment = {**session.environment}
-                    await hold.launch(meta.argv(self.around.helm(), folder), cwd=folder, env=environment)
-                except CountersignError as refused:
-                    private(folder / REFUSED, Refused(code=refused.code, message=refused.message).model_dump_json().encode())
-                    raise
-        except OSError as broken:
-            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
+        async with self.launching(job.attempt_id) as hold:
+            if hold is not None:
+                await self._launch(job, self.where(job.attempt_id), hold)
+
+    async def _launch(self, job: ApplyJob, folder: Path, hold: Hold) -> None:
+        meta = bundle.unpack(job.bundle, folder)
+        noted = Noted(
+            attempt_id=job.attempt_id,
+            run_id=job.run_id,
+            env=meta.env,
+            org=job.stack.org,
+            path=job.stack.path,
+            expected=job.expected,
+        )
+        private(folder / "attempt.json", noted.model_dump_json().encode())
+        async with at_work(self.around, env=meta.env, attempt_id=_checks(job.attempt_id), reveal=job.reveal, folder=folder) as session:
+            await refuse_stale(session, meta)
+        await hold.launch(meta.argv(self.around.helm(), folder), cwd=folder, env=session.environment)
 
     # Following
 
@@ -111,15 +81,11 @@ class Attempts:
         """Watch to the end. Being cancelled leaves helm as it is: unwatched it finishes, and the next follower tells it."""
         detached, folder = self.detached(attempt_id), self.where(attempt_id)
         noted: Noted | None = None
-        try:
+        with usable():
             while True:
                 if not detached.begun and (detached.abandoned or await detached.abandon()):
                     return never_started(folder)
-                wish = stop()
-                if wish and detached.exit_code() is None:
-                    detached.interrupt()
-                    if wish == Wish.KILL and not detached.killed:
-                        detached.kill()
+                obey(detached, stop())
                 if (since := detached.interrupted_at) is not None and time.time() - since > self.grace:
                     detached.kill()
                 over = await detached.ended(LOOK)
@@ -129,8 +95,6 @@ class Attempts:
                 await beat(Progress(total=total, current=_current(folder), over=over, hear=hear))
                 if over and detached.begun:
                     return await self._told(detached, folder, total, beat)
-        except OSError as broken:
-            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
 
     async def _told(self, detached: Detached, folder: Path, total: int, beat: Beat) -> Outcome:
         left_over = detached.sweep()
@@ -180,8 +144,7 @@ class Attempts:
             await asyncio.sleep(0.05)
 
     async def forget(self, attempt_id: str) -> None:
-        if self.detached(attempt_id).is_alive():
-            raise FailedPrecondition(f"{attempt_id} still runs; follow it to its end first")
+        self.refuse_living(attempt_id)
         await asyncio.to_thread(shutil.rmtree, self.where(attempt_id), ignore_errors=True)
 
 
@@ -335,20 +298,6 @@ class Ended:
             log=self.log,
             evidence=(*self.said, *evidence),
         )
-
-
-def never_started(folder: Path) -> Outcome:
-    """Refused with a reason, it is over. Where whoever was about to start it died without a word, that is accounted for."""
-    evidence = ("nothing was started under this attempt, and nothing can be any more",)
-    try:
-        why = Refused.model_validate_json((folder / REFUSED).read_bytes())
-    except (OSError, ValueError):
-        message = "Whoever was about to start the apply is gone; nothing was started, and nothing was changed."
-        return Outcome(state=RunState.INTERRUPTED, code="internal", message=message, evidence=evidence)
-    if why.code == PlanStale.code:
-        return Outcome(state=RunState.STALE, code=why.code, message=why.message, evidence=evidence)
-    message = f"The apply never started; nothing was changed. {why.message}"
-    return Outcome(state=RunState.ERRORED, code=why.code, message=message, evidence=evidence)
 
 
 def named_of(one: Object) -> Named:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from countersign.adapters.attempts import private
 from countersign.core.engine import Release
 from countersign.core.errors import FailedPrecondition
 from countersign.core.helm.recovery import Action, Expected
@@ -146,8 +147,3 @@ def unpack(data: bytes, folder: Path) -> Meta:
 def secrets_in(folder: Path) -> frozenset[str]:
     """Of an unpacked bundle."""
     return frozenset(map(str, json.loads((folder / SECRETS).read_bytes())))
-
-
-def private(path: Path, data: bytes) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(data)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from countersign.adapters.attempts import AttemptFolders
 from countersign.adapters.git import Mirrors, Remotes
 from countersign.adapters.settings import ClusterSettings, HelmSettings
 from countersign.core.engine import ApplyJob, Beat, Outcome, PlanJob, Planned, Reconciled, ReconcileJob, Remains, Told, Wanted
@@ -48,11 +49,10 @@ class HelmEngine:
     ) -> None:
         for folder in (work_root, attempts_root):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._attempts_root = attempts_root.absolute()
+        self._folders = AttemptFolders(root=attempts_root.absolute())
         self._given: Mapping[str, Any] = {
             "clusters": tuple(clusters),
             "work_root": work_root.absolute(),
-            "attempts_root": attempts_root.absolute(),
             "fingerprints": Fingerprints(key=mac_key, kid=mac_kid),
             "search_path": ":".join(entry for entry in search_path.split(":") if entry.startswith("/")),
             "executable": helm.executable,
@@ -110,7 +110,7 @@ class HelmEngine:
         return said
 
     def where(self, attempt_id: str) -> Path:
-        return self._attempts_root / attempt_id
+        return self._folders.where(attempt_id)
 
     async def _around(self) -> Any:
         session = await _module("session")
@@ -126,7 +126,7 @@ class HelmEngine:
         return self._sources
 
     async def _attempts(self) -> Any:
-        return (await _module("applying")).Attempts(around=await self._around())
+        return (await _module("applying")).Attempts(root=self._folders.root, around=await self._around())
 
 
 async def _module(name: str) -> Any:

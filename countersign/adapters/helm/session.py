@@ -44,7 +44,6 @@ class Surroundings:
 
     clusters: tuple[ClusterSettings, ...]
     work_root: Path
-    attempts_root: Path
     fingerprints: Fingerprints
     charts: Any
     search_path: str

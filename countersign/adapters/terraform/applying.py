@@ -5,9 +5,9 @@ told to be done, partial or never begun is `interrupted`.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
-import re
 import shutil
 import signal
 import time
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from countersign.adapters.attempts import AttemptFolders, never_started, obey, private, usable
 from countersign.adapters.process import Detached, Hold, Lines, supervise, tail_of
 from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
@@ -22,8 +23,8 @@ from countersign.adapters.terraform.executable import Commands, Executable
 from countersign.adapters.terraform.session import NO_ANSWER, Surroundings, provider_died
 from countersign.adapters.terraform.witness import Witness, redactor_of
 from countersign.adapters.terraform.workspace import remove_short, short_folder
-from countersign.core.engine import ApplyJob, Beat, Outcome, Remains, Wanted, Wish
-from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, ProviderError, Unavailable
+from countersign.core.engine import ApplyJob, Beat, Outcome, Remains, Wanted
+from countersign.core.errors import ProviderError, Unavailable
 from countersign.core.model import Payload
 from countersign.core.redaction import Redactor
 from countersign.core.run import RunState
@@ -35,16 +36,7 @@ JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
 LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted, after which SIGINT is sent again
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
 ROOM = 64 << 20  # bytes that must be free: a journal that could not be written proves nothing
-REFUSED = "refused.json"
 LEFT_OVER = "errored.tfstate"  # where the engine leaves a state that it could not store
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-
-
-class Refused(Payload):
-    """`refused.json`: why nothing was started. Whoever was told first may be gone when it is asked for."""
-
-    code: str
-    message: str
 
 
 class Noted(Payload):
@@ -60,20 +52,9 @@ class Noted(Payload):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempts:
-    """The attempts of this machine, each in a private folder below `root`."""
-
-    root: Path
+class Attempts(AttemptFolders):
     around: Surroundings
     grace: float  # seconds between the one SIGINT and SIGKILL
-
-    def where(self, attempt_id: str) -> Path:
-        if not _ID.fullmatch(attempt_id):
-            raise InvalidArgument(f"{attempt_id[:100]!r} is no attempt id", field="attempt_id")
-        return self.root / attempt_id
-
-    def detached(self, attempt_id: str) -> Detached:
-        return Detached(folder=self.where(attempt_id) / "run", marker=attempt_id)
 
     # Launching
 
@@ -82,20 +63,9 @@ class Attempts:
 
         Whatever it raises, nothing was started, and the next `follow` says why.
         """
-        folder = self.where(job.attempt_id)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            hold = await self.detached(job.attempt_id).hold()
-            if hold is None:
-                return
-            with hold:
-                try:
-                    await self._launch(job, executable, folder, hold)
-                except CountersignError as refused:
-                    _private(folder / REFUSED, Refused(code=refused.code, message=refused.message).model_dump_json())
-                    raise
-        except OSError as broken:
-            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
+        async with self.launching(job.attempt_id) as hold:
+            if hold is not None:
+                await self._launch(job, executable, self.where(job.attempt_id), hold)
 
     async def _launch(self, job: ApplyJob, executable: Executable, folder: Path, hold: Hold) -> None:
         _clear(folder)
@@ -105,7 +75,7 @@ class Attempts:
         meta, secrets, work = await asyncio.to_thread(bundle.unpack, job.bundle, _made(folder / "bundle"))
         meta.refuse_other_than(executable.name)
         meta.refuse_other_keeper(own=job.stack.own)
-        _private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})))
+        private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})).encode())
         temporary = short_folder()
         noted = Noted(
             attempt_id=job.attempt_id,
@@ -116,7 +86,7 @@ class Attempts:
             restores=meta.restores,
             own=job.stack.own,
         )
-        _private(folder / "attempt.json", noted.model_dump_json())
+        private(folder / "attempt.json", noted.model_dump_json().encode())
         environment = child_environment(
             attempt=job.attempt_id,
             home=_made(folder / "home"),
@@ -155,15 +125,11 @@ class Attempts:
         detached = self.detached(attempt_id)
         witness = Witness(self.where(attempt_id), detached.folder / "journal")
         total = 0
-        try:
+        with usable(), contextlib.closing(witness):
             while True:
                 if not detached.begun and (detached.abandoned or await detached.abandon()):
-                    return _never_started(self.where(attempt_id))
-                wish = stop()
-                if wish and detached.exit_code() is None:
-                    detached.interrupt()
-                    if wish == Wish.KILL and not detached.killed:
-                        detached.kill()
+                    return never_started(self.where(attempt_id))
+                obey(detached, stop())
                 self._press(detached, witness.journal)
                 over = await detached.ended(LOOK)
                 total = total or _expected(self.where(attempt_id))
@@ -171,10 +137,6 @@ class Attempts:
                     await beat(dataclasses.replace(witness.progress(total, detached.process), over=over))
                 if over and detached.begun:
                     return await self._told(attempt_id, detached, witness, total, beat)
-        except OSError as broken:
-            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
-        finally:
-            witness.close()
 
     def _press(self, detached: Detached, journal: Journal) -> None:
         """After an interrupt: send it again where it provably got lost, kill when the grace is over."""
@@ -231,19 +193,16 @@ class Attempts:
     async def end(self, attempt_id: str, *, same_boot: bool) -> Remains:
         """End whatever is left of an attempt that is fenced, and tell what it left. May be called again."""
         folder = self.where(attempt_id)
-        try:
+        with usable():
             left_over = bundle.working_folder(folder / "bundle") / LEFT_OVER
             return await remains.end(folder, self.detached(attempt_id), same_boot=same_boot, left_over=left_over)
-        except OSError as broken:
-            raise Unavailable(f"the attempt's folder cannot be used ({broken.strerror}); see `countersign doctor`") from None
 
     # Cleaning up
 
     async def forget(self, attempt_id: str) -> None:
         """Remove the attempt's folder. Raises FailedPrecondition while anything of it lives."""
         folder = self.where(attempt_id)
-        if self.detached(attempt_id).is_alive():
-            raise FailedPrecondition(f"{attempt_id} still runs; follow it to its end first")
+        self.refuse_living(attempt_id)
         await asyncio.to_thread(_remove, folder)
 
 
@@ -291,19 +250,6 @@ def stored(ended: events.Ended, errors: str) -> tuple[RunState, str | None, str]
 def _acknowledged(journal: Journal) -> bool:
     """Whether the engine said that it was interrupted, in its own line and not in what a command printed."""
     return any(text.lstrip().startswith("Interrupt received") for text in journal.text)
-
-
-def _never_started(folder: Path) -> Outcome:
-    """Refused with a reason, it is over. Where whoever was about to start it died without a word, the claim is used and the
-    plan is not: that is accounted for like any lost apply, so that nobody has to agree again."""
-    evidence = ("nothing was started under this attempt, and nothing can be any more",)
-    try:
-        why = Refused.model_validate_json((folder / REFUSED).read_bytes())
-    except (OSError, ValueError):
-        message = "Whoever was about to start the apply is gone; nothing was started, and nothing was changed."
-        return Outcome(state=RunState.INTERRUPTED, code="internal", message=message, evidence=evidence)
-    message = f"The apply never started; nothing was changed. {why.message}"
-    return Outcome(state=RunState.ERRORED, code=why.code, message=message, evidence=evidence)
 
 
 def _evidence(ended: events.Ended, witness: Witness, left_over: int, *, restores: bool) -> tuple[str, ...]:
@@ -387,8 +333,3 @@ def _clear(folder: Path) -> None:
 def _made(folder: Path) -> Path:
     folder.mkdir(mode=0o700)
     return folder
-
-
-def _private(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text)
