@@ -16,7 +16,6 @@ from activities.ledger import RESOURCES_KEPT
 from activities.watching import Watching
 from countersign.adapters.store import audit, claim, plans, records, runs
 from countersign.adapters.store.custody import saw
-from countersign.adapters.store.database import stamp
 from countersign.adapters.store.ending import end_waiting
 from countersign.adapters.store.plans import AttemptRow, PlanRow
 from countersign.adapters.store.runs import RunRow
@@ -207,15 +206,13 @@ class Applying(EngineStep):
                 live = await self._settle(tx, live, outcome, now)
                 if outcome.state is not RunState.INTERRUPTED:
                     freed = await claim.close(tx, attempt, live, outcome=live.state, evidence=outcome.evidence, at=now)
-                await audit.append(
+                await audit.of_run(
                     tx,
-                    org=run.org,
-                    at=stamp(now),
+                    run,
+                    at=now,
                     action="run.apply",
                     by=SYSTEM,
                     outcome=str(live.state),
-                    target=run.stack_path,
-                    run_id=run.id,
                     attempt=attempt.id,
                     plan_digest=attempt.plan_digest,
                 )

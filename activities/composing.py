@@ -20,7 +20,6 @@ from activities.ledger import RESOURCES_KEPT
 from activities.recording import Recording
 from countersign.adapters.artifacts import Written
 from countersign.adapters.store import audit, canceling, claim, composites, plans, runs
-from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.standing import standing_of
@@ -265,17 +264,8 @@ class Composing(Recording):
         if to is RunState.APPLIED:
             run = await runs.move(tx, run, RunState.VERIFYING, at=now, body=body)
         run = await runs.move(tx, run, to, at=now, body=body, **facts)
-        await audit.append(
-            tx,
-            org=run.org,
-            at=stamp(now),
-            action="run.apply",
-            by=SYSTEM,
-            outcome=str(run.state),
-            target=run.stack_path,
-            run_id=run.id,
-            attempt=attempt.id,
-            plan_digest=attempt.plan_digest,
+        await audit.of_run(
+            tx, run, at=now, action="run.apply", by=SYSTEM, outcome=str(run.state), attempt=attempt.id, plan_digest=attempt.plan_digest
         )
         return run, freed
 

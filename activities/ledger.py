@@ -115,9 +115,7 @@ class LedgerSteps:
                     break
                 run = await runs.move(tx, run, to, at=now, body=body, reason=reason, code=code, **columns)
             if run.state is not before:
-                await audit.append(
-                    tx, org=run.org, at=stamp(now), action=f"run.{asked.reason}", by=by, target=run.stack_path, run_id=run.id
-                )
+                await audit.of_run(tx, run, at=now, action=f"run.{asked.reason}", by=by)
             if run.ended:
                 freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
             standing = await standing_of(tx, run, trust=self.trust)

@@ -55,9 +55,7 @@ class Recording(RunStep):
                 live = await runs.move(
                     tx, live, RunState.ERRORED, at=now, body=json.loads(json.dumps(body)), reason=failed.message, code=failed.code
                 )
-                await audit.append(
-                    tx, org=run.org, at=stamp(now), action="run.plan", by=SYSTEM, outcome=failed.code, target=run.stack_path, run_id=run.id
-                )
+                await audit.of_run(tx, run, at=now, action="run.plan", by=SYSTEM, outcome=failed.code)
                 freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
             standing = await standing_of(tx, live, trust=self.trust)
         await self.wake_up(freed)

@@ -15,7 +15,6 @@ from activities import beating
 from activities.engine import EngineStep
 from countersign.adapters.store import audit, canceling, journals, runs
 from countersign.adapters.store import late as late_testimony
-from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.runs import RunRow
 from countersign.core.engine import Accountable, Heard, Progress, Said, Wish
@@ -123,17 +122,8 @@ class Watching:
             known = {one["message"] for one in live.alarms if one["attempt"] == self._attempt.id}
             for alarm in (one for one in alarms if one not in known):
                 live = await runs.alarm(tx, live, at=now, attempt=self._attempt.id, message=alarm, guard=step.policy.guard)
-                await audit.append(
-                    tx,
-                    org=run.org,
-                    at=stamp(now),
-                    action="run.guard",
-                    by=SYSTEM,
-                    outcome=step.policy.guard,
-                    target=run.stack_path,
-                    run_id=run.id,
-                    attempt=self._attempt.id,
-                    alarm=alarm,
+                await audit.of_run(
+                    tx, run, at=now, action="run.guard", by=SYSTEM, outcome=step.policy.guard, attempt=self._attempt.id, alarm=alarm
                 )
             if interrupts and live.state is RunState.APPLYING:
                 why = "interrupted by the live guard"

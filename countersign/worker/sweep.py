@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 
 from countersign.adapters.store import audit, plans, runs, turns
-from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.database import Store
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.temporal import Runs
 from countersign.core.errors import CountersignError, NotFound
@@ -100,7 +100,7 @@ async def _end_if_nothing_began(store: Store, workflows: Runs, run: RunRow, stat
         now, why = store.now(), f"its workflow was ended in Temporal ({status.lower()}) before anything was changed"
         why = f"{why}: {given}" if given else why
         live = await runs.move(tx, live, RunState.CANCELED, at=now, body={"message": why}, reason=why, code="canceled")
-        await audit.append(tx, org=run.org, at=stamp(now), action="run.ended_in_temporal", by=SYSTEM, target=run.stack_path, run_id=run.id)
+        await audit.of_run(tx, run, at=now, action="run.ended_in_temporal", by=SYSTEM)
         freed = await turns.release(tx, org=run.org, stack_id=run.stack_id, run_id=run.id)
         steps = await runs.members_of(tx, live)  # those of a composite ended with it
     for run_id in ([freed] if freed else []) + [step.id for step in steps]:

@@ -5,12 +5,15 @@ Rows are appended in the transaction of what they tell, so that there is neither
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, desc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import statements
+from countersign.adapters.store.database import stamp
+from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.schema import audit
 from countersign.core.digests import canonical, sha256
 from countersign.core.principal import Principal
@@ -53,6 +56,13 @@ async def append(
     digest = sha256(previous.encode() + b"\n" + body)
     await statements.add(tx, audit, org_id=org, seq=seq, prev_hash=previous, hash=digest, body=body.decode())
     return seq
+
+
+async def of_run(
+    tx: AsyncConnection, run: RunRow, *, at: datetime, action: str, by: Principal, outcome: str = "ok", **facts: str | int | bool | None
+) -> int:
+    """The same, about a run and what it runs on."""
+    return await append(tx, org=run.org, at=stamp(at), action=action, by=by, outcome=outcome, target=run.stack_path, run_id=run.id, **facts)
 
 
 async def first_broken(conn: AsyncConnection, org: str) -> int | None:

@@ -53,7 +53,7 @@ async def canceled_at(conn: AsyncConnection, run: RunRow) -> datetime | None:
 async def force(tx: AsyncConnection, run: RunRow, *, by: Principal, reason: str, at: datetime) -> None:
     """Record the wish: whoever follows the apply carries it out."""
     await runs.note(tx, run, at=at, kind=FORCE, body={"by": by.id, "message": reason})
-    await audit.append(tx, org=run.org, at=stamp(at), action="run.force", by=by, target=run.stack_path, run_id=run.id)
+    await audit.of_run(tx, run, at=at, action="run.force", by=by)
 
 
 async def is_forced(conn: AsyncConnection, run: RunRow) -> bool:

@@ -114,9 +114,7 @@ async def _check(tx: AsyncConnection, run: RunRow, planned: Planned, refs: Seque
     }
     counts = {"counts": str(planned.plan.counts), "plan_digest": document.digest, "warnings": list(planned.warnings)}
     run = await runs.move(tx, run, RunState.CHECKING, at=now, body=counts, **facts)
-    await audit.append(
-        tx, org=run.org, at=stamp(now), action="run.plan", by=SYSTEM, target=run.stack_path, run_id=run.id, plan_digest=document.digest
-    )
+    await audit.of_run(tx, run, at=now, action="run.plan", by=SYSTEM, plan_digest=document.digest)
     if requirement.need is Need.DENY:
         why = f"policy denies this change: {requirement.rule}"
         return await runs.move(tx, run, RunState.ERRORED, at=now, body={"message": why}, reason=why, code="policy_denied")
@@ -230,16 +228,7 @@ async def insert_approval(
         nonce=nonce,
         at=stamp(now),
     )
-    await audit.append(
-        tx,
-        org=run.org,
-        at=stamp(now),
-        action=f"run.approve.{channel}",
-        by=by,
-        target=run.stack_path,
-        run_id=run.id,
-        plan_digest=run.plan_digest,
-    )
+    await audit.of_run(tx, run, at=now, action=f"run.approve.{channel}", by=by, plan_digest=run.plan_digest)
 
 
 async def supersede(tx: AsyncConnection, run: RunRow, now: datetime) -> list[str]:

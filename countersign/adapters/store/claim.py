@@ -172,7 +172,7 @@ async def _replaced_credential(tx: AsyncConnection, org: str, planned_with: str 
 
 async def _refuse(tx: AsyncConnection, run: RunRow, to: RunState, code: str, message: str, now: datetime) -> NotClaimed:
     """A claim that must not happen is on the record: somebody or something tried."""
-    await audit.append(tx, org=run.org, at=stamp(now), action="run.claim", by=SYSTEM, outcome=code, target=run.stack_path, run_id=run.id)
+    await audit.of_run(tx, run, at=now, action="run.claim", by=SYSTEM, outcome=code)
     await runs.note(tx, run, at=now, kind="refused", body={"by": SYSTEM.id, "code": code, "message": message, "channel": "claim"})
     return NotClaimed(state=to, code=code, message=message)
 
@@ -304,17 +304,8 @@ async def _begin(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, now: dat
         reason=None,
         code=None,
     )
-    await audit.append(
-        tx,
-        org=run.org,
-        at=stamp(now),
-        action="run.claim",
-        by=SYSTEM,
-        target=run.stack_path,
-        run_id=run.id,
-        plan_digest=attempt.plan_digest,
-        attempt=attempt.id,
-        epoch=attempt.epoch,
+    await audit.of_run(
+        tx, run, at=now, action="run.claim", by=SYSTEM, plan_digest=attempt.plan_digest, attempt=attempt.id, epoch=attempt.epoch
     )
 
 

@@ -167,16 +167,8 @@ async def pass_on(tx: AsyncConnection, run: RunRow, member: RunRow, *, at: datet
             nonce=f"{showing}.{number}",
             at=stamp(at),
         )
-        await audit.append(
-            tx,
-            org=run.org,
-            at=stamp(at),
-            action=f"run.approve.{Channel.COMPOSITE}",
-            by=d.by,
-            target=member.stack_path,
-            run_id=member.id,
-            plan_digest=member.plan_digest,
-            composite=run.id,
+        await audit.of_run(
+            tx, member, at=at, action=f"run.approve.{Channel.COMPOSITE}", by=d.by, plan_digest=member.plan_digest, composite=run.id
         )
     return await runs.move(tx, member, RunState.APPROVED, at=at, body={"composite": run.id, "plan_digest": agreed.plan_digest})
 

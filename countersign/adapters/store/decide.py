@@ -202,15 +202,13 @@ async def _record(tx: AsyncConnection, run: RunRow, asked: DecideInput, who: _Wh
         nonce=who.nonce,
         at=stamp(now),
     )
-    await audit.append(
+    await audit.of_run(
         tx,
-        org=run.org,
-        at=stamp(now),
+        run,
+        at=now,
         action=f"run.{decision}",
         by=who.by,
         outcome=refusal.code if refusal else "ok",
-        target=run.stack_path,
-        run_id=run.id,
         plan_digest=digest,
         channel=str(who.channel),
     )

@@ -6,7 +6,6 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import audit, runs
-from countersign.adapters.store.database import stamp
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.reconciled import is_gone
 from countersign.core.engine import Told
@@ -27,6 +26,4 @@ async def tell(tx: AsyncConnection, org: str, attempt: AttemptRow, told: Sequenc
         if message in known:
             continue
         run = await runs.alarm(tx, run, at=at, attempt=attempt.id, message=message, guard="late")
-        await audit.append(
-            tx, org=org, at=stamp(at), action="run.late", by=SYSTEM, target=run.stack_path, run_id=run.id, attempt=attempt.id, told=one.line
-        )
+        await audit.of_run(tx, run, at=at, action="run.late", by=SYSTEM, attempt=attempt.id, told=one.line)

@@ -35,9 +35,7 @@ async def fence(tx: AsyncConnection, run: RunRow, attempt: AttemptRow, *, at: da
     if run.state is not RunState.RECONCILING:
         run = await runs.move(tx, run, RunState.RECONCILING, at=at, body={"attempt": attempt.id})
     epoch = await state.raise_epoch(tx, run.org, run.stack_id)
-    await audit.append(
-        tx, org=run.org, at=stamp(at), action="run.fence", by=SYSTEM, target=run.stack_path, run_id=run.id, attempt=attempt.id, epoch=epoch
-    )
+    await audit.of_run(tx, run, at=at, action="run.fence", by=SYSTEM, attempt=attempt.id, epoch=epoch)
     return epoch
 
 
@@ -91,9 +89,7 @@ async def tell_found(store: Store, *, org: str, run_id: str, found: Found, by: P
         body = {"by": by.id, "attempt": lost.id, "exists": dict(found.exists), "missing": sorted(found.missing)}
         await runs.note(tx, run, at=now, kind="found", body=body)
         what = {"exists": " ".join(sorted(found.exists)), "missing": " ".join(sorted(found.missing))}
-        await audit.append(
-            tx, org=org, at=stamp(now), action="run.found", by=by, target=run.stack_path, run_id=run_id, attempt=lost.id, **what
-        )
+        await audit.of_run(tx, run, at=now, action="run.found", by=by, attempt=lost.id, **what)
 
 
 GONE = "gone"  # kind of the event
@@ -115,9 +111,7 @@ async def tell_gone(store: Store, *, org: str, run_id: str, host: str, by: Princ
         if host != lost.host:
             raise InvalidArgument(f"the apply was lost on {lost.host}, not on {host[:120]}; name that machine", field="machine_gone")
         await runs.note(tx, run, at=now, kind=GONE, body={"by": by.id, "attempt": lost.id, "host": host})
-        await audit.append(
-            tx, org=org, at=stamp(now), action="run.machine_gone", by=by, target=run.stack_path, run_id=run_id, attempt=lost.id, host=host
-        )
+        await audit.of_run(tx, run, at=now, action="run.machine_gone", by=by, attempt=lost.id, host=host)
 
 
 async def is_gone(conn: AsyncConnection, run: RunRow, attempt_id: str) -> bool:
@@ -158,17 +152,8 @@ async def conclude(
     now: datetime,
 ) -> tuple[RunRow, str | None]:
     """Record what follows from what was found. Returns the run, and one to wake where the turn was let go."""
-    await audit.append(
-        tx,
-        org=run.org,
-        at=stamp(now),
-        action="run.reconcile",
-        by=SYSTEM,
-        outcome=str(decision.next),
-        target=run.stack_path,
-        run_id=run.id,
-        attempt=attempt.id,
-        plan_digest=run.plan_digest,
+    await audit.of_run(
+        tx, run, at=now, action="run.reconcile", by=SYSTEM, outcome=str(decision.next), attempt=attempt.id, plan_digest=run.plan_digest
     )
     body = {
         "message": decision.why,
