@@ -8,7 +8,7 @@ from temporalio import activity
 
 from countersign.adapters.store import drift, records, runs
 from countersign.adapters.store.database import Store
-from countersign.adapters.store.requests import request_run
+from countersign.adapters.store.requests import Draft, request_run
 from countersign.adapters.store.runs import RunRow
 from countersign.core.errors import NotFound
 from countersign.core.principal import SYSTEM
@@ -41,11 +41,13 @@ class DriftSteps:
             arguments = {"env": stack.env, "namespace": release.namespace, "release_name": release.name, "every": every}
         begun = await request_run(
             self.store,
+            Draft(
+                run_type=RUN_TYPES["terraform_detect_drift" if release is None else "helm_detect_drift"],
+                stack=stack.config,
+                arguments=arguments,
+            ),
             org=asked.org,
             principal=SYSTEM,
-            run_type=RUN_TYPES["terraform_detect_drift" if release is None else "helm_detect_drift"],
-            stack=stack.config,
-            arguments=arguments,
             key=activity.info().workflow_id,
             message=None,
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from countersign.adapters.store import plans, records, runs
-from countersign.adapters.store.requests import Admit, Draft
+from countersign.adapters.store.requests import Draft
 from countersign.adapters.store.runs import RunRow
 from countersign.core import composite
 from countersign.core.engine import StackConfig
@@ -52,17 +52,13 @@ class Drafting(Gateway):
     async def start(
         self,
         caller: Caller,
-        run_type: RunType,
-        stack: StackConfig,
-        arguments: Mapping[str, Any],
+        asking: Draft,
         *,
         key: str | None,
         message: str | None,
-        mode: Mode | None = None,
-        admit: Admit | None = None,
         steps: Sequence[Draft] = (),
     ) -> Started:
-        raise Drafted(Draft(run_type=run_type, stack=stack, arguments=arguments, mode=mode, admit=admit))
+        raise Drafted(asking)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,18 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import audit, plans, runs
 from countersign.adapters.store.database import Store, stamp
-from countersign.adapters.store.requests import Admit, Draft, request_run
+from countersign.adapters.store.requests import Draft, request_run
 from countersign.adapters.store.runs import RunRow
 from countersign.adapters.store.watch import Watch
 from countersign.core.approval import ApproveInput, CancelInput, DecisionClaims, RejectInput, SignedDecision
 from countersign.core.details import who_must_agree
 from countersign.core.digests import canonical
-from countersign.core.engine import StackConfig
 from countersign.core.errors import BY_CODE, CountersignError, FailedPrecondition, NotFound, PermanentError, Unavailable
 from countersign.core.policy import Need
 from countersign.core.principal import Principal
 from countersign.core.reading import WITHIN, Question, Reply
-from countersign.core.run import Mode, RunState, RunType
+from countersign.core.run import RunState
 from countersign.core.steps import Decided
 from mcp_front.envelope import Ask, Progress, RunHandle
 from mcp_front.rights import Caller
@@ -94,14 +93,10 @@ class Gateway:
     async def start(
         self,
         caller: Caller,
-        run_type: RunType,
-        stack: StackConfig,
-        arguments: Mapping[str, Any],
+        asking: Draft,
         *,
         key: str | None,
         message: str | None,
-        mode: Mode | None = None,
-        admit: Admit | None = None,
         steps: Sequence[Draft] = (),
     ) -> Started:
         """Write the run and start its workflow; a client that goes away meanwhile does not stop it. Raises Unavailable, and
@@ -109,17 +104,7 @@ class Gateway:
         begun: Started | None = None
         with anyio.CancelScope(shield=True):
             asked = await request_run(
-                self._store,
-                org=caller.org,
-                principal=caller.principal,
-                run_type=run_type,
-                stack=stack,
-                arguments=arguments,
-                key=key,
-                message=message,
-                mode=mode,
-                admit=admit,
-                steps=steps,
+                self._store, asking, org=caller.org, principal=caller.principal, key=key, message=message, steps=steps
             )
             async with self._store.read() as conn:
                 run = await runs.get_run(conn, caller.org, asked.run_id)

@@ -123,7 +123,12 @@ class Service:
         **arguments: Any,
     ) -> RunRow:
         asked = await requests.request_run(
-            self.store, org=self.org, principal=by, run_type=RUN_TYPES[tool], stack=stack.config, arguments=arguments, key=key, message=None
+            self.store,
+            requests.Draft(run_type=RUN_TYPES[tool], stack=stack.config, arguments=arguments),
+            org=self.org,
+            principal=by,
+            key=key,
+            message=None,
         )
         run = await self.run(asked.run_id)
         await self.runs.start(run)

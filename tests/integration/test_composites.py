@@ -65,14 +65,16 @@ async def compose(it: Service, *steps: Step, by: Principal = AGENT, mode: Mode |
     )
     asked = await requests.request_run(
         it.store,
+        requests.Draft(
+            run_type=RUN_TYPES["composite"],
+            stack=whole,
+            arguments={"steps": [{"type": one.run_type.name, "stack": one.stack.path, "late": one.late} for one in drafts]},
+            mode=mode,
+        ),
         org=it.org,
         principal=by,
-        run_type=RUN_TYPES["composite"],
-        stack=whole,
-        arguments={"steps": [{"type": one.run_type.name, "stack": one.stack.path, "late": one.late} for one in drafts]},
         key=None,
         message=None,
-        mode=mode,
         steps=drafts,
     )
     run = await it.run(asked.run_id)

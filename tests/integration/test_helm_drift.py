@@ -13,7 +13,7 @@ from countersign.adapters.schedules import Wanted
 from countersign.adapters.store import records, runs
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.records import StackRow
-from countersign.adapters.store.requests import request_run
+from countersign.adapters.store.requests import Draft, request_run
 from countersign.adapters.store.schema import runs as runs_table
 from countersign.core.engine import Release
 from countersign.core.principal import SYSTEM
@@ -42,11 +42,9 @@ async def ran(store: Store, release: StackRow, run_type: str, state: RunState, *
     """A run of that type that ended so, one minute after the one before."""
     begun = await request_run(
         store,
+        Draft(run_type=RUN_TYPES[run_type], stack=release.config, arguments=dict(asked)),
         org=release.org,
         principal=SYSTEM,
-        run_type=RUN_TYPES[run_type],
-        stack=release.config,
-        arguments=dict(asked),
         key=None,
         message=None,
     )

@@ -161,11 +161,9 @@ async def test_the_same_request_by_several_fronts_at_once_is_one_run(stores: lis
     def ask(store: Store, key: str | None, size: str) -> Awaitable[requests.Requested]:
         return requests.request_run(
             store,
+            requests.Draft(run_type=RUN_TYPES["apply_toy"], stack=stack, arguments={"vars": {"size": size}}),
             org=ORG,
             principal=AGENT,
-            run_type=RUN_TYPES["apply_toy"],
-            stack=stack,
-            arguments={"vars": {"size": size}},
             key=key,
             message=None,
         )

@@ -37,7 +37,10 @@ class Requested:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """One step of a composite, as its own tool would have asked for it."""
+    """What is asked for: a run, or a step of a composite as its own tool would have asked for it.
+
+    `mode` narrows the type's own (a dry run is speculative). `admit` refuses, by raising, what may not be asked for as things are now.
+    """
 
     run_type: RunType
     stack: StackConfig
@@ -70,25 +73,21 @@ async def receipt(tx: AsyncConnection, *, org: str, principal: str, tool: str, k
 
 async def request_run(
     store: Store,
+    asking: Draft,
     *,
     org: str,
     principal: Principal,
-    run_type: RunType,
-    stack: StackConfig,
-    arguments: Mapping[str, Any],
     key: str | None,
     message: str | None,
-    mode: Mode | None = None,
-    admit: Admit | None = None,
     steps: Sequence[Draft] = (),
 ) -> Requested:
-    """Write receipt and run, or find those written before. `mode` narrows the type's own (a dry run is speculative).
+    """Write receipt and run, or find those written before, whatever `asking.admit` says of them.
 
-    `admit` refuses, by raising, what may not be asked for as things are now; what was asked for before is found whatever it says.
     With `steps` it is a composite, and they are written with it, or nothing is.
     """
+    run_type, stack, mode = asking.run_type, asking.stack, asking.mode
     # A dry run of the same arguments is another intent: it neither joins the real run nor replays it.
-    asked = {**arguments, "dry_run": mode is not None and mode is not run_type.mode}
+    asked = {**asking.arguments, "dry_run": mode is not None and mode is not run_type.mode}
     request_digest = sha256(json.dumps([run_type.name, stack.stack_id, fingerprints(asked)]).encode())
     async with store.begin() as tx:
         if key is not None:
@@ -99,7 +98,6 @@ async def request_run(
             mine: dict[str, Any] = {"org_id": org, "requester": principal.id, "request_digest": request_digest}
             if (row := await statements.first(tx, runs, **mine, ended_at=None)) is not None:
                 return Requested(run_id=row.id, joined=True)
-        asking = Draft(run_type=run_type, stack=stack, arguments=arguments, mode=mode, admit=admit)
         for one in (asking, *steps):
             await _admitted(tx, one)
         run_id = ids.run_id(org=org, principal=principal.id, tool=run_type.name, key=key or f"{request_digest} {random.token_hex(16)}")

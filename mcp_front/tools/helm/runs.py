@@ -7,6 +7,7 @@ from mcp.server.mcpserver import Elicit, Resolve
 from pydantic import Field
 
 from countersign.adapters.store.records import StackRow
+from countersign.adapters.store.requests import Draft
 from countersign.core.run import RUN_TYPES, Mode
 from mcp_front import consenting
 from mcp_front.asking import Given, Outcome
@@ -30,12 +31,14 @@ async def begin(call: Call, name: str, release: StackRow, asked: Mapping[str, An
     arguments = {**whose, **{k: v for k, v in asked.items() if v not in (None, False)}}
     begun = await call.front.gateway.start(
         call.caller,
-        RUN_TYPES[name],
-        release.config,
-        arguments,
+        Draft(
+            run_type=RUN_TYPES[name],
+            stack=release.config,
+            arguments=arguments,
+            mode=Mode.SPECULATIVE if call.given.dry_run else None,
+        ),
         key=call.given.idempotency_key,
         message=call.given.message,
-        mode=Mode.SPECULATIVE if call.given.dry_run else None,
     )
     notes = await unset_secrets(call, asked.get("values"))
     return await started(call, begun.run, replayed=begun.replayed, warnings=tuple(notes))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from countersign.adapters.store import canceling, plans, records
+from countersign.adapters.store.requests import Draft
 from countersign.adapters.store.runs import RunRow
 from countersign.core.composite import MOST
 from countersign.core.errors import FailedPrecondition, InvalidArgument
@@ -55,12 +56,14 @@ async def composite(
 async def _composed(call: Call, whole: Whole, arguments: Mapping[str, Any], *, warnings: tuple[str, ...] = ()) -> Answer:
     begun = await call.front.gateway.start(
         call.caller,
-        RUN_TYPES[COMPOSITE],
-        whole.stack,
-        arguments,
+        Draft(
+            run_type=RUN_TYPES[COMPOSITE],
+            stack=whole.stack,
+            arguments=arguments,
+            mode=Mode.SPECULATIVE if call.given.dry_run or whole.is_dry else None,
+        ),
         key=call.given.idempotency_key,
         message=call.given.message,
-        mode=Mode.SPECULATIVE if call.given.dry_run or whole.is_dry else None,
         steps=whole.steps,
     )
     return await started(call, begun.run, replayed=begun.replayed, warnings=warnings)
@@ -164,11 +167,13 @@ async def _again(call: Call, run: RunRow, request: Mapping[str, Any], *, warning
     request = {name: value for name, value in request.items() if name != "plan_digest"}  # a new plan: what was adopted is of then
     begun = await call.front.gateway.start(
         call.caller,
-        RunType(name=run.type, engine=run.engine, mode=run.mode),
-        stack.config,
-        {**request, "destroy": True} if dry and run.mode is Mode.DESTROY else request,
+        Draft(
+            run_type=RunType(name=run.type, engine=run.engine, mode=run.mode),
+            stack=stack.config,
+            arguments={**request, "destroy": True} if dry and run.mode is Mode.DESTROY else request,
+            mode=Mode.SPECULATIVE if dry else None,
+        ),
         key=call.given.idempotency_key,
         message=call.given.message,
-        mode=Mode.SPECULATIVE if dry else None,
     )
     return await started(call, begun.run, replayed=begun.replayed, warnings=warnings)

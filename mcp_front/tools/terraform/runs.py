@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.store import state
 from countersign.adapters.store.adopt import Adoptable, plan_to_adopt
 from countersign.adapters.store.records import StackRow
-from countersign.adapters.store.requests import Admit
+from countersign.adapters.store.requests import Admit, Draft
 from countersign.core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PlanStale
 from countersign.core.run import RUN_TYPES, Mode
 from countersign.core.terraform.imports import is_importable
@@ -49,13 +49,9 @@ async def begin(
     arguments = {"env": stack.env, "workspace": stack.slug, **{k: v for k, v in asked.items() if v not in (None, False, [], {})}}
     begun = await call.front.gateway.start(
         call.caller,
-        RUN_TYPES[name],
-        stack.config,
-        arguments,
+        Draft(run_type=RUN_TYPES[name], stack=stack.config, arguments=arguments, mode=mode, admit=admit),
         key=call.given.idempotency_key,
         message=call.given.message,
-        mode=mode,
-        admit=admit,
     )
     notes = (*warnings, *await unset_secrets(call, asked.get("vars")))
     return await started(call, begun.run, replayed=begun.replayed, warnings=notes)
