@@ -18,6 +18,7 @@ from tests.buckets import SECRET, Buckets, running
 from tests.requirements import requirement
 from tests.service import Service, eventually, service
 from tests.toy.engine import ToyEngine, install
+from tests.toy.steering import launched, toy
 
 pytestmark = pytest.mark.anyio
 install()
@@ -139,11 +140,6 @@ async def on_bucket(client: Client, tmp_path: Path, s3: Buckets) -> AsyncIterato
         yield made
 
 
-def toy(it: Service) -> ToyEngine:
-    assert isinstance(it.engine, ToyEngine)
-    return it.engine
-
-
 async def tries(it: Service, run_id: str, step: str) -> int:
     """How often Temporal has tried the step it tries now."""
     described = await it.client.get_workflow_handle(run_id).describe()
@@ -199,12 +195,9 @@ async def test_a_bucket_that_is_away_when_an_apply_ends_delays_its_record(on_buc
     run = await it.start(await it.stack())
     await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
 
-    async def launched() -> bool:
-        return bool(toy(it).launched)
-
-    await eventually(launched, "the apply to be launched")
+    folder = await launched(it)
     s3.leave()
-    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    (folder / "go").touch()
 
     async def followed_again() -> bool:
         return await tries(it, run.id, "toy.follow") > 1

@@ -24,15 +24,11 @@ from countersign.worker.sweep import sweep
 from tests.integration.test_cancel import later
 from tests.requirements import requirement
 from tests.service import ANA, BO, CY, Service, eventually
-from tests.toy.engine import ToyEngine, install
+from tests.toy.engine import install
+from tests.toy.steering import launched, toy
 
 pytestmark = pytest.mark.anyio
 install()
-
-
-def toy(it: Service) -> ToyEngine:
-    assert isinstance(it.engine, ToyEngine)
-    return it.engine
 
 
 async def reset_to_start(it: Service, run_id: str) -> None:
@@ -158,11 +154,7 @@ async def test_signals_and_updates_that_come_again_apply_nothing_twice(it: Servi
     with pytest.raises(CountersignError):
         await it.runs.approve(run.id, given, update_id="another")
 
-    async def launched() -> bool:
-        return len(toy(it).launched) == 1
-
-    await eventually(launched, "the apply to be launched")
-    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    (await launched(it) / "go").touch()
     await it.reaches(run.id, RunState.APPLIED)
     await handle.result()
     assert (toy(it).world, len(toy(it).launched)) == (["a create"], 1)
@@ -176,12 +168,9 @@ async def test_a_reset_in_mid_apply_follows_the_attempt_that_runs(it: Service) -
     await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
     await it.reaches(run.id, RunState.APPLYING)
 
-    async def launched() -> bool:
-        return len(toy(it).launched) == 1
-
-    await eventually(launched, "the apply to be launched")
+    folder = await launched(it)
     await reset_to_start(it, run.id)
-    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    (folder / "go").touch()
 
     await it.reaches(run.id, RunState.APPLIED)
     await it.client.get_workflow_handle(run.id).result()
@@ -212,11 +201,7 @@ async def test_what_cannot_be_followed_waits_for_an_operator_and_blocks_the_stat
     await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
     await it.reaches(run.id, RunState.APPLYING)
 
-    async def launched() -> bool:
-        return len(toy(it).launched) == 1
-
-    await eventually(launched, "the apply to be launched")
-    (toy(it).where(toy(it).launched[0]) / "lost").touch()
+    (await launched(it) / "lost").touch()
     waiting = await it.reaches(run.id, RunState.NEEDS_OPERATOR)
 
     assert waiting.reason and "run_resume" in waiting.reason

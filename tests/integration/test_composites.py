@@ -27,14 +27,10 @@ from tests.integration.test_temporal_restored import Machine
 from tests.requirements import requirement
 from tests.service import AGENT, BO, PATIENCE, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
+from tests.toy.steering import launched, toy
 
 pytestmark = pytest.mark.anyio
 install()
-
-
-def toy(it: Service) -> ToyEngine:
-    assert isinstance(it.engine, ToyEngine)
-    return it.engine
 
 
 Step = tuple[str, records.StackRow] | tuple[str, records.StackRow, str]
@@ -374,7 +370,7 @@ async def test_a_cancel_while_a_step_waits_for_its_turn_to_be_planned_ends_all_o
     toy(it).hold_applies = True
     busy = await it.start(app)
     await it.approve(await it.reaches(busy.id, RunState.AWAITING_APPROVAL))
-    await folder_of(it, 0)
+    await launched(it, 0)
     run = await compose(it, ("apply_toy", net), ("apply_toy", app))
     await step_reaches(it, run, 1, RunState.AWAITING_APPROVAL)
     assert [(await it.run(run.id)).state, *await states(it, run)] == ["planning", "awaiting_approval", "pending"]
@@ -394,7 +390,7 @@ async def test_a_step_that_does_not_stop_is_ended_by_force_through_the_whole(cli
         toy(it).hold_applies, toy(it).heeds_interrupts = True, False
         run = await compose(it, ("apply_toy", net), ("apply_toy", app))
         await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
-        await folder_of(it, 0)
+        await launched(it, 0)
         await it.runs.cancel(run.id, CancelInput(reason="stop"))
         await step_reaches(it, run, 1, RunState.CANCELING)
 
@@ -410,7 +406,7 @@ async def test_a_lost_step_is_waited_for_and_the_whole_goes_on_when_it_is_accoun
     run = await compose(it, ("apply_toy", net), ("apply_toy", app))
     await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
     await step_reaches(it, run, 1, RunState.APPLYING)
-    folder = await folder_of(it, 0)
+    folder = await launched(it, 0)
     (folder / "lost").touch()
 
     member = await step_reaches(it, run, 1, RunState.NEEDS_OPERATOR)
@@ -437,7 +433,7 @@ async def test_a_composite_whose_worker_dies_in_each_of_its_steps_goes_on_under_
 
     for number in (1, 2):
         await step_reaches(it, run, number, RunState.APPLYING)
-        folder = await folder_of(it, number - 1)
+        folder = await launched(it, number - 1)
         await it.stop_workers()
         (folder / "go").touch()
         await it.start_workers()
@@ -515,7 +511,7 @@ async def test_an_emptied_temporal_is_told_of_all_of_it_again_and_nothing_is_don
         run = await compose(it, ("apply_toy", net), ("apply_toy", app, "it needs step 1"))
         first = await it.reaches(run.id, RunState.AWAITING_APPROVAL)
         await it.approve(first)
-        folder = await folder_of(it, 0)
+        folder = await launched(it, 0)
 
         await machine.restored(empty=True)
         (folder / "go").touch()
@@ -622,18 +618,8 @@ async def step_reaches(it: Service, run: RunRow, number: int, state: RunState) -
     return await it.reaches((await members(it, run))[number - 1].id, state)
 
 
-async def folder_of(it: Service, number: int) -> Path:
-    """Where the apply that began as that one, counted from 0, is steered."""
-
-    async def launched() -> bool:
-        return len(toy(it).launched) > number
-
-    await eventually(launched, f"apply {number} to be launched")
-    return toy(it).where(toy(it).launched[number])
-
-
 async def let_go(it: Service, number: int) -> None:
-    (await folder_of(it, number) / "go").touch()
+    (await launched(it, number) / "go").touch()
 
 
 async def every_workflow_ends(it: Service, run: RunRow) -> list[str]:

@@ -46,11 +46,14 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Not a byte is free inside."""
-    ballast = folder / "ballast"
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free)
+    """Not a byte is free inside, however many the store takes or gives back while the disk is being filled."""
+    ballast, held = folder / "ballast", 0
     try:
+        with ballast.open("wb") as file:
+            while free := shutil.disk_usage(folder).free:
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(file.fileno(), held, free)
+                    held += free
         yield
     finally:
         ballast.unlink()

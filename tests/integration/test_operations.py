@@ -13,12 +13,12 @@ from temporalio.api.workflowservice.v1 import PauseActivityRequest, UnpauseActiv
 from temporalio.client import Client
 
 from countersign.adapters import temporal
-from countersign.adapters.store import plans
 from countersign.adapters.store.database import Store, utc_now
 from countersign.core.run import RunState
 from tests.requirements import requirement
 from tests.service import ANA, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
+from tests.toy.steering import launched, toy
 
 pytestmark = pytest.mark.anyio
 S = RunState
@@ -50,7 +50,7 @@ async def pending(it: Service, run_id: str) -> list[Any]:
 @requirement("ops:clock", "I8")
 @pytest.mark.parametrize("off", [HOUR, -HOUR])
 async def test_a_worker_whose_clock_is_off_does_nothing_and_says_so_until_another_takes_the_work(it: Service, off: timedelta) -> None:
-    it.engine.want(("a", "create"))  # type: ignore[attr-defined]
+    toy(it).want(("a", "create"))
     await it.stop_workers()
     async with beside(it, off=off) as wrong:
         await wrong.start_workers()
@@ -67,35 +67,33 @@ async def test_a_worker_whose_clock_is_off_does_nothing_and_says_so_until_anothe
         waiting = await it.reaches(run.id, S.AWAITING_APPROVAL)
     await it.approve(waiting)
     await it.reaches(run.id, S.APPLIED)
-    assert it.engine.world.count("a create") == 1  # type: ignore[attr-defined]
+    assert toy(it).world.count("a create") == 1
 
 
 @requirement("ops:clock", "I1", "I3")
 async def test_a_clock_that_jumps_in_mid_apply_ends_and_doubles_nothing(it: Service) -> None:
     """The claim is made and the apply runs; from then on its worker's clock is an hour off, either way, and corrected again."""
-    it.engine.want(("b", "create"))  # type: ignore[attr-defined]
-    it.engine.hold_applies = True  # type: ignore[attr-defined]
+    toy(it).want(("b", "create"))
+    toy(it).hold_applies = True
     off = [timedelta(0)]
     it.store._clock = lambda: utc_now() + off[0]
     run = await it.start(await it.stack("jumps"), tool="apply_toy")
     await it.approve(await it.reaches(run.id, S.AWAITING_APPROVAL))
-    applying = await it.reaches(run.id, S.APPLYING)
+    folder = await launched(it)
     for jump in (HOUR, -HOUR):
         off[0] = jump
-    async with it.store.read() as conn:
-        [attempt] = await plans.attempts_of(conn, it.org, applying.id)
-    (it.engine.where(attempt.id) / "go").touch()
+    (folder / "go").touch()
 
     await it.reaches(run.id, S.APPLIED)
 
-    assert it.engine.world.count("b create") == 1  # type: ignore[attr-defined]
+    assert toy(it).world.count("b create") == 1
 
 
 @requirement("ops:pause", "I3")
 async def test_an_activity_paused_and_unpaused_in_mid_apply_applies_once_and_ends_as_it_would_have(it: Service) -> None:
     """As the Temporal UI does it. The step hears of its pause as of a cancellation that is none: the apply goes on."""
-    it.engine.want(("c", "create"))  # type: ignore[attr-defined]
-    it.engine.hold_applies = True  # type: ignore[attr-defined]
+    toy(it).want(("c", "create"))
+    toy(it).hold_applies = True
     run = await it.start(await it.stack("paused"), tool="apply_toy")
     await it.approve(await it.reaches(run.id, S.AWAITING_APPROVAL))
     await it.reaches(run.id, S.APPLYING)
@@ -111,20 +109,18 @@ async def test_an_activity_paused_and_unpaused_in_mid_apply_applies_once_and_end
     await eventually(paused, "the pause to be taken")
     with contextlib.suppress(Exception):  # it may have been given up by now: then there is nothing to let go on
         await it.client.workflow_service.unpause_activity(UnpauseActivityRequest(**where, id=apply.activity_id))
-    async with it.store.read() as conn:
-        [attempt] = await plans.attempts_of(conn, it.org, run.id)
-    (it.engine.where(attempt.id) / "go").touch()
+    (await launched(it) / "go").touch()
 
     await it.reaches(run.id, S.APPLIED)
 
-    assert it.engine.world.count("c create") == 1  # type: ignore[attr-defined]
-    assert (it.engine.root / "launched").read_text().split().count(attempt.id) == 1  # type: ignore[attr-defined]
+    assert toy(it).world.count("c create") == 1
+    assert len(set(toy(it).launched)) == len(toy(it).launched)
 
 
 @requirement("ops:pause")
 async def test_a_plan_that_is_paused_waits_and_is_made_when_it_is_let_go(it: Service) -> None:
     await it.stop_workers()  # so that it is still to be started
-    it.engine.want(("d", "create"))  # type: ignore[attr-defined]
+    toy(it).want(("d", "create"))
     run = await it.start(await it.stack("waits"), tool="apply_toy")
     where: dict[str, Any] = {"namespace": "default", "execution": WorkflowExecution(workflow_id=run.id), "identity": "an operator"}
     async with contextlib.AsyncExitStack() as working:
@@ -146,8 +142,8 @@ async def test_a_plan_that_is_paused_waits_and_is_made_when_it_is_let_go(it: Ser
 async def test_workers_that_are_stopped_one_after_the_other_lose_nothing_in_mid_apply(client: Client, tmp_path: Path) -> None:
     install()
     async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), ui_approvals="trusted") as it, beside(it) as second:
-        it.engine.want(("e", "create"))  # type: ignore[attr-defined]
-        it.engine.hold_applies = True  # type: ignore[attr-defined]
+        toy(it).want(("e", "create"))
+        toy(it).hold_applies = True
         run = await it.start(await it.stack("rolling"), tool="apply_toy", by=ANA)
         await it.approve(await it.reaches(run.id, S.AWAITING_APPROVAL))
         await it.reaches(run.id, S.APPLYING)
@@ -155,10 +151,8 @@ async def test_workers_that_are_stopped_one_after_the_other_lose_nothing_in_mid_
         for one in (it, second, it):
             await one.stop_workers()
             await one.start_workers()
-        async with it.store.read() as conn:
-            [attempt] = await plans.attempts_of(conn, it.org, run.id)
-        (it.engine.where(attempt.id) / "go").touch()
+        (await launched(it) / "go").touch()
 
         await it.reaches(run.id, S.APPLIED, patience=60)
 
-        assert it.engine.world.count("e create") == 1  # type: ignore[attr-defined]
+        assert toy(it).world.count("e create") == 1

@@ -29,6 +29,7 @@ from tests.postgres import PASSWORD, Cluster, running
 from tests.requirements import requirement
 from tests.service import AGENT, ANA, BO, CY, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
+from tests.toy.steering import launched, toy
 
 pytestmark = pytest.mark.anyio
 install()
@@ -50,11 +51,6 @@ async def stores(postgres_url: str) -> AsyncIterator[list[Store]]:
     yield opened
     for one in opened:
         await one.close()
-
-
-def toy(it: Service) -> ToyEngine:
-    assert isinstance(it.engine, ToyEngine)
-    return it.engine
 
 
 async def at_once(*asked: Awaitable[Any]) -> list[Any]:
@@ -380,12 +376,9 @@ async def test_a_database_that_dies_in_mid_apply_delays_its_record_and_nothing_i
     run = await it.start(await it.stack())
     await it.approve(await it.reaches(run.id, RunState.AWAITING_APPROVAL))
 
-    async def launched() -> bool:
-        return bool(toy(it).launched)
-
-    await eventually(launched, "the apply to be launched")
+    folder = await launched(it)
     victim.kill()
-    (toy(it).where(toy(it).launched[0]) / "go").touch()
+    (folder / "go").touch()
     await fails(it, run.id)
     with pytest.raises(CountersignError) as away:
         await it.run(run.id)

@@ -10,14 +10,10 @@ from countersign.core.run import RunState
 from tests.requirements import requirement
 from tests.service import AGENT, ANA, BO, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
+from tests.toy.steering import toy
 
 pytestmark = pytest.mark.anyio
 install()
-
-
-def toy(it: Service) -> ToyEngine:
-    assert isinstance(it.engine, ToyEngine)
-    return it.engine
 
 
 async def test_a_plan_that_a_person_agrees_to_is_applied_once(it: Service) -> None:

@@ -14,24 +14,12 @@ from typing import Any
 from countersign.adapters.settings import TerraformSettings
 from countersign.core.approval import ApproveInput, CancelInput
 from countersign.core.run import RunState
-from tests.service import BO, Service, eventually, service, temporal_server
+from tests.service import BO, Service, service, temporal_server
 from tests.toy.engine import ToyEngine, install
+from tests.toy.steering import launched, toy
 
 HISTORIES = Path(__file__).parent / "histories"
 S = RunState
-
-
-def toy(it: Service) -> ToyEngine:
-    assert isinstance(it.engine, ToyEngine)
-    return it.engine
-
-
-async def launched(it: Service) -> Path:
-    async def first() -> Path | None:
-        return toy(it).where(toy(it).launched[-1]) if toy(it).launched else None
-
-    folder: Path = await eventually(first, "an apply to be launched")
-    return folder
 
 
 async def applied(it: Service) -> str:
