@@ -14,6 +14,7 @@ from activities.beating import heartbeating, until_done
 from activities.engine import EngineStep
 from activities.ledger import RESOURCES_KEPT
 from activities.watching import Watching
+from countersign.adapters.artifacts import Content
 from countersign.adapters.store import audit, claim, plans, records, runs
 from countersign.adapters.store.custody import saw
 from countersign.adapters.store.ending import end_waiting
@@ -185,15 +186,8 @@ class Applying(EngineStep):
         if outcome.own and outcome.state is not RunState.INTERRUPTED:
             await self.see_after(run, attempt)
         kinds = (("apply_log", outcome.log.encode()), ("journal", outcome.journal))
-        written = await asyncio.gather(
-            *(
-                self.artifacts.write(
-                    org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{attempt.id}", data=data, readable=True
-                )
-                for kind, data in kinds
-                if data
-            )
-        )
+        contents = [Content(kind=kind, name=f"{kind}-{attempt.id}", data=data, readable=True) for kind, data in kinds if data]
+        written = await self.artifacts.write_all(contents, org=run.org, stack_id=run.stack_id, run_id=run.id)
         freed = None
         async with self.store.begin() as tx:
             now = self.store.now()

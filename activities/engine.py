@@ -4,11 +4,10 @@ The engine knows its tool, the steps know turn, claim, sealed artifacts, policy 
 them nor the run workflow.
 """
 
-import asyncio
 from dataclasses import dataclass
 
 from activities.ledger import Wake
-from countersign.adapters.artifacts import Artifacts, Written
+from countersign.adapters.artifacts import Artifacts, Content, Written
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store import runs, secrets
 from countersign.adapters.store.database import Store
@@ -50,14 +49,8 @@ class RunStep:
         if run.changes or planned.adoptable:
             kinds |= {"plan_bundle": (planned.bundle, False), "plan_json": (planned.plan_json, False)}
         number = run.plan_number + 1
-        written = await asyncio.gather(
-            *(
-                self.artifacts.write(
-                    org=run.org, stack_id=run.stack_id, run_id=run.id, kind=kind, name=f"{kind}-{number}", data=data, readable=readable
-                )
-                for kind, (data, readable) in kinds.items()
-            )
-        )
+        contents = [Content(kind=kind, name=f"{kind}-{number}", data=data, readable=readable) for kind, (data, readable) in kinds.items()]
+        written = await self.artifacts.write_all(contents, org=run.org, stack_id=run.stack_id, run_id=run.id)
         return dict(zip(kinds, written, strict=True))
 
     async def stand(self, ref: RunRef) -> Standing:

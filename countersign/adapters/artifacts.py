@@ -9,7 +9,7 @@ An object says, sealed, what it is: a store that was restored from a backup find
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.keyring import Keyring
-from countersign.adapters.objects import TROUBLE, Folder, Place
+from countersign.adapters.objects import TROUBLE, Bucket, Folder, Place
 from countersign.adapters.store import statements
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.schema import artifacts
@@ -50,6 +50,16 @@ class Written:
     kid: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Bytes that are to be stored, and what they are."""
+
+    kind: str
+    name: str
+    data: bytes = field(repr=False)
+    readable: bool
+
+
 class Artifacts:
     """`place` is where the objects lie; every object is sealed for its organization, stack and digest."""
 
@@ -61,9 +71,52 @@ class Artifacts:
 
     async def write(self, *, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> Written:
         """Seal and store `data`; it is durable when this returns. Raises Unavailable where disk or bucket do not take it."""
-        digest, sealed_by = await self._put(org, stack_id, run_id, kind, name, data, readable)
+        content = Content(kind=kind, name=name, data=data, readable=readable)
+        [written] = await self.write_all([content], org=org, stack_id=stack_id, run_id=run_id)
+        return written
+
+    async def write_all(self, contents: Sequence[Content], *, org: str, stack_id: str, run_id: str | None) -> tuple[Written, ...]:
+        """The same for all that one step stores: a folder syncs them together, a bucket takes them beside each other."""
+
+        def sealed(content: Content) -> tuple[Written, bytes]:
+            return self._sealed(content, org=org, stack_id=stack_id, run_id=run_id)
+
+        def kept_in(folder: Folder) -> tuple[Written, ...]:
+            written: list[Written] = []
+
+            def objects() -> Iterator[tuple[str, bytes]]:  # one after the other, so that one at a time is in memory
+                for content in contents:
+                    one, stored = sealed(content)
+                    written.append(one)
+                    yield _path(org, stack_id, one.id), stored
+
+            folder.put(objects())
+            return tuple(written)
+
+        async def put(content: Content, bucket: Bucket) -> Written:
+            # A bucket that hangs must hold no thread: there are few, and everybody's.
+            one, stored = await asyncio.to_thread(sealed, content)
+            await bucket.store.put_async(_path(org, stack_id, one.id), stored)
+            return one
+
+        place = self._place
+        try:
+            if isinstance(place, Folder):
+                return await asyncio.to_thread(kept_in, place) if contents else ()
+            return tuple(await asyncio.gather(*(put(content, place) for content in contents)))
+        except TROUBLE as failed:
+            kinds = ", ".join(content.kind for content in contents)
+            raise Unavailable(f"the artifact store did not take {kinds}: {place.why(failed)} and ask again") from None
+
+    def _sealed(self, content: Content, *, org: str, stack_id: str, run_id: str | None) -> tuple[Written, bytes]:
+        """What is written, and the object's bytes."""
+        kind, name, data, readable = content.kind, content.name, content.data, content.readable
+        digest = sha256(data)
         artifact_id = _id(org, stack_id, run_id, kind, name, digest)
-        return Written(
+        sealed, kid = self._keyring.seal("artifacts", data, belongs_to=(org, stack_id, digest))
+        told = {"run_id": run_id, "kind": kind, "name": name, "readable": readable, "sha256": digest, "size": len(data)}
+        label, _ = self._keyring.seal("artifacts", canonical(told), belongs_to=(org, stack_id, artifact_id))
+        written = Written(
             id=artifact_id,
             org=org,
             stack_id=stack_id,
@@ -73,40 +126,9 @@ class Artifacts:
             readable=readable,
             sha256=digest,
             size=len(data),
-            kid=sealed_by,
+            kid=kid,
         )
-
-    async def _put(self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool) -> tuple[str, str]:
-        """Digest, seal, store and sync: (digest, id of the key)."""
-
-        def sealed() -> tuple[str, str, str, bytes]:
-            return self._sealed(org, stack_id, run_id, kind, name, data, readable)
-
-        def kept_in(folder: Folder) -> tuple[str, str]:
-            digest, kid, path, sealed_data = sealed()
-            folder.put(path, sealed_data)
-            return digest, kid
-
-        try:
-            if isinstance(self._place, Folder):
-                return await asyncio.to_thread(kept_in, self._place)
-            # A bucket that hangs must hold no thread: there are few, and everybody's.
-            digest, kid, path, sealed_data = await asyncio.to_thread(sealed)
-            await self._place.store.put_async(path, sealed_data)
-        except TROUBLE as failed:
-            raise Unavailable(f"the artifact store did not take {kind}: {self._place.why(failed)} and ask again") from None
-        return digest, kid
-
-    def _sealed(
-        self, org: str, stack_id: str, run_id: str | None, kind: str, name: str, data: bytes, readable: bool
-    ) -> tuple[str, str, str, bytes]:
-        """(digest, id of the key, path of the object, its bytes)."""
-        digest = sha256(data)
-        artifact_id = _id(org, stack_id, run_id, kind, name, digest)
-        sealed, kid = self._keyring.seal("artifacts", data, belongs_to=(org, stack_id, digest))
-        told = {"run_id": run_id, "kind": kind, "name": name, "readable": readable, "sha256": digest, "size": len(data)}
-        label, _ = self._keyring.seal("artifacts", canonical(told), belongs_to=(org, stack_id, artifact_id))
-        return digest, kid, _path(org, stack_id, artifact_id), b"".join((_LABELLED, len(label).to_bytes(_LENGTH, "big"), label, sealed))
+        return written, b"".join((_LABELLED, len(label).to_bytes(_LENGTH, "big"), label, sealed))
 
     async def record(self, tx: AsyncConnection, *written: Written) -> tuple[ArtifactRef, ...]:
         """Put the rows into the transaction `tx`; content that was recorded before keeps its row."""

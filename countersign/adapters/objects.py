@@ -4,6 +4,9 @@ Both take an object whole or not at all, and have it on a disk when `put` return
 may quote addresses and headers, and readers are told what to do instead.
 """
 
+import os
+import threading
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,20 +35,40 @@ class Folder:
         self._folder = folder
         self._synced: set[Path] = set()  # folders whose own names are on the disk
 
-    def put(self, path: str, data: bytes) -> None:
-        self.store.put(path, data)
-        self._sync(self._folder / path)
+    def put(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        """Store objects by their paths; all of them are on the disk when this returns.
 
-    def _sync(self, target: Path) -> None:
-        """The object and its folder on the disk; and once, every folder on the way that names it."""
-        on_disk(target)
-        on_disk(target.parent)
-        if target.parent not in self._synced:
-            for folder in target.parent.parents:
-                on_disk(folder)
-                if folder == self._folder:
-                    break
-            self._synced.add(target.parent)
+        Each is synced once all are written, so that the disk writes them together, and their folder once for all of them.
+        """
+        written: list[int] = []
+        folders: dict[Path, None] = {}
+        try:
+            for path, data in objects:
+                target = self._folder / path
+                if target.parent not in folders:
+                    self._make(target.parent)
+                    folders[target.parent] = None
+                written.append(_written(target, data))
+            for fd in written:
+                os.fsync(fd)
+        finally:
+            for fd in written:
+                os.close(fd)
+        for folder in folders:
+            self._sync(folder)
+
+    def _make(self, folder: Path) -> None:
+        if not folder.is_dir():
+            self._synced.discard(folder)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _sync(self, names: Path) -> None:
+        """The names in a folder on the disk; and once, its own name, and those of the folders on the way to it."""
+        on_disk(names)
+        while names != self._folder and names not in self._synced:
+            on_disk(names.parent)
+            self._synced.add(names)
+            names = names.parent
 
     def is_gone(self, failed: Exception) -> bool:
         """Whether the object is not there, though its place is."""
@@ -56,7 +79,7 @@ class Folder:
         text = str(failed).lower()
         if "no space" in text or "os error 28" in text:
             return "no space left; free some space on the disk of the data folder"
-        if "os error 27" in text:
+        if "os error 27" in text or "file too large" in text:
             return "the file is too large; raise the limit, or free some space on the disk of the data folder"
         return "an input or output error; look at the disk of the data folder"
 
@@ -82,6 +105,23 @@ class Bucket:
 
 
 Place = Folder | Bucket
+
+
+def _written(target: Path, data: bytes) -> int:
+    """A descriptor of the whole file, which has its name and is not synced yet."""
+    # A name that listings of the library leave out, as what it is writing itself.
+    temporary = target.with_name(f"{target.name}#{os.getpid()}{threading.get_native_id()}")
+    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
+        temporary.replace(target)
+    except BaseException:
+        os.close(fd)
+        temporary.unlink(missing_ok=True)
+        raise
+    return fd
 
 
 def _opened(url: str, endpoint: str | None) -> S3Store | GCSStore:

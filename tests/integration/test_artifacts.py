@@ -1,15 +1,16 @@
 """Objects in the artifact store say, sealed, what they are: what a restored store does not know is found by that."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.artifacts import Artifacts, Content
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store.database import Store
-from countersign.core.errors import FailedPrecondition
+from countersign.core.errors import FailedPrecondition, Unavailable
 from tests.postgres import BOTH, database_of
 from tests.requirements import requirement
 
@@ -80,3 +81,47 @@ async def test_an_object_of_before_there_were_labels_is_still_read(store: Store,
     path.write_bytes(stored[8 + int.from_bytes(stored[4:8], "big") :])
 
     assert await artifacts.content(one) == b"said"
+
+
+async def test_what_one_step_stores_is_on_the_disk_together_and_each_folder_is_synced_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = kept(store, tmp_path)
+    synced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").resolve().relative_to(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    contents = [Content(kind=kind, name=kind, data=kind.encode() * 1000, readable=True) for kind in ("plan_view", "log")]
+    first = await artifacts.write_all(contents, org="local", stack_id="st_1", run_id="run_1")
+    view, log = (f"artifacts/local/st_1/{one.id}" for one in first)
+
+    assert synced == [view, log, "artifacts/local/st_1", "artifacts/local", "artifacts"]
+    synced.clear()
+    await artifacts.write_all(contents[:1], org="local", stack_id="st_1", run_id="run_2")
+    assert synced[1:] == ["artifacts/local/st_1"], "its own name is on the disk already"
+    assert await artifacts.content(first[0]) == b"plan_view" * 1000
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "artifacts" / "local" / "st_1").iterdir()} == {"0o600"}
+
+
+async def test_an_object_that_is_cut_off_while_it_is_written_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = kept(store, tmp_path)
+    facts: Any = {"org": "local", "stack_id": "st_1", "run_id": "run_1", "readable": False, "kind": "state"}
+    whole = await artifacts.write(**facts, name="state-1", data=STATE)
+    written = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if len(data) < 100:
+            raise OSError(28, "No space left on device")
+        return written(fd, data[: len(data) // 2])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(Unavailable, match="the artifact store did not take state: no space left"):
+        await artifacts.write(**facts, name="state-2", data=STATE)
+    monkeypatch.undo()
+
+    assert [path.name for path in (tmp_path / "artifacts" / "local" / "st_1").iterdir()] == [whole.id]
+    (tmp_path / "artifacts" / "local" / "st_1" / "art_killed#17").write_bytes(b"CSA1")  # by whoever was killed meanwhile
+    async with store.read() as conn:
+        assert await artifacts.unknown(conn) == [whole]

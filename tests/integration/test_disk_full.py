@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio.client import Client
 
-from countersign.adapters.artifacts import Artifacts, Written
+from countersign.adapters.artifacts import Artifacts, Content, Written
 from countersign.adapters.store import audit, plans
 from countersign.adapters.store.runs import RunRow
 from countersign.core.errors import Unavailable
@@ -65,12 +65,12 @@ class Filling(Artifacts):
     at = ""
     refused: list[str]
 
-    async def write(self, **what: Any) -> Written:
-        if what["kind"] != self.at or self.refused:
-            return await super().write(**what)
+    async def write_all(self, contents: Sequence[Content], **of: Any) -> tuple[Written, ...]:
+        if self.refused or all(content.kind != self.at for content in contents):
+            return await super().write_all(contents, **of)
         with full(Path(self._place.shown)):
             try:
-                return await super().write(**what)
+                return await super().write_all(contents, **of)
             except Unavailable as no_room:
                 self.refused.append(no_room.message)
                 raise
