@@ -143,7 +143,7 @@ class Gateway:
             left = ends - anyio.current_time()
             if until(run) or left <= 0 or self._closing:
                 return run
-            await self._watch.changed(after=seen, timeout=min(left, LOOK_AGAIN))
+            await self._watch.changed(after=seen, timeout=min(left, LOOK_AGAIN), run=run_id)
 
     async def handle(self, conn: AsyncConnection, run: RunRow) -> RunHandle:
         return RunHandle(

@@ -257,6 +257,7 @@ _BEHAVIOUR = {
         "Nobody waits for a lock of the database without end, also where its holder stopped in mid-transaction.",
         "issue 4",
     ),
+    "waiting:of-one-run": ("Who waits for a run is told of its news at once, of no other's, and also where nobody can tell.", "issue 4"),
     "postgres:told": ("Who waits for a run is told by the database, and looks again after it was away.", "issue 4"),
     "postgres:restart": ("A database that dies and comes back loses and doubles nothing: steps and callers ask again.", "issue 4"),
     "postgres:two-of-each": ("Several fronts, workers and state services work on one database as one would.", "issue 4"),

@@ -203,7 +203,7 @@ async def test_cancelling_a_request_ends_the_wait_and_never_the_run(it: FrontSer
 
         async def waits(number: int) -> Callable[[], Awaitable[bool]]:
             async def so_many() -> bool:
-                return bool(it.front.watch._waiting == number)
+                return it.front.watch.waiting == number
 
             return so_many
 

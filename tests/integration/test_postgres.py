@@ -321,9 +321,10 @@ async def test_who_waits_is_told_of_an_event_of_another_process_and_not_of_other
     while await watch.changed(after=seen, timeout=0.5):  # listening begins with a look
         seen = watch.seen
 
-    waiting = asyncio.create_task(watch.changed(after=seen, timeout=20))
+    waiting = asyncio.create_task(watch.changed(after=seen, timeout=20, run="run_1"))
     await keys.create_key(other, org="local", principal=ANA, role="admin", by=ANA)
-    await asyncio.sleep(0.2)
+    await event(other, "run_2")
+    assert await watch.changed(after=seen, timeout=20)
     assert not waiting.done()
     began = time.monotonic()
     await event(other, "run_1")

@@ -8,26 +8,21 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from sqlalchemy import event, text
-from sqlalchemy.engine import Dialect, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.util import await_only
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.durable import on_disk
-from countersign.adapters.store import inline_sqlite
-from countersign.core.errors import FailedPrecondition, Unavailable
+from countersign.adapters.store.sqlite import Sqlite
+from countersign.core.errors import FailedPrecondition
 
 SCHEMA_HEAD = "0002"  # the newest migration; a test holds it against the migrations folder
-WRITES = "BEGIN IMMEDIATE"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -37,20 +32,29 @@ def utc_now() -> datetime:
 
 def stamp(moment: datetime) -> str:
     """RFC 3339, UTC, always with microseconds, so that text order is time order."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+class Database(Protocol):
+    """What a kind of database gives: transactions that raise Unavailable where it cannot be had."""
+
+    is_sqlite: bool
+
+    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    def begin_state(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    async def close(self) -> None: ...
+
+
 class Store:
     """One open store. `begin` is a write transaction, `read` a consistent look; both give a connection."""
 
-    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, *, url: str, clock: Callable[[], datetime] = utc_now) -> None:
-        self._writer = writer
-        self._state_writer = writer.execution_options(of_states=True) if is_postgres(url) else writer
-        self._reader = reader
+    def __init__(self, database: Database, *, url: str, clock: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
         self._clock = clock
         self.url = url
 
@@ -59,12 +63,12 @@ class Store:
 
     @property
     def is_sqlite(self) -> bool:
-        return self._writer.dialect.name == "sqlite"
+        return self._database.is_sqlite
 
     @property
     def path(self) -> Path | None:
         """The SQLite file, for a watcher of its own; None on other databases."""
-        return Path(self._writer.url.database) if self.is_sqlite and self._writer.url.database else None
+        return Path(make_url(self.url).database or "") if self.is_sqlite else None
 
     @property
     def shown(self) -> str:
@@ -75,22 +79,16 @@ class Store:
 
         return postgres.shown(self.url)
 
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
+    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A write transaction: commits at the end, rolls back on any error. Raises Unavailable where the database cannot be had."""
-        async with _connected(self._writer) as connection:
-            yield connection
+        return self._database.begin()
 
-    @asynccontextmanager
-    async def begin_state(self) -> AsyncIterator[AsyncConnection]:
+    def begin_state(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A write transaction about heads of states and nothing of the ledger: it holds the rows it takes, and waits for nobody else."""
-        async with _connected(self._state_writer) as connection:
-            yield connection
+        return self._database.begin_state()
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with _connected(self._reader) as connection:
-            yield connection
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.read()
 
     async def answers(self) -> bool:
         """Raises Unavailable where it does not."""
@@ -99,9 +97,7 @@ class Store:
         return True
 
     async def close(self) -> None:
-        await self._writer.dispose()
-        if self._reader is not self._writer:
-            await self._reader.dispose()
+        await self._database.close()
 
     @classmethod
     async def open(cls, url: str, *, clock: Callable[[], datetime] = utc_now) -> "Store":
@@ -109,86 +105,15 @@ class Store:
         if await asyncio.to_thread(_schema_version, url) != SCHEMA_HEAD:
             await asyncio.to_thread(migrate, url)
         parsed = make_url(url)
-        if not parsed.drivername.startswith("sqlite") or not parsed.database:
-            return cls(*_postgres_engines(url), url=url, clock=clock)
-        opened = partial(inline_sqlite.connect, parsed.database, asyncio.Lock(), inline_sqlite.Disk())
-        writer = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=opened, hide_parameters=True)
-        reader = create_async_engine(url, pool_size=4, max_overflow=8, async_creator=opened, hide_parameters=True)
-        for engine, begin in ((writer, WRITES), (reader, "BEGIN")):
-            _say_begin(engine, begin)
-        return cls(writer, reader, url=url, clock=clock)
+        if parsed.drivername.startswith("sqlite") and parsed.database:
+            return cls(Sqlite(url, parsed.database), url=url, clock=clock)
+        from countersign.adapters.store import postgres  # its driver costs a start on SQLite more than the rest of the store
+
+        return cls(postgres.Postgres(url), url=url, clock=clock)
 
 
 def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql:", "postgresql+", "postgres:"))
-
-
-def _postgres_engines(url: str) -> tuple[AsyncEngine, AsyncEngine]:
-    from countersign.adapters.store import postgres  # its driver costs a start on SQLite more than the rest of the store
-
-    writer, reader = postgres.engines(url)
-    _say_begin(writer, postgres.WRITES, of_states=postgres.WRITES_STATE)
-    _say_begin(reader, postgres.READS)
-    return writer, reader
-
-
-@asynccontextmanager
-async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    if engine.dialect.name == "postgresql":
-        async with _on_postgres(engine) as connection:
-            yield connection
-        return
-    try:
-        async with engine.begin() as connection:
-            yield connection
-    except OperationalError as broken:
-        text = str(broken.orig).lower()
-        if "disk" in text or "full" in text:
-            raise Unavailable("the disk of the data folder is full or failing; free some space and ask again") from None
-        if "locked" in text or "connect" in text or "closed" in text:
-            raise Unavailable("the store is busy or does not answer; ask again in a moment") from None
-        raise
-    except DBAPIError as lost:
-        if lost.connection_invalidated:
-            raise Unavailable("the store's connection broke; ask again in a moment") from None
-        raise
-
-
-@asynccontextmanager
-async def _on_postgres(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    from countersign.adapters.store import postgres
-
-    try:
-        async with postgres.begun(engine) as connection:
-            yield connection
-    except PoolTimeout:
-        raise Unavailable("the store is busy; ask again in a moment") from None
-    except DBAPIError as broken:
-        if (known := postgres.trouble(broken)) is not None:
-            raise known from None
-        raise
-
-
-def _say_begin(engine: AsyncEngine, begin: str, *, of_states: str | None = None) -> None:
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Any) -> None:
-        driver = connection.connection.driver_connection
-        if isinstance(driver, inline_sqlite.InlineConnection):
-            _begin_inline(driver, begin, connection.dialect)
-            return
-        about_states = of_states and connection.get_execution_options().get("of_states")
-        connection.exec_driver_sql(of_states if about_states else begin)
-
-
-def _begin_inline(driver: inline_sqlite.InlineConnection, begin: str, dialect: Dialect) -> None:
-    """Without a cursor: whatever waits here waits for the turn, or in a thread."""
-    try:
-        if begin == WRITES:
-            await_only(driver.begin_writing(begin))
-        else:
-            driver.open.execute(begin)
-    except sqlite3.Error as broken:
-        raise DBAPIError.instance(begin, (), broken, sqlite3.Error, hide_parameters=True, dialect=dialect) from broken
 
 
 def _schema_version(url: str) -> str | None:

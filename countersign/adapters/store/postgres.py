@@ -10,7 +10,8 @@ Nothing waits without end: for a lock, for a statement, or for a holder that sto
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from psycopg import sql
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
 
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, Unavailable
@@ -89,6 +91,50 @@ def parsed(url: str) -> URL:
 def shown(url: str) -> str:
     """The database without its password, for people."""
     return parsed(url).set(drivername="postgresql", query={}).render_as_string(hide_password=True)
+
+
+class Postgres:
+    """A database there, for `database.Store`."""
+
+    is_sqlite = False
+
+    def __init__(self, url: str) -> None:
+        self._writer, self._reader = engines(url)
+        self._state_writer = self._writer.execution_options(of_states=True)
+        _say_begin(self._writer, WRITES)
+        _say_begin(self._reader, READS)
+
+    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return _served(self._writer)
+
+    def begin_state(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return _served(self._state_writer)
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return _served(self._reader)
+
+    async def close(self) -> None:
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+
+def _say_begin(engine: AsyncEngine, begin: str) -> None:
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql(WRITES_STATE if connection.get_execution_options().get("of_states") else begin)
+
+
+@contextlib.asynccontextmanager
+async def _served(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    try:
+        async with begun(engine) as connection:
+            yield connection
+    except PoolTimeout:
+        raise Unavailable("the store is busy; ask again in a moment") from None
+    except DBAPIError as broken:
+        if (known := trouble(broken)) is not None:
+            raise known from None
+        raise
 
 
 def engines(url: str) -> tuple[AsyncEngine, AsyncEngine]:
@@ -263,21 +309,27 @@ def migrating(url: str) -> Iterator[str | None]:
         yield _version(connection)
 
 
-async def listening(url: str) -> AsyncGenerator[None]:
-    """Yields whenever there are new events, or there may be: after a connection was made, and while none can be. Goes on for ever."""
+async def listening(url: str) -> AsyncGenerator[Sequence[str] | None]:
+    """The runs that have new events; None where there may be others: after a connection was made, and while none can be. For ever."""
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(**_connection_of(url)) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
-                newest: object = None  # what was told while nobody listened is looked for now
+                newest = await _newest(connection)
+                yield None  # what was told while nobody listened
                 while True:
-                    row = await (await connection.execute("SELECT max(n) FROM events")).fetchone()
-                    if newest != row:
-                        newest = row
-                        yield
                     # Without news a look now and then, because a connection may be lost without a word.
                     async for _ in connection.notifies(timeout=LISTENS_FOR, stop_after=1):
                         pass
+                    found = await connection.execute("SELECT n, run_id FROM events WHERE n > %s ORDER BY n", (newest,))
+                    if rows := await found.fetchall():
+                        newest = rows[-1][0]
+                        yield [row[1] for row in rows]
         except psycopg.Error:
-            yield
+            yield None
         await asyncio.sleep(LISTENS_AGAIN)
+
+
+async def _newest(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> int:
+    row = await (await connection.execute("SELECT max(n) FROM events")).fetchone()
+    return int(row[0] or 0) if row else 0

@@ -116,9 +116,9 @@ def _updated(table: Table, names: tuple[str, ...], nulls: tuple[str, ...], tells
 
 def _driver(conn: AsyncConnection) -> sqlite3.Connection | None:
     """The open SQLite connection below, in its transaction; None on other databases."""
-    if conn.dialect.name != "sqlite":
+    if conn.sync_connection is None or conn.dialect.name != "sqlite":
         return None
-    below = conn.sync_connection.connection.driver_connection if conn.sync_connection is not None else None
+    below = conn.sync_connection.connection.driver_connection
     return below.open if isinstance(below, InlineConnection) else None
 
 

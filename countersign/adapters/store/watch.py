@@ -1,17 +1,22 @@
 """Waiting for the store to change: one watcher per process serves everybody who waits.
 
-Other processes write the rows the front waits for, so nothing in this process can tell. SQLite answers `PRAGMA data_version`
-in microseconds from shared memory, so it is asked every few milliseconds, and only while somebody waits; Postgres tells by itself.
-Whoever waits is woken by what the ledger or a run says anew: most commits are locks, credentials and states of no interest here.
+Other processes write the rows the front waits for, so nothing in this process can tell. On SQLite whoever commits rings (`bell`),
+and `PRAGMA data_version` says in microseconds whether anything came; Postgres tells by itself. Whoever waits for a run is woken by
+what the ledger says anew of that run: of sixteen who wait, one is woken, and most commits are locks, credentials and states of no
+interest here.
 """
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from contextlib import aclosing, suppress
 
+from countersign.adapters.store.bell import Bell, bell_of
 from countersign.adapters.store.database import Store
 
-EVERY = 0.004  # seconds between two looks at SQLite
+EVERY = 0.004  # seconds between two looks at SQLite where nobody can ring, or the last look failed
+SURELY = 0.25  # seconds to the next look although nobody rang: whoever committed may have died before it could
+REMEMBERED = 10_000  # runs
 
 
 class Watch:
@@ -24,8 +29,9 @@ class Watch:
         self._version: int | None = None
         self._newest: int | None = None  # events.n of the ledger's last row
         self._generation = 0
-        self._waiting = 0
-        self._turned = asyncio.Event()
+        self._of_all = 0  # the generation in which anything may have changed
+        self._of_run: dict[str, int] = {}  # the one in which a run did
+        self._waiting: dict[str | None, set[asyncio.Future[None]]] = {}
         self._poller: asyncio.Task[None] | None = None
 
     @property
@@ -34,25 +40,32 @@ class Watch:
         self._look()
         return self._generation
 
-    async def changed(self, *, after: int, timeout: float) -> bool:
-        """Wait until an event was committed after `seen` was `after`; False when `timeout` seconds passed without."""
+    @property
+    def waiting(self) -> int:
+        """How many wait just now."""
+        return sum(map(len, self._waiting.values()))
+
+    async def changed(self, *, after: int, timeout: float, run: str | None = None) -> bool:
+        """Wait until an event was committed after `seen` was `after`, of that `run` where one is named; False when `timeout`
+        seconds passed without."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout
-        self._waiting += 1
-        try:
+        while self._last(run) <= after:
+            if (left := ends - loop.time()) <= 0:
+                return False
+            told = loop.create_future()
+            self._waiting.setdefault(run, set()).add(told)
             if self._poller is None or self._poller.done():
                 self._poller = asyncio.create_task(self._poll() if self._path is not None else self._listen())
-            while self._generation <= after:
-                turned = self._turned
-                left = ends - loop.time()
-                if left <= 0:
-                    return False
+            try:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(left):
-                        await turned.wait()
-            return True
-        finally:
-            self._waiting -= 1
+                        await told
+            finally:
+                self._waiting[run].discard(told)
+                if not self._waiting[run]:
+                    del self._waiting[run]
+        return True
 
     async def close(self) -> None:
         if self._poller is not None:
@@ -63,22 +76,41 @@ class Watch:
             self._connection.close()
             self._connection = None
 
+    def _last(self, run: str | None) -> int:
+        return self._generation if run is None else max(self._of_all, self._of_run.get(run, 0))
+
     async def _poll(self) -> None:
-        while self._waiting:
-            self._look()
-            await asyncio.sleep(EVERY)
+        assert self._path is not None
+        try:
+            bell = Bell(bell_of(self._path))
+        except OSError:
+            bell = None
+        try:
+            while self._waiting:
+                if bell is not None:
+                    bell.rung.clear()
+                self._look()
+                if bell is None or self._version is None:
+                    await asyncio.sleep(EVERY)
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SURELY):
+                        await bell.rung.wait()
+        finally:
+            if bell is not None:
+                bell.close()
 
     async def _listen(self) -> None:
         from countersign.adapters.store import postgres
 
         async with aclosing(postgres.listening(self._url)) as told:
-            async for _ in told:
-                self._turn()
+            async for runs in told:
+                self._turn(runs)
 
     def _look(self) -> None:
         if self._path is None:
             return
-        version = newest = None
+        version, news = None, None
         try:
             if self._connection is None:
                 # Never waits for a lock: a look that fails counts as a change, and the next one is milliseconds away.
@@ -86,18 +118,34 @@ class Watch:
             version = self._connection.execute("PRAGMA data_version").fetchone()[0]
             if version == self._version:
                 return
-            newest = self._connection.execute("SELECT max(n) FROM events").fetchone()[0]
+            if self._newest is None:
+                self._newest = self._connection.execute("SELECT coalesce(max(n), 0) FROM events").fetchone()[0]
+            else:
+                news = self._connection.execute("SELECT n, run_id FROM events WHERE n > ? ORDER BY n", (self._newest,)).fetchall()
         except sqlite3.Error:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
             version = None
         self._version = version
-        if version is None or newest != self._newest:
-            self._newest = newest
-            self._turn()
+        if version is None or news is None:
+            self._turn(None)
+        elif news:
+            self._newest = news[-1][0]
+            self._turn(run for _, run in news)
 
-    def _turn(self) -> None:
+    def _turn(self, runs: Iterable[str] | None) -> None:
+        """Something changed: of these runs, or of any."""
         self._generation += 1
-        self._turned.set()
-        self._turned = asyncio.Event()
+        if runs is None or len(self._of_run) > REMEMBERED:
+            self._of_all = self._generation
+            self._of_run.clear()
+            moved = set(self._waiting)
+        else:
+            named = set(runs)
+            self._of_run.update(dict.fromkeys(named, self._generation))
+            moved = {None, *named}
+        for run in moved & self._waiting.keys():
+            for told in self._waiting[run]:
+                if not told.done():
+                    told.set_result(None)
