@@ -18,5 +18,6 @@ class Fingerprints:
 
     def of(self, tree: object, *domain: str) -> str:
         """16 bytes in hex. `tree` is JSON without floats."""
-        said = f"{_PURPOSE}\0{_spelled(domain)}\0{_spelled(tree)}".encode()
+        # The list of a domain by its texts: an encoder takes a list apart in ten times the time it needs for a text.
+        said = f"{_PURPOSE}\0[{','.join(map(_spelled, domain))}]\0{_spelled(tree)}".encode()
         return hmac.digest(self.key, said, "sha256")[:16].hex()

@@ -8,11 +8,14 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from urllib.parse import quote
 
 HIDDEN = "(redacted)"
 SHORTEST = 6  # characters; shorter "secrets" occur everywhere, and hiding them would tell more than it hides
 LINE_SHORTEST = 12  # characters of a line of a multi-line secret that is hidden by itself
+_SHORT = 64  # characters of a line that is remembered: names of attributes and types come a thousand times
+_REMEMBERED = 4096  # lines
 _FEW = 200  # up to here one regular expression is faster than the scan
 
 # Terminal sequences go as a whole, so that "\x1b[31mred" leaves "red" and not "[31mred". Those that carry a text (titles, links)
@@ -71,6 +74,7 @@ def cut(text: str, limit: int = 256) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
+@lru_cache(maxsize=4096)  # the same few names at every object of a type
 def looks_secret(name: str) -> bool:
     """Whether an attribute of this name is hidden although nothing marks it: `db_password`, `token`, `privateKey`."""
     return _SECRET_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)) is not None
@@ -99,6 +103,7 @@ class Redactor:
         forms = sorted({form for secret in self.secrets for form in _forms(secret)}, key=lambda f: (-len(f), f))
         self._few = forms if len(forms) <= _FEW else []
         self._known = re.compile("|".join(map(re.escape, self._few)))
+        self._lines: dict[str, str] = {}  # short lines as they may be shown
         self._many: dict[str, list[str]] = {}  # the first characters of a form → the forms, longest first
         if len(forms) > _FEW:
             for form in forms:
@@ -123,6 +128,15 @@ class Redactor:
 
     def line(self, text: str, limit: int = 256) -> str:
         """One clean, redacted line of at most `limit` characters."""
+        if len(text) > _SHORT or limit < 4 * _SHORT or type(text) is not str:  # a number of a plan is a text and equals others
+            return self._line(text, limit)
+        if (known := self._lines.get(text)) is None:
+            if len(self._lines) >= _REMEMBERED:
+                self._lines.clear()
+            known = self._lines[text] = self._line(text, limit)
+        return known
+
+    def _line(self, text: str, limit: int) -> str:
         if text.isascii() and text.isprintable() and text.strip() == text:
             return cut(self.text(text), limit)  # nothing to be cleaned
         return cut(self._cleaned(self.lines(text), clean_line), limit)

@@ -50,43 +50,56 @@ def action_of(change: ResourceChange) -> str:
 
 def classes_of(change: ResourceChange, stateful: Iterable[str] = STATEFUL_TYPES) -> tuple[ChangeClass, ...]:
     """Every class that fits, mildest first: import and move combine with any other."""
-    found = _main_classes(change, stateful)
-    if change.importing is not None:
-        found.add(ChangeClass.IMPORT)
-    if change.moved:
-        found.add(ChangeClass.MOVE)
+    action = action_of(change)
+    found = _of_update(change, stateful) if action == "update" else _main_classes(action, is_stateful(change.type, stateful))
+    return _combined(found, imported=change.importing is not None, moved=change.moved)
+
+
+@lru_cache(maxsize=1024)  # a plan has thousands of changes and a handful of kinds
+def _combined(main: frozenset[ChangeClass], *, imported: bool, moved: bool) -> tuple[ChangeClass, ...]:
+    found = main | ({ChangeClass.IMPORT} if imported else set()) | ({ChangeClass.MOVE} if moved else set())
     if len(found) > 1:
-        found.discard(ChangeClass.NONE)
+        found = found - {ChangeClass.NONE}
     return tuple(sorted(found, key=lambda c: c.rank))
 
 
-def _main_classes(change: ResourceChange, stateful: Iterable[str]) -> set[ChangeClass]:
-    holds_data = is_stateful(change.type, stateful)
-    match action_of(change):
+def _of_update(change: ResourceChange, stateful: Iterable[str]) -> frozenset[ChangeClass]:
+    attributes = change.attributes()
+    names = {name for name, _, _ in attributes}
+    found = {ChangeClass.LABELS if names and names <= LABELS else ChangeClass.UPDATE}
+    if unknown_rights(change) or (is_stateful(change.type, stateful) and any(marked(after.unknown) for _, _, after in attributes)):
+        found.add(ChangeClass.CREATE)  # nobody can see yet what will be granted or set: more than an update, and still one
+    return frozenset(found)
+
+
+@lru_cache(maxsize=64)
+def _main_classes(action: str, holds_data: bool) -> frozenset[ChangeClass]:
+    match action:
         case "no-op" | "read" | "import" | "move":
-            return {ChangeClass.NONE}
+            return frozenset({ChangeClass.NONE})
         case "create":
-            return {ChangeClass.CREATE}
-        case "update":
-            names = {name for name, _, _ in change.attributes()}
-            found = {ChangeClass.LABELS if names and names <= LABELS else ChangeClass.UPDATE}
-            if unknown_rights(change) or (holds_data and any(marked(after.unknown) for _, _, after in change.attributes())):
-                found.add(ChangeClass.CREATE)  # nobody can see yet what will be granted or set: more than an update, and still one
-            return found
+            return frozenset({ChangeClass.CREATE})
         case "replace":
-            return {ChangeClass.STATEFUL_REPLACE if holds_data else ChangeClass.REPLACE}
+            return frozenset({ChangeClass.STATEFUL_REPLACE if holds_data else ChangeClass.REPLACE})
         case "delete":
-            return {ChangeClass.STATEFUL_DELETE if holds_data else ChangeClass.DELETE}
+            return frozenset({ChangeClass.STATEFUL_DELETE if holds_data else ChangeClass.DELETE})
         case "forget":
-            return {ChangeClass.FORGET}
+            return frozenset({ChangeClass.FORGET})
         case _:
-            return {ChangeClass.UNKNOWN}
+            return frozenset({ChangeClass.UNKNOWN})
 
 
 def is_stateful(type_name: str, stateful: Iterable[str] = STATEFUL_TYPES) -> bool:
-    return _any_matches(type_name, tuple(stateful))
+    # The usual patterns are the same tuple each time: to hash forty texts is most of the work.
+    return _is_stateful(type_name) if stateful is STATEFUL_TYPES else _any_matches(type_name, tuple(stateful))
 
 
+@lru_cache(maxsize=1024)
+def _is_stateful(type_name: str) -> bool:
+    return _any_matches(type_name, STATEFUL_TYPES)
+
+
+@lru_cache(maxsize=1024)
 def is_rights(type_name: str) -> bool:
     return _any_matches(type_name, RIGHTS_TYPES)
 

@@ -125,27 +125,42 @@ class Side(NamedTuple):
 
     @property
     def absent(self) -> bool:
-        return self.value is None and not marked(self.unknown)
+        return self.value is None and not (self.unknown and marked(self.unknown))
 
     def child(self, key: str | int) -> "Side":
+        # Most sides have no mark at all, or are not there: a plan of a thousand changes has ten thousand of these.
+        whole, unknown, sensitive = self
         value: Any = None
-        if isinstance(self.value, dict):
-            value = self.value.get(key)
-        elif isinstance(self.value, list) and isinstance(key, int) and key < len(self.value):
-            value = self.value[key]
-        return Side(value, below(self.unknown, key), below(self.sensitive, key))
+        if isinstance(whole, dict):
+            value = whole.get(key)
+        elif isinstance(whole, list) and isinstance(key, int) and key < len(whole):
+            value = whole[key]
+        elif not unknown and not sensitive:
+            return NOTHING
+        return Side(value, below(unknown, key) if unknown else False, below(sensitive, key) if sensitive else False)
 
     def names(self) -> list[str]:
-        names = {str(k) for tree in (self.value, self.unknown) if isinstance(tree, dict) for k in tree}
-        return sorted(names)
+        return sorted(self.name_set())
+
+    def name_set(self) -> set[str]:
+        value, unknown, _ = self
+        names = set(map(str, value)) if isinstance(value, dict) else set()
+        return names.union(map(str, unknown)) if isinstance(unknown, dict) else names
 
     def length(self) -> int:
-        return max((len(tree) for tree in (self.value, self.unknown) if isinstance(tree, list)), default=0)
+        value, unknown, _ = self
+        return max(len(value) if isinstance(value, list) else 0, len(unknown) if isinstance(unknown, list) else 0)
+
+
+NOTHING = Side()
 
 
 def differ(before: Side, after: Side) -> bool:
     """Whether a change changes this value, or what is known or kept secret of it."""
-    return before.value != after.value or marked(after.unknown) or (pruned(before.sensitive) or False) != (pruned(after.sensitive) or False)
+    if before.value != after.value or (after.unknown and marked(after.unknown)):
+        return True
+    # An empty tree of marks says what no mark says.
+    return bool(before.sensitive or after.sensitive) and (pruned(before.sensitive) or False) != (pruned(after.sensitive) or False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,18 +199,25 @@ class ResourceChange:
 
     @cached_property
     def _attributes(self) -> tuple[tuple[str, Side, Side], ...]:
-        return tuple(self._told())
+        counts = differ if self.actions == ("update",) else _there
+        before, after = self.before, self.after
+        names = sorted(before.name_set() | after.name_set())
+        sides = [(name, before.child(name), after.child(name)) for name in names]
+        return tuple([told for told in sides if counts(told[1], told[2])])
 
-    def _told(self) -> Iterator[tuple[str, Side, Side]]:
-        updates = self.actions == ("update",)
-        for name in sorted({*self.before.names(), *self.after.names()}):
-            before, after = self.before.child(name), self.after.child(name)
-            if differ(before, after) if updates else not (before.absent and after.absent):
-                yield name, before, after
-
-    def changing(self) -> Iterator[tuple[str, Side, Side]]:
+    def changing(self) -> tuple[tuple[str, Side, Side], ...]:
         """Those of `attributes` that are not the same afterwards: what a reviewer looks for in a replacement or a move."""
-        return ((name, before, after) for name, before, after in self.attributes() if differ(before, after))
+        return self._changing
+
+    @cached_property
+    def _changing(self) -> tuple[tuple[str, Side, Side], ...]:
+        if self.actions == ("update",):
+            return self._attributes
+        return tuple(told for told in self._attributes if differ(told[1], told[2]))
+
+
+def _there(before: Side, after: Side) -> bool:
+    return not (before.absent and after.absent)
 
 
 def changes(document: Mapping[str, Any]) -> tuple[ResourceChange, ...]:

@@ -110,7 +110,9 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
         yield f"Changes who may do what: {_named(rights)}."
     if unsettled := [c for c in rights if unknown_rights(c)]:
         yield f"What is granted is known only after apply: {_named(unsettled)}."
-    exposed = [_where(c) for c in changes if any(_exposed(before, after) for _, before, after in c.attributes())]
+    exposed = [
+        _where(c) for c in changes if marked(c.before.sensitive) and any(_exposed(before, after) for _, before, after in c.attributes())
+    ]
     exposed += [f"output {name}" for name, _, before, after in doc.outputs(document) if _exposed(before, after)]
     if exposed:
         yield f"Values that were sensitive would be shown in clear from now on: {_listed(exposed)}."
@@ -127,9 +129,9 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
 
 
 def _of_commands(document: Mapping[str, Any], changes: list[ResourceChange]) -> Iterator[str]:
-    runs = {"create", "replace"}
+    runs = {"create", "replace", "delete"}
     configured = dict(provisioners_in(((document.get("configuration") or {}).get("root_module")) or {}))
-    commanded = [c for c in changes if action_of(c) in runs | {"delete"} and unindexed(c.address) in configured]
+    commanded = [c for c in changes if action_of(c) in runs and unindexed(c.address) in configured] if configured else []
     if commanded:
         kinds = sorted({kind for c in commanded for kind in configured[unindexed(c.address)]})
         yield f"Commands run while applying ({', '.join(kinds)}): {_named(commanded)}. A plan cannot show what they do."
@@ -148,6 +150,8 @@ def provisioners_in(module: Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 def unindexed(address: str) -> str:
     """`module.a["x.y"].b.c[0]` → `module.a.b.c`; brackets inside quotes are text."""
+    if '"' not in address and "[" not in address and "]" not in address:
+        return address
     out, quoted, depth, escaped = [], False, 0, False
     for letter in address:
         if quoted:

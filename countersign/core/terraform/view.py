@@ -6,7 +6,7 @@ bounded; it says what it leaves out and how much there is.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,22 +48,39 @@ class Shown:
         return self.redactor.line(str(side.value))
 
 
-def leaves(before: Side, after: Side, name: str) -> Iterator[tuple[str, Side, Side, bool]]:
-    """The differing leaves of an attribute: (path, before, after, hidden).
+Leaf = tuple[str, Side, Side, bool]  # path, before, after, hidden
+
+
+def leaves(before: Side, after: Side, name: str) -> list[Leaf]:
+    """The leaves of an attribute that differs which differ themselves.
 
     Hidden is what looks secret by its name or is sensitive on either side: the other side may well be the same value.
     """
-    if (before.absent and after.absent) or not differ(before, after):
-        return
+    found: list[Leaf] = []
+    if not (before.absent and after.absent):
+        _add_leaves(before, after, name, found)
+    return found
+
+
+def _add_leaves(before: Side, after: Side, name: str, found: list[Leaf]) -> None:
     hidden = looks_secret(name) or before.sensitive is True or after.sensitive is True
-    names, length = sorted({*before.names(), *after.names()}), max(before.length(), after.length())
-    if hidden or after.unknown is True or not (names or length):
-        yield name, before, after, hidden
+    if hidden or after.unknown is True or (_is_plain(before) and _is_plain(after)):
+        found.append((name, before, after, hidden))
         return
-    for key in names:
-        yield from leaves(before.child(key), after.child(key), f"{name}.{key}")
-    for index in range(length):
-        yield from leaves(before.child(index), after.child(index), f"{name}[{index}]")
+    names, length = sorted(before.name_set() | after.name_set()), max(before.length(), after.length())
+    if not (names or length):
+        found.append((name, before, after, hidden))
+        return
+    inner = [(before.child(key), after.child(key), f"{name}.{key}") for key in names]
+    inner += [(before.child(index), after.child(index), f"{name}[{index}]") for index in range(length)]
+    for old, new, path in inner:
+        if not (old.absent and new.absent) and differ(old, new):
+            _add_leaves(old, new, path, found)
+
+
+def _is_plain(side: Side) -> bool:
+    """Whether there is nothing to be taken apart."""
+    return not isinstance(side.value, dict | list) and not isinstance(side.unknown, dict | list)
 
 
 def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Redactor) -> bytes:
@@ -75,17 +92,18 @@ def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Red
     """
     classed = [(worst(classes_of(c)), c) for c in doc.changes(document) if not c.bare_no_op]
     classed.sort(key=lambda pair: (-pair[0].rank, pair[1].address))
-    written: list[dict[str, Any]] = []
+    written: list[str] = []
     room = SIZE
     for _, change in classed[:CHANGES]:
         entry = _entry(change, change_of(change, redactor), macs, redactor)
-        room -= len(json.dumps(entry))
+        text = json.dumps(entry, ensure_ascii=False)
+        room -= len(text) if text.isascii() and "\x7f" not in text else len(json.dumps(entry))
         if room < 0:
             break
-        written.append(entry)
+        written.append(text)
     changes = [change for _, change in classed]
     outputs = list(doc.outputs(document))
-    whole = {
+    head = {
         "v": "countersign.view/1",
         "engine_version": document.get("terraform_version"),
         "mode": mode,
@@ -95,11 +113,14 @@ def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Red
         "shown": len(written),
         "truncated": len(written) < len(changes),
         "classes": Counter(str(change_class) for change_class, _ in classed),
-        "changes": written,
+    }
+    foot = {
         "outputs": [_output(name, actions, before, after, macs, redactor) for name, actions, before, after in outputs[:LEAVES]],
         "outputs_total": len(outputs),
     }
-    return json.dumps(whole, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    # Each change was written once, to know its size, and is not written again.
+    opened, closed = json.dumps(head, ensure_ascii=False)[:-1], json.dumps(foot, ensure_ascii=False)[1:]
+    return f'{opened}, "changes": [{", ".join(written)}], {closed}'.encode("utf-8", "backslashreplace")
 
 
 def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redactor) -> dict[str, Any]:
@@ -108,7 +129,7 @@ def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redact
     rows: list[dict[str, Any]] = []
     left_out = 0
     forcing = set(change.replace_paths)
-    for attribute, before, after in change.attributes():
+    for attribute, before, after in change.changing():
         for name, old, new, hidden in leaves(before, after, attribute):
             if len(rows) >= LEAVES:
                 left_out += 1
@@ -122,7 +143,7 @@ def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redact
                 row["sensitive"] = True
             if marked(new.unknown):
                 row["unknown"] = True
-            if any(_within(name, path) or _within(path, name) for path in forcing):
+            if forcing and any(_within(name, path) or _within(path, name) for path in forcing):
                 row["forces_replacement"] = True
             rows.append(row)
     entry.update(attributes=rows, attributes_left_out=left_out, reason=change.reason)

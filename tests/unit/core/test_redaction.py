@@ -145,6 +145,16 @@ def test_with_thousands_of_secrets_the_same_is_hidden(secrets: list[str], text: 
     assert many.text(text) == few.text(text)
 
 
+def test_lines_are_shown_the_same_however_many_came_before_and_however_short_they_may_be() -> None:
+    redactor = Redactor(["hunter22"])
+
+    for _ in range(2):
+        for number in range(5000):
+            assert redactor.line(f"item {number} of hunter22") == f"item {number} of (redacted)"
+        assert redactor.line("item 1 of hunter22", 6) == "item 1… (20 characters)"
+        assert redactor.line("x" * 300) == "x" * 256 + "… (300 characters)"
+
+
 def test_short_words_are_no_secrets() -> None:
     redactor = Redactor(["12345", "abcdef"])
 

@@ -49,6 +49,12 @@ def test_the_frame_of_a_real_plan() -> None:
     assert [c["address"] for c in shown["changes"]][:3] == ["terraform_data.gone", "terraform_data.left_behind", "terraform_data.new_name"]
 
 
+def test_an_attribute_that_is_absent_on_both_sides_is_no_row_whatever_its_marks_say() -> None:
+    said = rows("update", before={"pin": None, "size": 1}, after={"pin": None, "size": 2}, was_sensitive={"pin": True}, sensitive={})
+
+    assert said == [("size", "1", "2")]
+
+
 def test_a_real_replacement_in_full() -> None:
     (disk,) = [c for c in view(recorded("demo_change"))["changes"] if c["action"] == "replace"]
 
