@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from countersign.adapters.process.files import write, write_once
+from countersign.adapters.process.files import content, write, write_once
 from countersign.adapters.process.machine import UNKNOWN_BOOT, boot_id
 from countersign.adapters.process.marked import MARKER, can_be_seen, carries, children, end_marked, group_of, marked_processes, reap
 from countersign.core.errors import FailedPrecondition, Unavailable
@@ -233,7 +233,7 @@ class Detached:
 
     def _read(self, name: str) -> str | None:
         try:
-            return (self.folder / name).read_text()
+            return content(f"{self.folder}/{name}").decode()
         except FileNotFoundError:
             return None
 

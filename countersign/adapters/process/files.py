@@ -5,6 +5,20 @@ from pathlib import Path
 
 from countersign.adapters.durable import on_disk
 
+PIECE = 1 << 16  # bytes
+
+
+def content(path: str | Path) -> bytes:
+    """All that a small file says, with no more calls than that takes: every process of the machine is asked."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        said = os.read(fd, PIECE)
+        while said and len(said) % PIECE == 0 and (more := os.read(fd, PIECE)):
+            said += more
+        return said
+    finally:
+        os.close(fd)
+
 
 def write(path: Path, text: str) -> None:
     """Whole or not at all, and on the disk before we go on."""

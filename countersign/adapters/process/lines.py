@@ -71,6 +71,8 @@ class Lines:
 def tail_of(path: Path, limit: int = ERRORS_KEPT) -> str:
     """The last `limit` bytes of a file as text; nothing where it does not exist."""
     try:
+        if not path.stat().st_size:
+            return ""  # nearly always
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - limit))
             return file.read().decode(errors="replace")

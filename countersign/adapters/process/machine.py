@@ -1,10 +1,12 @@
 """Which start of which machine this is."""
 
+from functools import cache
 from pathlib import Path
 
 UNKNOWN_BOOT = "unknown"
 
 
+@cache  # no process outlives its machine
 def boot_id() -> str:
     """Changes with every start of the machine."""
     try:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+from countersign.adapters.process.files import content
+
 PROC = Path("/proc")  # elsewhere than on Linux there is none, and what leaves its group is not found
 MARKER = "COUNTERSIGN_ATTEMPT"  # in the environment of every process of an attempt, so that what escapes its group is found
 children: "list[subprocess.Popen[bytes]]" = []  # wrappers this process started: nobody else can reap them
@@ -46,12 +48,11 @@ def can_be_seen() -> bool:
 
 def carries(pid: int, marker: str) -> bool:
     try:
-        with open(f"{PROC}/{pid}/environ", "rb", buffering=0) as environment:  # noqa: PTH123 - of every process: Path costs as much
-            said = environment.readall()
-        mark = f"{MARKER}={marker}".encode()
-        return mark in said and mark in said.split(b"\0")
+        said = content(f"{PROC}/{pid}/environ")
     except OSError:  # gone, another user's, or no /proc here
         return False
+    mark = f"{MARKER}={marker}".encode()
+    return mark in said and mark in said.split(b"\0")
 
 
 def group_of(pid: int) -> int | None:

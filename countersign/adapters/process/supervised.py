@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,10 +50,11 @@ async def supervise(
     handles.append(os.open(stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     try:
         # PDEATHSIG belongs to the thread that forks, so this must be the event loop's own; no preexec_fn (it would fork Python).
-        process = await asyncio.create_subprocess_exec(
-            *ending_with_us,
+        # Not by asyncio either: in Python 3.11 it waits for each child in a thread.
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns as soon as the child is forked
+            ending_with_us,
             cwd=cwd,
-            env=dict(env),
+            env=env,
             stdin=handles[2],
             stdout=handles[0],
             stderr=handles[1],
@@ -65,7 +68,7 @@ async def supervise(
         for handle in handles:
             os.close(handle)
     lines = Lines(out)
-    ended = asyncio.ensure_future(process.wait())
+    ended = asyncio.ensure_future(_end_of(process))
     try:
         while True:
             over = ended.done()  # asked before reading: what was written before the end is read after it
@@ -87,7 +90,24 @@ async def supervise(
             os.killpg(process.pid, signal.SIGKILL)
 
 
-async def _interrupted(process: asyncio.subprocess.Process, ended: "asyncio.Future[int]", grace: float) -> None:
+async def _end_of(process: "subprocess.Popen[bytes]") -> int:
+    """Its exit code, as soon as it ended. Not to be cancelled: the process would stay in the table."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except (OSError, AttributeError):  # a system without it
+        return await asyncio.to_thread(process.wait)
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(fd, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return process.wait()
+
+
+async def _interrupted(process: "subprocess.Popen[bytes]", ended: "asyncio.Future[int]", grace: float) -> None:
     """One SIGINT, once: a second one makes the engine give up on its state. Further cancellations do not shorten the grace."""
     if not ended.done():
         with contextlib.suppress(ProcessLookupError):
@@ -108,5 +128,10 @@ def told_of_our_end(argv: Sequence[str], name: str, env: Mapping[str, str]) -> l
     """`argv`, to be told by the signal `name` when we are gone, where setpriv exists. Raises Unavailable where the command does not."""
     if shutil.which(argv[0], path=env.get("PATH", os.defpath)) is None:
         raise Unavailable(f"{Path(argv[0]).name} cannot be started (no such executable); run `countersign doctor`")
-    setpriv = shutil.which("setpriv", path=os.defpath + ":/usr/bin:/bin")
+    setpriv = _setpriv()
     return [setpriv, "--pdeathsig", name, "--", *argv] if setpriv else list(argv)
+
+
+@functools.cache
+def _setpriv() -> str | None:
+    return shutil.which("setpriv", path=os.defpath + ":/usr/bin:/bin")

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from python_terraform import IsFlagged, Terraform
@@ -154,9 +155,13 @@ class Commands:
         return [*self.executable.prefix, "version", "-json"]
 
     def _argv(self, command: str, *arguments: str, **options: object) -> list[str]:
-        builder = Terraform(terraform_bin_path="-", working_dir=".", state="absent")  # an absent state: the constructor reads it
-        _, *words = builder.generate_cmd_string(command, *arguments, no_color=IsFlagged, **options)
+        _, *words = _builder().generate_cmd_string(command, *arguments, no_color=IsFlagged, **options)
         return [*self.executable.prefix, *words]
+
+
+@cache
+def _builder() -> Terraform:
+    return Terraform(terraform_bin_path="-", working_dir=".", state="absent")  # an absent state: the constructor reads it
 
 
 def _addresses(given: Sequence[str]) -> list[str]:
