@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from countersign.adapters.attempts import AttemptFolders, never_started, obey, private, usable
-from countersign.adapters.process import Detached, Hold, Lines, supervise, tail_of
+from countersign.adapters.process import Detached, Hold, supervise, tail_of
 from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
@@ -32,9 +32,9 @@ from countersign.core.terraform import events
 from countersign.core.terraform.events import Journal
 
 LOG_MAX = 2 << 20  # characters of the log that is kept, first and last half
-JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
 LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted, after which SIGINT is sent again
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
+LISTEN = 0.1  # seconds between two looks at its journal, while there is something new in it
 ROOM = 64 << 20  # bytes that must be free: a journal that could not be written proves nothing
 LEFT_OVER = "errored.tfstate"  # where the engine leaves a state that it could not store
 
@@ -131,7 +131,7 @@ class Attempts(AttemptFolders):
                     return never_started(self.where(attempt_id))
                 obey(detached, stop())
                 self._press(detached, witness.journal)
-                over = await detached.ended(LOOK)
+                over = await _watched(detached, witness)
                 total = total or _expected(self.where(attempt_id))
                 for _ in witness.hear():
                     await beat(dataclasses.replace(witness.progress(total, detached.process), over=over))
@@ -168,12 +168,12 @@ class Attempts(AttemptFolders):
             killed=detached.killed,
             state_left_over=(bundle.working_folder(folder / "bundle") / LEFT_OVER).exists(),
         )
-        redactor = redactor_of(folder)
+        redactor = witness.redactor
         noted = _noted(folder)
         restores = noted is not None and noted.restores
         state, code, message = stored(ended, errors) if restores else judged(journal, ended, errors, own=noted is not None and noted.own)
         progress = journal.progress(total)
-        told_journal, log = await asyncio.to_thread(_told_texts, detached.folder / "journal", journal, errors, redactor)
+        log = await asyncio.to_thread(_log_of, journal, errors, redactor)
         return Outcome(
             state=state,
             code=code,
@@ -183,7 +183,7 @@ class Attempts(AttemptFolders):
             outputs=events.told_outputs(journal, redactor) if state is RunState.VERIFYING else {},
             resources=events.told_results(journal, redactor),
             log=log,
-            journal=told_journal,
+            journal=witness.told(),
             evidence=_evidence(ended, witness, left_over, restores=restores),
             own=noted is not None and noted.own,
         )
@@ -204,6 +204,19 @@ class Attempts(AttemptFolders):
         folder = self.where(attempt_id)
         self.refuse_living(attempt_id)
         await asyncio.to_thread(_remove, folder)
+
+
+async def _watched(detached: Detached, witness: Witness) -> bool:
+    """Watch for LOOK seconds, or to the end; whether it ended.
+
+    It is listened to meanwhile: an engine with little to wait for says a thousand things in that time, and few should be left at its end.
+    """
+    until, pause = time.monotonic() + LOOK, LISTEN
+    while (left := until - time.monotonic()) > 0:
+        if await detached.ended(min(left, pause)):
+            return True
+        pause = LISTEN if witness.listen() else 2 * pause
+    return False
 
 
 def judged(journal: Journal, ended: events.Ended, errors: str, *, own: bool = False) -> tuple[RunState, str | None, str]:
@@ -278,25 +291,13 @@ def _evidence(ended: events.Ended, witness: Witness, left_over: int, *, restores
     return tuple(said)
 
 
-def _told_texts(path: Path, journal: Journal, errors: str, redactor: Redactor) -> tuple[bytes, str]:
-    """The journal as NDJSON and the log as text, both redacted; bounded."""
-    kept: list[bytes] = []
-    room = JOURNAL_MAX
-    lines = Lines(path)
-    try:
-        for told in (told for batch in lines.batches() for told in events.redacted_lines(batch, redactor)):
-            room -= len(told) + 1
-            if room < 0:
-                kept.append(b'{"@level":"warn","@message":"the rest of the journal was too long to keep","type":"log"}')
-                break
-            kept.append(told)
-    finally:
-        lines.close()
+def _log_of(journal: Journal, errors: str, redactor: Redactor) -> str:
+    """What it said, as text, redacted and bounded."""
     log = redactor.lines("\n".join([*journal.text, *([errors] if errors else [])]))
     if len(log) > LOG_MAX:
         half = LOG_MAX // 2
         log = f"{log[:half]}\n… {len(log) - LOG_MAX} characters left out …\n{log[-half:]}"
-    return b"\n".join(kept) + (b"\n" if kept else b""), log
+    return log
 
 
 def _noted(folder: Path) -> Noted | None:

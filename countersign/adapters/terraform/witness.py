@@ -1,7 +1,6 @@
 """Hearing an apply while it runs: how far it is, whether it does what was approved, and what of its journal leaves the machine."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +9,20 @@ from countersign.adapters.process import Lines
 from countersign.adapters.terraform.bundle import OPERATIONS
 from countersign.core.engine import Heard, Progress, Said
 from countersign.core.redaction import Redactor
-from countersign.core.terraform.events import Journal
+from countersign.core.terraform.events import Journal, redacted_lines
 from countersign.core.terraform.guard import Guard
-from countersign.core.terraform.testimony import event_of, kept
+from countersign.core.terraform.testimony import kept
 
-# Most of a journal is progress and what commands print; of what is left, `kept` takes what counts.
-_WORTH = re.compile(rb'"type" ?: ?"(?:version|diagnostic|(?:apply|provision)_(?:start|complete|errored))"')
 ALARM = 1000  # characters
+JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
+TOO_LONG = b'{"@level":"warn","@message":"the rest of the journal was too long to keep","type":"log"}'
 
 
 class Witness:
-    """The journal of an attempt, heard as it grows, and whether it can be believed. `folder` is the attempt's."""
+    """The journal of an attempt, heard as it grows, and whether it can be believed. `folder` is the attempt's.
+
+    What is made of a line is made when it is heard: at the end of an apply that did much, somebody waits for it.
+    """
 
     def __init__(self, folder: Path, journal: Path) -> None:
         self.journal = Journal()
@@ -28,33 +30,50 @@ class Witness:
         self._folder = folder
         self._lines = Lines(journal)
         self._number = 0
-        self._unsaid: list[tuple[int, bytes]] = []
+        self._unsaid: list[Said] = []
+        self._told: list[bytes] = []  # the lines as they may be shown
+        self._room = JOURNAL_MAX
         self._redactor: Redactor | None = None
+
+    def listen(self) -> bool:
+        """Hear a piece of what is new, if there is any; whether there was."""
+        return next(self._pieces(), False)
 
     def hear(self) -> Iterator[None]:
         """Feed what is new, in pieces; at least one, so that whoever watches tells that it does."""
-        heard = False
+        self.listen()
+        yield
+        while self.listen():
+            yield
+
+    def _pieces(self) -> Iterator[bool]:
         for batch in self._lines.batches():
             if not self._number:
                 self.journal.guard = guard_of(self._folder)  # it was written before the journal was
             for line in batch:
                 self._feed(line)
-            heard = True
-            yield
-        if not heard:
-            yield
+            self._keep(batch)
+            yield True
 
     def _feed(self, line: bytes) -> None:
-        before = len(self.journal.text)
-        self.journal.feed(line)
-        if line.startswith(b"{") and len(self.journal.text) > before and self.journal.text[-1].startswith("{"):
-            try:
-                json.loads(line)
-            except (ValueError, RecursionError):
-                self.torn += 1
+        event = self.journal.feed(line)
+        if event is None and line.startswith(b"{"):
+            self.torn += 1
+        said = kept(event, self.redactor) if event is not None else None
         self._number += 1
-        if _WORTH.search(line):
-            self._unsaid.append((self._number, line))
+        if said is not None:
+            self._unsaid.append(Said(number=self._number, line=said))
+
+    def _keep(self, lines: Sequence[bytes]) -> None:
+        for told in redacted_lines(lines, self.redactor) if self._room >= 0 else ():
+            self._room -= len(told) + 1
+            self._told.append(told if self._room >= 0 else TOO_LONG)
+            if self._room < 0:
+                break
+
+    def told(self) -> bytes:
+        """What was heard, with secrets hidden; bounded."""
+        return b"".join(line + b"\n" for line in self._told)
 
     @property
     def dropped(self) -> int:
@@ -81,9 +100,7 @@ class Witness:
 
     def _heard(self, process: int | None) -> Heard:
         """What was not told yet, reduced; it is told once."""
-        found = [(number, kept(event_of(line) or {}, self.redactor)) for number, line in self._unsaid]
-        self._unsaid = []
-        said = tuple(Said(number=number, line=line) for number, line in found if line is not None)
+        said, self._unsaid = tuple(self._unsaid), []
         return Heard(said=said, upto=self._number, process=process)
 
     def close(self) -> None:

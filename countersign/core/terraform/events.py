@@ -46,24 +46,25 @@ class Journal:
     _done: set[str] = field(default_factory=set)
     _highest: int = 0
 
-    def feed(self, line: bytes) -> None:
+    def feed(self, line: bytes) -> Mapping[str, Any] | None:
+        """The event on the line, or None where it is none."""
         try:
             event = _event(line.decode())
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
             self.text.append(line.decode(errors="replace"))
-            return
+            return None
         if message := event.get("@message"):
             self.text.append(str(message))
         handler = _HANDLERS.get(str(event.get("type", "")))
-        if handler is None:
-            return
-        try:
-            handler(self, event)
-        except (AttributeError, TypeError):
-            # Not as any engine writes it. Nobody may conclude from it that nothing was done.
-            self.touched = True
+        if handler is not None:
+            try:
+                handler(self, event)
+            except (AttributeError, TypeError):
+                # Not as any engine writes it. Nobody may conclude from it that nothing was done.
+                self.touched = True
+        return event
 
     def progress(self, total: int) -> Progress:
         """`total` is what was approved; done never goes back, though a replace is two operations on one address."""
@@ -265,6 +266,8 @@ def told_results(journal: Journal, redactor: Redactor) -> tuple[Mapping[str, obj
 
 def redacted_lines(lines: Sequence[bytes], redactor: Redactor) -> list[bytes]:
     """Lines of the journal with secrets hidden. Nearly always there are none, and all of them are looked through at once."""
+    if _is_plain(b"".join(lines)) and redactor.text(whole := b"\n".join(lines).decode()) == whole:
+        return list(lines)
     plain = b"\n".join(line for line in lines if _is_plain(line)).decode()
     if redactor.text(plain) == plain:
         return [line if _is_plain(line) else redacted_line(line, redactor) for line in lines]

@@ -14,6 +14,7 @@ from countersign.core.redaction import Redactor
 
 _OPERATIONS = frozenset({"apply_start", "apply_complete", "apply_errored"})
 _PROVISIONERS = frozenset({"provision_start", "provision_complete", "provision_errored"})
+_COUNT = _OPERATIONS | _PROVISIONERS | {"version", "diagnostic"}
 _CHANGES = frozenset({"create", "update", "delete"})
 WIDTH = 512  # characters of an address or id as people see it
 
@@ -33,10 +34,12 @@ def kept(event: Mapping[str, Any], redactor: Redactor | None = None) -> bytes | 
     With a `redactor` it says beside it how address and id may be shown, where they may not be shown as they are.
     """
     kind, hook = event.get("type"), event.get("hook")
+    if not isinstance(kind, str) or kind not in _COUNT:
+        return None  # most of a journal is progress and what commands print
     told: dict[str, Any] = {"type": kind, **({"@timestamp": event["@timestamp"]} if "@timestamp" in event else {})}
     if kind == "version":
         return _line(told)  # it says when the attempt began
-    if kind in _OPERATIONS | _PROVISIONERS and isinstance(hook, dict):
+    if kind != "diagnostic" and isinstance(hook, dict):
         resource = hook.get("resource")
         address = resource.get("addr") if isinstance(resource, dict) else None
         names = ("action", "id_key", "id_value") if kind in _OPERATIONS else ()

@@ -572,6 +572,14 @@ def test_lines_without_a_secret_stay_as_they_are_beside_one_that_is_cleaned() ->
     assert told == [lines[0], b'{"m":"escaped \\"(redacted)\\" \\u202e"}', b"text"]
 
 
+@requirement("promise:no-secrets")
+def test_of_lines_that_are_all_plain_one_with_a_secret_is_cleaned_and_none_without() -> None:
+    lines = [b'{"m":"harmless"}', b'{"m":"the-secret"}', b"text"]
+
+    assert redacted_lines(lines, Redactor(["the-secret"])) == [lines[0], b'{"m":"(redacted)"}', b"text"]
+    assert redacted_lines(lines, Redactor(["another-one"])) == lines
+
+
 def test_the_states_of_a_verdict_may_follow_an_apply() -> None:
     for state in ("verifying", "stale", "errored", "partially_applied", "interrupted"):
         assert may_follow(RunState.APPLYING, RunState(state))

@@ -80,6 +80,11 @@ def test_beside_what_is_secret_stands_how_it_may_be_shown() -> None:
     assert [one.line for one in told(testimony)] == ['thing.a["(redacted)"]: created, id (redacted)-1']
 
 
+@pytest.mark.parametrize("type", ["apply_progress", "log", None, 7, ["version"], {"version": "apply_start"}])
+def test_of_an_event_that_says_nothing_of_an_operation_nothing_is_kept(type: object) -> None:
+    assert kept({"type": type, "hook": {"resource": {"addr": "a.b"}, "action": "create"}}) is None
+
+
 def test_what_is_no_event_is_none() -> None:
     assert (event_of(b"text"), event_of(b"[1]"), event_of(b"[" * 100_000)) == (None, None, None)
     assert event_of(b'{"a": 1}') == {"a": 1}
