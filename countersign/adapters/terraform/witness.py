@@ -41,9 +41,11 @@ class Witness:
 
     def hear(self) -> Iterator[None]:
         """Feed what is new, in pieces; at least one, so that whoever watches tells that it does."""
-        self.listen()
-        yield
-        while self.listen():
+        heard = False
+        for _ in self._pieces():
+            heard = True
+            yield
+        if not heard:
             yield
 
     def _pieces(self) -> Iterator[bool]:
