@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.logs import Log
 from countersign.adapters.store import records, runs, secrets
 from countersign.adapters.store.database import Store
 from countersign.core.engine import Reveal
@@ -18,7 +17,7 @@ from countersign.core.errors import CountersignError
 from countersign.core.reading import Asked, Question, Reader, Reply
 from countersign.core.run import Mode, RunState
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 PATIENCE = 16.0  # seconds; less than whoever asked waits, so that they hear why
 LARGEST = 1 << 20  # bytes of a reply; a tool says less
 

@@ -87,7 +87,7 @@ async def _prepared(settings: "Settings") -> None:
     raise Unavailable(f"Temporal does not answer at {settings.temporal_target}: {why}")
 
 
-class _Redacted(logging.Formatter):
+class Redacted(logging.Formatter):
     """What looks like a credential stays out of log files too."""
 
     _redactor = Redactor()
@@ -99,20 +99,7 @@ class _Redacted(logging.Formatter):
 def _logged() -> None:
     """Logs go to standard error: over stdio, standard output belongs to the protocol."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("alembic", "httpx2", "uvicorn", "mcp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if "structlog" in sys.modules:
-        import structlog
-
-        structlog.configure(
-            processors=[
-                structlog.contextvars.merge_contextvars,
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.format_exc_info,
-                structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-            ],
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
@@ -23,6 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.logs import Log
 from countersign.adapters.store import state
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.schema import states
@@ -32,7 +32,7 @@ from countersign.core.errors import CountersignError, InvalidArgument, Permanent
 from countersign.core.fencing import LOCK_SIZE, Credential, Head, Refusal, Wish
 from countersign.core.terraform.state import Header, header_of
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 STATE_SIZE = 64 << 20  # bytes; 1000 small resources have half a MiB
 LARGE = 1 << 18  # bytes; what is smaller is digested faster than a thread takes it over

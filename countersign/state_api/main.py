@@ -12,19 +12,19 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.logs import Log
 from countersign.adapters.objects import place_of
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.errors import FailedPrecondition
 from countersign.state_api.app import StateService
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 GRACE = 8.0  # seconds for requests in the works; whoever stops us waits 10
 KEEP_ALIVE = 75  # seconds; an engine asks every few seconds, and a connection closed under it costs it a try

@@ -8,11 +8,10 @@ import asyncio
 import time
 from pathlib import Path
 
-import structlog
-
+from countersign.adapters.logs import Log
 from countersign.adapters.process import living_attempts
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 LOOK = 0.2  # seconds between two looks at other processes, which tell no event
 
 

@@ -9,16 +9,15 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
-import structlog
-
 from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.logs import Log
 from countersign.adapters.store import audit, retention
 from countersign.adapters.store.database import Store, stamp
 from countersign.core.errors import CountersignError
 from countersign.core.principal import SYSTEM
 from countersign.core.retention import Retention, rules
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 EVERY = timedelta(hours=1)
 FIRST = timedelta(minutes=2)  # a worker that has just started has other things to do

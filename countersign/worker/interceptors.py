@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from countersign.adapters.logs import Log
 from countersign.adapters.store.database import utc_now
 from countersign.core.errors import CountersignError, Unavailable
 from countersign.core.redaction import Redactor, clean_text
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 GIVE_UP_AFTER = 5  # tries of a step that fails for a reason nobody foresaw
 SKEW = timedelta(minutes=2)  # more than a busy machine takes from the server's word to its first line of the step
 

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import structlog
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -27,6 +26,7 @@ from activities.reconciling import Reconciling
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.logs import Log
 from countersign.adapters.machine import engine_slots
 from countersign.adapters.objects import place_of
 from countersign.adapters.process import boot_id
@@ -53,7 +53,7 @@ from workflows.drift import Drift
 from workflows.read import Read
 from workflows.run import Run
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 PASSED_THROUGH = ("countersign", "workflows", "pydantic", "pydantic_core", "annotated_types")
 COMPOSITES_AT_ONCE = 500  # each is a look at some rows now and then

@@ -9,11 +9,11 @@ import contextlib
 from datetime import timedelta
 from pathlib import Path
 
-import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.artifacts import Artifacts
+from countersign.adapters.logs import Log
 from countersign.adapters.restored import Restored, Told
 from countersign.adapters.store import runs
 from countersign.adapters.store.database import Store
@@ -25,7 +25,7 @@ from countersign.core.fencing import Mode
 from countersign.core.principal import SYSTEM
 from countersign.core.run import RunState
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 EVERY = timedelta(minutes=15)
 MOST = 200

@@ -10,15 +10,14 @@ import contextlib
 from collections.abc import Mapping
 from datetime import timedelta
 
-import structlog
-
+from countersign.adapters.logs import Log
 from countersign.adapters.schedules import Schedules, Wanted
 from countersign.adapters.store import drift, records
 from countersign.adapters.store.database import Store
 from countersign.core.durations import duration
 from countersign.core.errors import CountersignError
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 EVERY = timedelta(seconds=10)
 

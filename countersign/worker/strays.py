@@ -6,11 +6,11 @@ the only witness of what it made.
 
 from collections.abc import Sequence
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.engine import Here
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.logs import Log
 from countersign.adapters.store import journals, late, plans, runs
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.plans import AttemptRow
@@ -19,7 +19,7 @@ from countersign.core.engine import Engine, Reconciler, Remains, Said
 from countersign.core.errors import CountersignError
 from countersign.core.steps import ENGINES
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 
 async def end_strays(store: Store, keyring: Keyring, engines: Sequence[Engine], orgs: Sequence[str], here: Here) -> int:

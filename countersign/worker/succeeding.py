@@ -9,14 +9,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
+from countersign.adapters.logs import Log
 from countersign.adapters.store import runs
 from countersign.adapters.store.database import Store
 from countersign.adapters.temporal import Runs
 from countersign.core.errors import CountersignError
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 MOST = 200  # open runs that are looked at
 AT_ONCE = 16

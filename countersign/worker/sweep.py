@@ -10,8 +10,7 @@ import contextlib
 import itertools
 from datetime import timedelta
 
-import structlog
-
+from countersign.adapters.logs import Log
 from countersign.adapters.store import audit, plans, runs, turns
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.runs import RunRow
@@ -21,7 +20,7 @@ from countersign.core.principal import SYSTEM
 from countersign.core.redaction import Redactor
 from countersign.core.run import RunState, may_follow
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 
 EVERY = timedelta(seconds=10)
 SETTLED = timedelta(seconds=5)  # a row younger than this may still be on its way into Temporal

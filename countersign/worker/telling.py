@@ -12,9 +12,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
-
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.logs import Log
 from countersign.adapters.settings import Settings, WebhookSettings
 from countersign.adapters.store import outbox, plans, secrets
 from countersign.adapters.store.database import Store
@@ -25,7 +24,7 @@ from countersign.core.notice import Moment, document, signing_key, wait_after
 if TYPE_CHECKING:
     from countersign.adapters.webhook import Answer, Sender  # loaded where there is a webhook at all
 
-log = structlog.get_logger(__name__)
+log = Log(__name__)
 EVERY = 0.5  # seconds between two looks at what has to be told
 IDLE = 60.0  # the same where no webhook is set: only to forget what nobody wants
 PRUNE = 3600.0
