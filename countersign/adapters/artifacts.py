@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.objects import TROUBLE, Bucket, Folder, Place
 from countersign.adapters.store import statements
 from countersign.adapters.store.database import Store, stamp
+from countersign.adapters.store.dialects import insert_into
 from countersign.adapters.store.schema import artifacts
 from countersign.core.digests import canonical, sha256
 from countersign.core.errors import FailedPrecondition, NotFound, Unavailable
@@ -264,4 +264,4 @@ def _path(org: str, stack_id: str, artifact_id: str) -> str:
 @cache
 def _inserted(dialect: str) -> Any:
     """One statement for any number of rows: built for each number it would be compiled each time."""
-    return (postgresql.insert if dialect == "postgresql" else sqlite.insert)(artifacts).on_conflict_do_nothing()
+    return insert_into(artifacts, dialect).on_conflict_do_nothing()

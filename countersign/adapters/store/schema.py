@@ -18,9 +18,10 @@ metadata = MetaData(
 )
 
 
-def _only(condition: str, postgres: str | None = None) -> dict[str, Any]:
-    """A partial unique index on both databases."""
-    return {"unique": True, "sqlite_where": text(condition), "postgresql_where": text(postgres or condition)}
+def _only(condition: str) -> dict[str, Any]:
+    """A partial index. Postgres, which gets its tables from the migrations alone, reads the condition there: to say it here as well
+    would load its dialect in each part (2 MiB, 20 ms)."""
+    return {"sqlite_where": text(condition)}
 
 
 def _org() -> Column[str]:
@@ -40,7 +41,7 @@ records = Table(
     Column("created_at", String(32), nullable=False),
     Column("updated_at", String(32), nullable=False),
     Column("deleted_at", String(32)),
-    Index("ix_records_live_path", "org_id", "kind", "path", **_only("deleted_at IS NULL")),
+    Index("ix_records_live_path", "org_id", "kind", "path", unique=True, **_only("deleted_at IS NULL")),
 )
 
 secrets = Table(
@@ -228,7 +229,7 @@ attempts = Table(
     Column("outcome", String(32)),
     Column("evidence", Text),  # JSON list of lines
     UniqueConstraint("org_id", "plan_digest"),
-    Index("ix_attempts_open", "org_id", "stack_id", **_only("closed_at IS NULL")),
+    Index("ix_attempts_open", "org_id", "stack_id", unique=True, **_only("closed_at IS NULL")),
     Index("ix_attempts_run", "org_id", "run_id"),
 )
 
@@ -260,7 +261,7 @@ turns = Table(
     Column("by", String(120), nullable=False, server_default=""),  # the requester's principal
     Column("held", Boolean, nullable=False),
     Column("since", String(32), nullable=False),
-    Index("ix_turns_held", "org_id", "stack_id", **_only("held = 1", "held")),
+    Index("ix_turns_held", "org_id", "stack_id", unique=True, **_only("held = 1")),
 )
 
 # The head of one state: changed by compare-and-swap only. Lock and epoch belong to the state service and the claim.
@@ -382,7 +383,7 @@ outbox = Table(
     Column("at", String(32), nullable=False),
     Column("facts", Text, nullable=False),  # core.notice.Facts
     Column("document", Text),  # the CloudEvent, byte for byte as it is sent
-    Index("ix_outbox_waiting", "at", sqlite_where=text("document IS NULL"), postgresql_where=text("document IS NULL")),
+    Index("ix_outbox_waiting", "at", **_only("document IS NULL")),
 )
 
 # One row for each webhook that a notice is for.

@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, bindparam, desc, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.artifacts import Written
 from countersign.adapters.store import statements
 from countersign.adapters.store.database import moment, stamp, utc_now
+from countersign.adapters.store.dialects import insert_into
 from countersign.adapters.store.schema import attempts, credentials, lock_events, states
 from countersign.adapters.store.schema import snapshots as snapshots_table
 from countersign.core import fencing
@@ -93,8 +93,7 @@ async def hold(tx: AsyncConnection, org: str, stack_id: str) -> Head:
     mine = {"org_id": org, "stack_id": stack_id}
     if (row := await statements.first(tx, states, hold=True, **mine)) is not None:
         return _head(row)
-    insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-    await tx.execute(insert(states).values(mine).on_conflict_do_nothing())
+    await tx.execute(insert_into(states, tx.dialect.name).values(mine).on_conflict_do_nothing())
     row = await statements.first(tx, states, hold=True, **mine)
     assert row is not None
     return _head(row)
