@@ -275,7 +275,9 @@ def _arguments(name: str, function: Tool, common: Mapping[str, tuple[Any, Any]],
             raise ValueError(f"{name} declares {parameter.name}, which every tool of its class takes already")
         own[parameter.name] = (hints[parameter.name], ... if parameter.default is inspect.Parameter.empty else parameter.default)
     fields: Any = {**own, **common}
-    return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    # Made when the tool is first called or listed: the start of the front need not wait for all of them.
+    config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    return create_model(f"{name}_arguments", __config__=config, **fields)
 
 
 _UNSAID = ("title", "$defs", "maxLength", "minLength", "maxItems", "pattern", "minimum")

@@ -34,7 +34,7 @@ ENDPOINT = re.compile(r"^https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/?\Z")
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # all of them are made at once, with `Settings`
 
 
 class EnvironmentSettings(Section):
@@ -341,7 +341,7 @@ class LimitSettings(Section):
 class Settings(BaseSettings):
     """Every setting has a default that makes the laptop mode work."""
 
-    model_config = SettingsConfigDict(env_prefix="COUNTERSIGN_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="COUNTERSIGN_", env_nested_delimiter="__", frozen=True, extra="forbid", defer_build=True)
 
     data: Path
     host: str = "127.0.0.1"  # anything but loopback must be asked for

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from countersign.cli.exits import HELP
-from countersign.cli.output import fail
-from countersign.cli.session import run, settings_of
+from countersign.cli.session import fail, run, settings_of
 from countersign.core.errors import CountersignError
 
 Data = Annotated[

@@ -41,14 +41,14 @@ def run(work: Coroutine[Any, Any, Exit], *, as_json: bool = False) -> NoReturn:
     try:
         code = asyncio.run(_settling(work))
     except CountersignError as error:
-        _fail(error, as_json=as_json)
+        fail(error, as_json=as_json)
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
     gc.freeze()  # nobody waits for a last collection
     raise SystemExit(int(code))
 
 
-def _fail(error: CountersignError, *, as_json: bool = False) -> NoReturn:
+def fail(error: CountersignError, *, as_json: bool = False) -> NoReturn:
     from countersign.cli.output import fail  # what draws is not loaded where nothing is drawn
 
     fail(error, as_json=as_json)
@@ -66,7 +66,7 @@ def settings_of(data: Path | None, *, as_json: bool = False, **overrides: Any) -
         if overrides.get("database") is not None:
             database_argument(overrides["database"])
     except CountersignError as error:
-        _fail(error, as_json=as_json)
+        fail(error, as_json=as_json)
     given = {name: value for name, value in overrides.items() if value is not None}
     if data is not None:
         given["data"] = data.expanduser().absolute()

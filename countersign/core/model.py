@@ -8,4 +8,5 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Payload(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Validators are made when a model is first used: each part loads many and uses some.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
