@@ -47,7 +47,7 @@ from countersign.core.reading import WITHIN, Question, Reply
 from countersign.core.reading import WORKFLOW as READ
 from countersign.core.run import Mode, RunState
 from countersign.core.step import RUNS_QUEUE
-from countersign.core.steps import Decided, RunInput
+from countersign.core.steps import Decided, RunInput, home_of
 
 T = TypeVar("T")
 RPC = timedelta(seconds=5)
@@ -142,7 +142,7 @@ class Runs:
                     WORKFLOW,
                     RunInput(org=run.org, run_id=run.id, engine=run.engine),
                     id=run.id,
-                    task_queue=RUNS_QUEUE,
+                    task_queue=home_of(run.engine),
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE if again else WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     search_attributes=_attributes(run),

@@ -14,12 +14,16 @@ from countersign.core.model import Payload
 Takes = TypeVar("Takes", bound=Payload)
 Gives = TypeVar("Gives", bound=Payload)
 
-# One shared queue: an activity on the workflow's own queue is dispatched eagerly, which saves a hop.
+# What is of no engine: the runs' own steps, questions, schedules, runs that are made of runs.
 RUNS_QUEUE = "countersign"
 
 
 def engine_queue(engine: str) -> str:
-    """Where an engine's own processes are started: its workers say how many at once, so deciding never waits behind them."""
+    """Where an engine's runs live and its processes are started: its workers say how many of these at once.
+
+    Both on one queue, for then Temporal hands a step to the worker that asked for it in its answer, and saves three hops of its own.
+    Deciding waits behind no process: it is done in place, and moving a run is of `RUNS_QUEUE`.
+    """
     return f"countersign-{engine}"
 
 

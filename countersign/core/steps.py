@@ -11,7 +11,7 @@ from enum import StrEnum
 from countersign.core.approval import ApproveInput, Channel, RejectInput
 from countersign.core.model import Payload
 from countersign.core.run import COMPOSITE, RunState
-from countersign.core.step import Step, engine_queue
+from countersign.core.step import RUNS_QUEUE, Step, engine_queue
 
 
 class RunInput(Payload):
@@ -141,6 +141,7 @@ class EngineSteps:
     apply: Step[ApplyInput, Standing]
     follow: Step[FollowInput, Standing]
     reconcile: Step[FollowInput, Standing] | None = None  # without it an interrupted run needs an operator
+    home: str = RUNS_QUEUE  # the queue of its runs' workflows
 
 
 def engine_steps(
@@ -183,13 +184,14 @@ def engine_steps(
             schedule_to_start=away,
         ),
         reconcile=reconcile if reconciles else None,
+        home=queue,
     )
 
 
 def composite_steps() -> EngineSteps:
     """Of runs that are made of runs: they only watch others and move rows. Any machine may do that, and many at once, for long."""
     steps = engine_steps(COMPOSITE, plan=LED, apply=LED)
-    return replace(steps, follow=replace(steps.follow, queue=engine_queue(COMPOSITE), schedule_to_start=None))
+    return replace(steps, follow=replace(steps.follow, queue=engine_queue(COMPOSITE), schedule_to_start=None), home=RUNS_QUEUE)
 
 
 ENGINES: dict[str, EngineSteps] = {
@@ -197,3 +199,8 @@ ENGINES: dict[str, EngineSteps] = {
     "helm": engine_steps("helm", reconciles=True),
     COMPOSITE: composite_steps(),
 }
+
+
+def home_of(engine: str) -> str:
+    """The queue a run of that engine lives on; of one that only a newer worker knows, the one that all of them serve."""
+    return ENGINES[engine].home if engine in ENGINES else RUNS_QUEUE

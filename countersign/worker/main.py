@@ -105,7 +105,7 @@ def build_workers(
     wake: Wake,
     alarm: Wake | None = None,
 ) -> list[Worker]:
-    """A worker for runs and decisions, one per engine, and one for what only this machine can do."""
+    """A worker for what is of no engine, one per engine for its runs and their steps, and one for what only this machine can do."""
     policy = settings.effective_policy
     ledger = LedgerSteps(
         store=store,
@@ -165,6 +165,12 @@ def build_workers(
     }
     # Each poll of a worker that is frozen swallows one task until that times out, and these queues never need many at once.
     few: dict[str, Any] = {"max_concurrent_activity_task_polls": 2}
+    # A poll holds a slot while it waits, and the next one holds another; what is handed over eagerly needs one that nobody holds.
+    one_poll: dict[str, Any] = {"max_concurrent_activity_task_polls": 1}
+    telling: dict[str, Any] = {
+        "sticky_queue_schedule_to_start_timeout": timedelta(seconds=2),
+        "workflow_runner": SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)),
+    }
     return [
         Worker(
             client,
@@ -172,12 +178,20 @@ def build_workers(
             **few,
             workflows=[Run, Drift, Read],
             activities=[*marked_steps(ledger), *marked_steps(drifting)],
-            sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
-            workflow_runner=SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)),
+            **telling,
             **common,
         ),
         *(
-            Worker(client, task_queue=engine_queue(name), activities=steps, max_concurrent_activities=slots, **common)
+            Worker(
+                client,
+                task_queue=engine_queue(name),
+                workflows=[Run],
+                activities=[*steps, *marked_steps(ledger)],
+                max_concurrent_activities=slots,
+                **one_poll,
+                **telling,
+                **common,
+            )
             for name, steps in starting.items()
         ),
         *(

@@ -24,6 +24,7 @@ from countersign.core.steps import (
     RunRef,
     Standing,
     engine_steps,
+    home_of,
     pause_before_look,
 )
 from tests.requirements import requirement
@@ -82,6 +83,16 @@ def test_another_engine_has_the_same_steps_under_its_own_name() -> None:
 
 def test_queues_are_of_engines_and_of_machines() -> None:
     assert (RUNS_QUEUE, engine_queue("helm"), host_queue("node-7")) == ("countersign", "countersign-helm", "countersign-host-node-7")
+
+
+def test_a_run_lives_where_its_engine_works_so_that_its_steps_are_handed_over_with_the_task_that_asks_for_them() -> None:
+    assert (home_of("terraform"), ENGINES["terraform"].plan.queue, ENGINES["terraform"].apply.queue) == ("countersign-terraform",) * 3
+    assert (home_of("helm"), engine_steps("other").home) == ("countersign-helm", "countersign-other")
+
+
+@pytest.mark.parametrize("engine", ["composite", "of-a-newer-version"])
+def test_what_is_of_no_engine_here_lives_on_the_queue_that_every_worker_serves(engine: str) -> None:
+    assert home_of(engine) == RUNS_QUEUE
 
 
 def test_a_method_says_which_step_it_does() -> None:
