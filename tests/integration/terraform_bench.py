@@ -187,9 +187,13 @@ class Spy:
 
     @property
     def commands(self) -> list[str]:
-        """Names of the commands so far, in order."""
+        """Names of the commands so far, in order. A `show` is started beside the `plan` it waits for, and named after it."""
         calls = self.folder / "calls"
-        return [line.split()[0] for line in calls.read_text().splitlines()] if calls.exists() else []
+        found: list[str] = []
+        for name in [line.split()[0] for line in calls.read_text().splitlines()] if calls.exists() else []:
+            early = name == "plan" and found[-1:] == ["show"] and found.count("show") > found.count("plan")
+            found.insert(len(found) - early, name)
+        return found
 
     def forget(self) -> None:
         (self.folder / "calls").unlink(missing_ok=True)

@@ -536,7 +536,7 @@ async def test_a_locked_provider_of_the_mirror_is_started_also_from_a_warm_folde
         spy.forget()
         with pytest.raises(ProviderError, match=r"Failed to (load plugin schemas|instantiate provider)|Unrecognized remote plugin"):
             await bench.plan("needs")  # which it then is not
-        assert spy.commands == commands
+        assert [command for command in spy.commands if command != "show"] == commands  # which waited in vain
 
     assert (bench.world / "ran").read_text().count("thing ran") >= 2
 

@@ -1,7 +1,7 @@
 """One attempt at a plan: check, initialise, plan, show once, judge, bundle.
 
-At most three processes of the engine: `init` where no warm work directory fits, `plan`, `show -json`. Everything a person,
-a model or the history gets to see is made from the plan document and its marks, redacted.
+At most three processes of the engine: `init` where no warm work directory fits, `plan`, and `show -json`, which is started beside it.
+Everything a person, a model or the history gets to see is made from the plan document and its marks, redacted.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from countersign.adapters.process import end_marked
 from countersign.adapters.terraform import bundle, kept
+from countersign.adapters.terraform.ahead import Ahead, showing
 from countersign.adapters.terraform.environment import credential_environment
 from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import given, judged
@@ -95,10 +96,11 @@ async def planned(session: Session) -> Planned:
         await kept.enter(session, source_.files, environment)
     # It stays in the tree, and so in the bundle: should the apply be lost, what is left is planned with the import again.
     add_imports(session.place.tree, job.imports)
-    events, plan_file = await saved_plan(session, environment, values.files)
-    if there:
-        await kept.planned_on(session, environment, plan_file)
-    plan_json = await shown(session, environment, plan_file)
+    async with showing(session, environment, session.place.side / bundle.PLAN) as ahead:
+        events, plan_file = await saved_plan(session, environment, values.files)
+        if there:
+            await kept.planned_on(session, environment, plan_file)
+        plan_json = await shown(session, environment, plan_file, ahead)
     await session.tell("reading the plan")
     own = frozenset({job.state.password, *credential.values(), *session.keys})
     made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values.given, own=own)
@@ -155,9 +157,11 @@ async def saved_plan(
     return journal, out
 
 
-async def shown(session: Session, environment: Mapping[str, str], plan_file: Path) -> bytes:
-    """The plan as JSON. It costs as much as the plan: ask once."""
-    ended = await session.document("show", session.commands.show(plan_file), environment)
+async def shown(session: Session, environment: Mapping[str, str], plan_file: Path, ahead: Ahead | None = None) -> bytes:
+    """The plan as JSON. It costs as much as the plan: ask once. `ahead` may have it already."""
+    ended = (await ahead.ended() if ahead is not None else None) or await session.document(
+        "show", session.commands.show(plan_file), environment
+    )
     if ended.code != 0:
         raise ProviderError(f"the saved plan cannot be shown: {session.redactor.line(ended.errors, 400)}")
     size = ended.out.stat().st_size

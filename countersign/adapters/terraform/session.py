@@ -105,13 +105,15 @@ class Session:
         self._said += journal.text
         return journal, ended
 
-    async def document(self, name: str, argv: list[str], environment: Mapping[str, str], *, folder: Path | None = None) -> Ended:
+    async def document(
+        self, name: str, argv: list[str], environment: Mapping[str, str], *, folder: Path | None = None, stdin: Path | None = None
+    ) -> Ended:
         """Run what writes one document; it is in `ended.out`."""
 
         async def heard(_: list[bytes]) -> None:
             await self.beat(self._progress)
 
-        return await self._supervised(name, argv, environment, heard, folder=folder, read=False)
+        return await self._supervised(name, argv, environment, heard, folder=folder, read=False, stdin=stdin)
 
     async def _supervised(
         self,
@@ -122,6 +124,7 @@ class Session:
         *,
         folder: Path | None = None,
         read: bool = True,
+        stdin: Path | None = None,
     ) -> Ended:
         ended = await supervise(
             argv,
@@ -133,6 +136,7 @@ class Session:
             grace=GRACE,
             pass_fds=(self.place.lock,),
             read=read,
+            stdin=stdin,
         )
         if ended.code < 0:
             why = f"{name} was ended by signal {-ended.code}; a machine that is short of memory does that"
