@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from countersign.adapters import private
 from countersign.adapters.process import Detached, Hold
 from countersign.core.engine import Outcome, Wish
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, PlanStale, Unavailable
@@ -58,7 +59,7 @@ class AttemptFolders:
                 try:
                     yield hold
                 except CountersignError as refused:
-                    private(folder / REFUSED, Refused(code=refused.code, message=refused.message).model_dump_json().encode())
+                    private.write(folder / REFUSED, Refused(code=refused.code, message=refused.message).model_dump_json().encode())
                     raise
 
     def refuse_living(self, attempt_id: str) -> None:
@@ -97,8 +98,3 @@ def obey(detached: Detached, wish: Wish | bool) -> None:
         detached.interrupt()
         if wish == Wish.KILL and not detached.killed:
             detached.kill()
-
-
-def private(path: Path, data: bytes) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(data)

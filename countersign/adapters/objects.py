@@ -6,7 +6,7 @@ may quote addresses and headers, and readers are told what to do instead.
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import GCSStore, LocalStore, S3Store
 
-from countersign.adapters.durable import on_disk
+from countersign.adapters.durable import on_disk_together
+from countersign.adapters.private import fill
 from countersign.adapters.settings import Settings
 from countersign.core.errors import Unavailable
 
@@ -33,42 +34,34 @@ class Folder:
         self.shown = str(folder)
         self.store = LocalStore(prefix=folder)
         self._folder = folder
-        self._synced: set[Path] = set()  # folders whose own names are on the disk
+        self._named: set[Path] = set()  # folders whose own names are on the disk
 
     def put(self, objects: Iterable[tuple[str, bytes]]) -> None:
-        """Store objects by their paths; all of them are on the disk when this returns.
-
-        Each is synced once all are written, so that the disk writes them together, and their folder once for all of them.
-        """
-        written: list[int] = []
+        """Store objects by their paths; all of them, and their names, are on the disk when this returns."""
+        opened: list[int] = []
         folders: dict[Path, None] = {}
         try:
             for path, data in objects:
                 target = self._folder / path
                 if target.parent not in folders:
-                    self._make(target.parent)
-                    folders[target.parent] = None
-                written.append(_written(target, data))
-            for fd in written:
-                os.fsync(fd)
+                    folders |= dict.fromkeys(self._made(target.parent))
+                opened.append(_written(target, data))
+            opened += [os.open(folder, os.O_RDONLY | os.O_CLOEXEC) for folder in folders]
+            on_disk_together(opened)
         finally:
-            for fd in written:
+            for fd in opened:
                 os.close(fd)
-        for folder in folders:
-            self._sync(folder)
+        self._named |= folders.keys()
 
-    def _make(self, folder: Path) -> None:
+    def _made(self, folder: Path) -> Iterator[Path]:
+        """The folder, there, and those on the way whose names may not be on the disk yet."""
+        yield folder
         if not folder.is_dir():
-            self._synced.discard(folder)
+            self._named.discard(folder)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def _sync(self, names: Path) -> None:
-        """The names in a folder on the disk; and once, its own name, and those of the folders on the way to it."""
-        on_disk(names)
-        while names != self._folder and names not in self._synced:
-            on_disk(names.parent)
-            self._synced.add(names)
-            names = names.parent
+        while folder != self._folder and folder not in self._named:
+            folder = folder.parent
+            yield folder
 
     def is_gone(self, failed: Exception) -> bool:
         """Whether the object is not there, though its place is."""
@@ -113,9 +106,7 @@ def _written(target: Path, data: bytes) -> int:
     temporary = target.with_name(f"{target.name}#{os.getpid()}{threading.get_native_id()}")
     fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(fd, left) :]
+        fill(fd, data)
         temporary.replace(target)
     except BaseException:
         os.close(fd)

@@ -8,7 +8,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from urllib.parse import quote
 
 HIDDEN = "(redacted)"
@@ -102,12 +102,15 @@ class Redactor:
         self.secrets = frozenset(s for s in secrets if len(s) >= SHORTEST)
         forms = sorted({form for secret in self.secrets for form in _forms(secret)}, key=lambda f: (-len(f), f))
         self._few = forms if len(forms) <= _FEW else []
-        self._known = re.compile("|".join(map(re.escape, self._few)))
         self._lines: dict[str, str] = {}  # short lines as they may be shown
         self._many: dict[str, list[str]] = {}  # the first characters of a form → the forms, longest first
         if len(forms) > _FEW:
             for form in forms:
                 self._many.setdefault(form[:SHORTEST], []).append(form)
+
+    @cached_property
+    def _known(self) -> re.Pattern[str]:  # made when one is found: to make it takes longer than to look for a few
+        return re.compile("|".join(map(re.escape, self._few)))
 
     def text(self, text: str) -> str:
         """`text` with secrets replaced. Give whole lines, so that no secret is split, and cut afterwards."""

@@ -97,12 +97,32 @@ async def test_what_one_step_stores_is_on_the_disk_together_and_each_folder_is_s
     first = await artifacts.write_all(contents, org="local", stack_id="st_1", run_id="run_1")
     view, log = (f"artifacts/local/st_1/{one.id}" for one in first)
 
-    assert synced == [view, log, "artifacts/local/st_1", "artifacts/local", "artifacts"]
+    assert sorted(synced) == sorted([view, log, "artifacts/local/st_1", "artifacts/local", "artifacts"])
     synced.clear()
-    await artifacts.write_all(contents[:1], org="local", stack_id="st_1", run_id="run_2")
-    assert synced[1:] == ["artifacts/local/st_1"], "its own name is on the disk already"
+    [later] = await artifacts.write_all(contents[:1], org="local", stack_id="st_1", run_id="run_2")
+    assert sorted(synced) == ["artifacts/local/st_1", f"artifacts/local/st_1/{later.id}"], "the folder's name is on the disk already"
     assert await artifacts.content(first[0]) == b"plan_view" * 1000
     assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "artifacts" / "local" / "st_1").iterdir()} == {"0o600"}
+
+
+@requirement("bad:disk-full")
+async def test_what_the_disk_did_not_take_to_the_end_is_not_called_stored(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = kept(store, tmp_path)
+    synced = 0
+
+    def fsync(fd: int) -> None:
+        nonlocal synced
+        synced += 1
+        if Path(f"/proc/self/fd/{fd}").resolve() == tmp_path / "artifacts" / "local" / "st_1":
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    contents = [Content(kind=kind, name=kind, data=b"said", readable=True) for kind in ("plan_view", "log")]
+    with pytest.raises(Unavailable, match="the artifact store did not take plan_view, log: an input or output error"):
+        await artifacts.write_all(contents, org="local", stack_id="st_1", run_id="run_1")
+    assert synced == 5
 
 
 async def test_an_object_that_is_cut_off_while_it_is_written_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

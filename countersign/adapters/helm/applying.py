@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from countersign.adapters.attempts import AttemptFolders, never_started, obey, private, usable
+from countersign.adapters import private
+from countersign.adapters.attempts import AttemptFolders, never_started, obey, usable
 from countersign.adapters.helm import bundle
 from countersign.adapters.helm.bundle import Meta, Object
 from countersign.adapters.helm.session import Session, Surroundings, at_work
@@ -70,7 +71,7 @@ class Attempts(AttemptFolders):
             path=job.stack.path,
             expected=job.expected,
         )
-        private(folder / "attempt.json", noted.model_dump_json().encode())
+        private.write(folder / "attempt.json", noted.model_dump_json().encode())
         async with at_work(self.around, env=meta.env, attempt_id=_checks(job.attempt_id), reveal=job.reveal, folder=folder) as session:
             await refuse_stale(session, meta)
         await hold.launch(meta.argv(self.around.helm(), folder), cwd=folder, env=session.environment)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from countersign.adapters.attempts import private
+from countersign.adapters import private
 from countersign.core.engine import Release
 from countersign.core.errors import FailedPrecondition
 from countersign.core.helm.recovery import Action, Expected
@@ -136,11 +136,11 @@ def read(data: bytes) -> Unpacked:
 def unpack(data: bytes, folder: Path) -> Meta:
     """Chart, values and what is to be hidden, as private files in `folder`."""
     found = read(data)
-    private(folder / META, found.meta.model_dump_json().encode())
-    private(folder / SECRETS, json.dumps(sorted(found.secrets)).encode())
+    private.write(folder / META, found.meta.model_dump_json().encode())
+    private.write(folder / SECRETS, json.dumps(sorted(found.secrets)).encode())
     if found.chart is not None:
-        private(folder / CHART, found.chart)
-        private(folder / VALUES, json.dumps(found.values).encode())
+        private.write(folder / CHART, found.chart)
+        private.write(folder / VALUES, json.dumps(found.values).encode())
     return found.meta
 
 

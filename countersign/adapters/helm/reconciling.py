@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from countersign.adapters.attempts import private
+from countersign.adapters import private
 from countersign.adapters.helm import bundle
 from countersign.adapters.helm.applying import Attempts, named_of, remove_left_behind
 from countersign.adapters.helm.archive import Archive
@@ -137,7 +137,7 @@ class Recovery:
     def _note(self, number: int) -> None:
         """Before it is begun: its description alone would not tell it from a rollback that somebody else began."""
         self._notes.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private(self._notes, json.dumps(sorted({*self._recovering(), number})).encode())
+        private.write(self._notes, json.dumps(sorted({*self._recovering(), number})).encode())
 
     @property
     def _notes(self) -> Any:

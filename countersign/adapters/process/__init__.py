@@ -13,7 +13,7 @@ Standard output of what we start is always a file: a pipe whose reader dies kill
 from countersign.adapters.process.detached import Detached, Hold, living_attempts
 from countersign.adapters.process.lines import BATCH, Lines, tail_of
 from countersign.adapters.process.machine import boot_id
-from countersign.adapters.process.marked import MARKER, end_marked, marked_processes
+from countersign.adapters.process.marked import MARKER, all_ended, end_marked, marked_processes
 from countersign.adapters.process.services import find_executable, start_service, stop_service
 from countersign.adapters.process.supervised import Ended, supervise
 
@@ -24,6 +24,7 @@ __all__ = [
     "Ended",
     "Hold",
     "Lines",
+    "all_ended",
     "boot_id",
     "end_marked",
     "find_executable",

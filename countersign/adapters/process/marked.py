@@ -1,5 +1,6 @@
 """Processes that carry an attempt's marker in their environment: they are found, and ended, wherever they went."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -11,6 +12,7 @@ from countersign.adapters.process.files import content
 PROC = Path("/proc")  # elsewhere than on Linux there is none, and what leaves its group is not found
 MARKER = "COUNTERSIGN_ATTEMPT"  # in the environment of every process of an attempt, so that what escapes its group is found
 children: "list[subprocess.Popen[bytes]]" = []  # wrappers this process started: nobody else can reap them
+MANY = 500  # processes, of which a look takes some 5 ms
 ROUNDS = 20  # looks for processes of an attempt, as long as each finds new ones
 
 
@@ -32,6 +34,15 @@ def end_marked(marker: str) -> set[int]:
         ended |= new
     reap()
     return ended
+
+
+async def all_ended(marker: str) -> set[int]:
+    """`end_marked` beside other work, where there are many to be looked at: a look at a few is over before a thread has begun."""
+    return await asyncio.to_thread(end_marked, marker) if _many() else end_marked(marker)
+
+
+def _many() -> bool:
+    return can_be_seen() and PROC.stat().st_nlink > MANY  # each process is a folder in it
 
 
 def marked_processes(marker: str) -> list[int]:

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from countersign.adapters.attempts import AttemptFolders, never_started, obey, private, usable
+from countersign.adapters import private
+from countersign.adapters.attempts import AttemptFolders, never_started, obey, usable
 from countersign.adapters.process import Detached, Hold, supervise, tail_of
 from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
@@ -35,6 +36,7 @@ LOG_MAX = 2 << 20  # characters of the log that is kept, first and last half
 LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted, after which SIGINT is sent again
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
 LISTEN = 0.1  # seconds between two looks at its journal, while there is something new in it
+SMALL = 256 << 10  # bytes of a bundle
 ROOM = 64 << 20  # bytes that must be free: a journal that could not be written proves nothing
 LEFT_OVER = "errored.tfstate"  # where the engine leaves a state that it could not store
 
@@ -72,10 +74,10 @@ class Attempts(AttemptFolders):
         if (free := shutil.disk_usage(folder).free) < ROOM:
             raise Unavailable(f"only {free >> 20} MiB are free in the folder of attempts, {ROOM >> 20} are needed; nothing was started")
         credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
-        meta, secrets, work = await asyncio.to_thread(bundle.unpack, job.bundle, _made(folder / "bundle"))
+        meta, secrets, work = await _unpacked(job.bundle, _made(folder / "bundle"))
         meta.refuse_other_than(executable.name)
         meta.refuse_other_keeper(own=job.stack.own)
-        private(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})).encode())
+        private.write(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})).encode())
         temporary = short_folder()
         noted = Noted(
             attempt_id=job.attempt_id,
@@ -86,7 +88,7 @@ class Attempts(AttemptFolders):
             restores=meta.restores,
             own=job.stack.own,
         )
-        private(folder / "attempt.json", noted.model_dump_json().encode())
+        private.write(folder / "attempt.json", noted.model_dump_json().encode())
         environment = child_environment(
             attempt=job.attempt_id,
             home=_made(folder / "home"),
@@ -98,7 +100,7 @@ class Attempts(AttemptFolders):
             state=None if job.stack.own else job.state,
         )
         commands = self.around.commands(executable)
-        if not await asyncio.to_thread(self.around.pool.link_providers, meta.warm_key, work):
+        if not self.around.pool.link_providers(meta.warm_key, work):
             await self._initialise(commands, work, folder, environment, hold)
         approved = folder / "bundle" / bundle.PLAN
         await hold.launch(commands.push(approved) if meta.restores else commands.apply(approved), cwd=work, env=environment)
@@ -204,6 +206,11 @@ class Attempts(AttemptFolders):
         folder = self.where(attempt_id)
         self.refuse_living(attempt_id)
         await asyncio.to_thread(_remove, folder)
+
+
+async def _unpacked(data: bytes, folder: Path) -> tuple[bundle.Meta, list[str], Path]:
+    """In a thread where it is much; a small one is written before a thread would have begun."""
+    return bundle.unpack(data, folder) if len(data) <= SMALL else await asyncio.to_thread(bundle.unpack, data, folder)
 
 
 async def _watched(detached: Detached, witness: Witness) -> bool:

@@ -10,12 +10,13 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from countersign.adapters.private import write_all
 from countersign.adapters.terraform.checkout import OVERRIDE, Tree
 from countersign.core.errors import FailedPrecondition
 from countersign.core.model import Payload
@@ -71,12 +72,22 @@ def files_below(tree: Path, below: str = "") -> list[Path]:
     """
     providers, modules = tree / ".terraform" / "providers", tree / ".terraform" / "modules"
 
-    def counts(path: Path) -> bool:
-        if path.is_symlink() or not path.is_file() or path.is_relative_to(providers):
-            return False
-        return not (path.is_relative_to(modules) and ".git" in path.relative_to(modules).parts)
+    def look(folder: Path, *, fetched: bool) -> Iterator[Path]:
+        try:
+            found = os.scandir(folder)
+        except PermissionError:
+            return
+        with found as entries:
+            for entry in entries:
+                path = folder / entry.name
+                if entry.is_symlink() or path == providers or (fetched and entry.name == ".git"):
+                    continue
+                if entry.is_dir():
+                    yield from look(path, fetched=fetched or path == modules)
+                elif entry.is_file():
+                    yield path
 
-    return sorted(filter(counts, _root(tree, below).rglob("*")))
+    return sorted(look(_root(tree, below), fetched=False))
 
 
 def made_files(tree: Path, planned: Iterable[str], below: str = "") -> dict[str, str]:
@@ -105,24 +116,25 @@ def unpack(data: bytes, folder: Path) -> tuple[Meta, list[str], Path]:
     """Write the bundle into the empty `folder`: its meta, its secrets and the work directory. Raises FailedPrecondition if it is none."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            members = tar.getmembers()
-            for member in members:
+            for member in tar.getmembers():
                 if not member.isreg() or member.name.startswith("/") or ".." in member.name.split("/"):
                     raise FailedPrecondition("the plan's bundle holds something that is no plain file; plan again")
-                target = folder / member.name
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                content = tar.extractfile(member)
-                target.write_bytes(content.read() if content else b"")
-                target.chmod(0o700 if member.mode & 0o100 else 0o600)
+            write_all(folder, ((member.name, _content(tar, member), bool(member.mode & 0o100)) for member in tar.getmembers()))
         meta = Meta.model_validate_json((folder / META).read_bytes())
         secrets: Any = json.loads((folder / SECRETS).read_bytes())
+        saved = (folder / PLAN).read_bytes()
     except (tarfile.TarError, OSError, ValueError, ValidationError):
         raise FailedPrecondition("the plan's bundle cannot be read; plan again") from None
-    if "sha256:" + hashlib.sha256((folder / PLAN).read_bytes()).hexdigest() != meta.plan_sha256:
+    if "sha256:" + hashlib.sha256(saved).hexdigest() != meta.plan_sha256:
         raise FailedPrecondition("the saved plan in the bundle is not the one that was planned; plan again")
     work = folder / TREE / meta.below
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
     return meta, [str(s) for s in secrets], work
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(member)
+    return content.read() if content else b""
 
 
 def working_folder(unpacked: Path) -> Path:

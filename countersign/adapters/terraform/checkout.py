@@ -8,8 +8,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from countersign.adapters.private import write_all
 from countersign.core.digests import digest_of
 from countersign.core.errors import FailedPrecondition, InvalidArgument, NotFound
 from countersign.core.redaction import clean_line
@@ -38,7 +40,7 @@ class Tree:
     below: str = ""
     remarks: tuple[str, ...] = ()  # what an approver should know about it
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of([[path, path in self.executable, hashlib.sha256(data).hexdigest()] for path, data in sorted(self.files.items())])
 
@@ -49,11 +51,7 @@ class Tree:
         return None if data is None else "sha256:" + hashlib.sha256(data).hexdigest()
 
     def write(self, folder: Path) -> None:
-        for path, data in self.files.items():
-            target = folder / path
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target.write_bytes(data)
-            target.chmod(0o700 if path in self.executable else 0o600)
+        write_all(folder, ((path, data, path in self.executable) for path, data in self.files.items()))
 
 
 def read_tree(root: Path, name: str) -> Tree:

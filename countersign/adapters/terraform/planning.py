@@ -7,10 +7,11 @@ Everything a person, a model or the history gets to see is made from the plan do
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from countersign.adapters.process import end_marked
+from countersign.adapters.process import all_ended
 from countersign.adapters.terraform import bundle, kept
 from countersign.adapters.terraform.ahead import Ahead, showing
 from countersign.adapters.terraform.environment import credential_environment
@@ -30,6 +31,7 @@ from countersign.core.terraform.imports import FILE, import_blocks
 from countersign.core.terraform.versions import allowed
 
 CONNECTING = 5.0  # seconds
+SMALL = 64 << 10  # bytes of a plan's JSON that is judged at once, in some milliseconds: a thread would only take turns with the others
 PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator has to split the stack
 
 
@@ -77,7 +79,7 @@ async def at_work(job: PlanJob, beat: Beat, *, executable: Executable, around: S
 
 async def sweep(session: Session) -> None:
     """What a provider left behind, outside of its group even, would keep the folder taken."""
-    await asyncio.to_thread(end_marked, session.job.attempt_id)
+    await all_ended(session.job.attempt_id)
     session.left_nothing = True
 
 
@@ -103,8 +105,10 @@ async def planned(session: Session) -> Planned:
         plan_json = await shown(session, environment, plan_file, ahead)
     await session.tell("reading the plan")
     own = frozenset({job.state.password, *credential.values(), *session.keys})
-    made = asyncio.to_thread(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values.given, own=own)
-    plan, _ = await asyncio.gather(session.while_beating(made), sweep(session))
+    made = partial(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values.given, own=own)
+    if len(plan_json) <= SMALL:
+        return made()
+    plan, _ = await asyncio.gather(session.while_beating(asyncio.to_thread(made)), sweep(session))
     return plan
 
 
@@ -167,7 +171,7 @@ async def shown(session: Session, environment: Mapping[str, str], plan_file: Pat
     size = ended.out.stat().st_size
     if size > PLAN_JSON_MAX:
         raise ProviderError(f"the plan has {size >> 20} MiB as JSON, more than {PLAN_JSON_MAX >> 20}; split the stack into smaller ones")
-    return await asyncio.to_thread(document_in, ended.out)
+    return document_in(ended.out) if size <= SMALL else await asyncio.to_thread(document_in, ended.out)
 
 
 def add_imports(tree: Path, imports: Mapping[str, str]) -> None:

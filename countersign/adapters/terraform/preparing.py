@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from countersign.adapters import private
 from countersign.adapters.terraform.checkout import OVERRIDE, Tree, read_tree
 from countersign.adapters.terraform.modules import fetching_modules
 from countersign.adapters.terraform.repository import read_repository
@@ -17,7 +18,7 @@ from countersign.core.terraform import source
 from countersign.core.terraform.events import in_words
 from countersign.core.terraform.source import Declared
 
-BACKEND = 'terraform {\n  backend "http" {}\n}\n'
+BACKEND = b'terraform {\n  backend "http" {}\n}\n'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +36,20 @@ async def checked(session: Session, *, elsewhere: bool = False) -> Checked:
     """
     await session.tell("reading the source")
     stack, around, place = session.job.stack, session.around, session.place
-    if stack.source_repo is not None:
-        tree = await read_repository(session)
-    else:
-        tree = await asyncio.to_thread(read_tree, around.stacks_root, stack.source_path)
-    await asyncio.to_thread(tree.write, place.tree)
-    files, unreadable = await session.while_beating(asyncio.to_thread(around.reader.read, tree.files))
+
+    def copied(tree: Tree | None) -> tuple[Tree, dict[str, Declared], list[str]]:
+        tree = tree or read_tree(around.stacks_root, stack.source_path)
+        tree.write(place.tree)
+        return tree, *around.reader.read(tree.files)
+
+    repository = await read_repository(session) if stack.source_repo is not None else None
+    tree, files, unreadable = await session.while_beating(asyncio.to_thread(copied, repository))
     if unreadable:
         await _unreadable(session, unreadable)
     declared = elsewhere or stack.own
     session.refuse(source.judge(files, around.allow, above=len(Path(tree.below).parts), backends=declared or stack.adopted))
     if not declared:
-        (place.tree / OVERRIDE).write_text(BACKEND)
+        private.write(place.tree / OVERRIDE, BACKEND)
     return Checked(tree=tree, files=files)
 
 
@@ -75,7 +78,7 @@ async def initialised(session: Session, source_: Checked, environment: Mapping[s
     """`init`, unless a warm folder fits; the key of the warm folder. `backend` is "http" or "none"."""
     tree, pool, place = source_.tree, session.around.pool, session.place
     key = pool.key(tree=tree.digest, lock=tree.lock, backend=backend, executable=session.executable.identity)
-    if not await asyncio.to_thread(pool.install, key, place.tree):
+    if not pool.install(key, place.tree):  # a few small files and a link
         await session.tell("initialising")
         session.note(f"provider packages come from {session.around.origin}")
         async with fetching_modules(session, source_.files) as variables:

@@ -41,7 +41,7 @@ async def plan_restore(job: PlanJob, earlier: bytes, beat: Beat, *, executable: 
     async with at_work(job, beat, executable=executable, around=around) as session:
         await state_answers(job.state.address)
         await asyncio.to_thread(_TREE.write, session.place.tree)
-        (session.place.tree / OVERRIDE).write_text(BACKEND)
+        (session.place.tree / OVERRIDE).write_bytes(BACKEND)
         environment = session.environment({}, backend=True)
         key = await initialised(session, Checked(tree=_TREE, files={}), environment, backend="http")
         state = await State.pulled(session, environment)

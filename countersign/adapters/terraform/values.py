@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from countersign.adapters import private
 from countersign.adapters.terraform.environment import secrets_of_credential
 from countersign.adapters.terraform.preparing import Checked
 from countersign.adapters.terraform.session import Session
@@ -50,6 +51,5 @@ def of_environment(env: str) -> tuple[str, str]:
 
 def written_variables(session: Session, text: str) -> Path:
     path = session.place.side / "countersign.tfvars.json"
-    path.touch(mode=0o600)
-    path.write_text(text)
+    private.write(path, text.encode())
     return path

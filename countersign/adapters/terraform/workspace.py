@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
+from countersign.adapters import private
 from countersign.adapters.locks import taken
 
 GONE = ".gone"  # beside the folders of stacks: what is on its way out
@@ -49,29 +51,26 @@ async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[N
 
 def _moved_away(base: Path) -> None:
     """Out of everybody's way at once, and removed beside what comes next: a plan of many files is not waited for."""
-    leaving = base.parent / GONE
+    gone = base.parent / GONE / f"{base.name}-{token_hex(8)}"
     try:
-        leaving.mkdir(mode=0o700, exist_ok=True)
-        gone = Path(tempfile.mkdtemp(prefix=f"{base.name}-", dir=leaving))
-        base.rename(gone / base.name)
+        gone.parent.mkdir(mode=0o700, exist_ok=True)
+        base.rename(gone)
     except OSError:  # a full disk, say
         return _remove(base)
-    _LEAVING.add(task := asyncio.ensure_future(asyncio.to_thread(_remove_moved, gone, base.name)))
+    _LEAVING.add(task := asyncio.ensure_future(asyncio.to_thread(_remove, gone)))
     task.add_done_callback(_LEAVING.discard)
-
-
-def _remove_moved(gone: Path, name: str) -> None:
-    _remove(gone / name)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _emptied(base: Path, fd: int, below: str) -> Workspace:
     for gone in (base.parent / GONE).glob(f"{base.name}-*"):  # of somebody who was killed before it was removed
-        _remove_moved(gone, base.name)
-    _remove(base)
-    base.mkdir(mode=0o700)  # fails where something could not be removed: it would become part of the plan
+        _remove(gone)
+    try:
+        base.mkdir(mode=0o700)
+    except FileExistsError:
+        _remove(base)
+        base.mkdir(mode=0o700)  # fails where something could not be removed: it would become part of the plan
     temporary = short_folder()
-    (base / "temporary").write_text(str(temporary))
+    private.write(base / "temporary", str(temporary).encode())
     made = Workspace(base=base, tree=base / "tree" / below, side=base / "side", home=base / "home", temporary=temporary, lock=fd)
     for folder in (made.tree, made.side, made.home):
         folder.mkdir(mode=0o700, parents=True)
