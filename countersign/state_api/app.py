@@ -10,16 +10,16 @@ import base64
 import binascii
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.applications import Starlette
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.logs import Log
@@ -40,6 +40,7 @@ ANSWER_WITHIN = 25.0  # seconds; the engines wait for ever, so we do not
 READY_WITHIN = 2.0
 KNOWN = 1000  # credentials whose password was compared already
 _WISHES = {"GET": Wish.READ, "HEAD": Wish.READ, "POST": Wish.WRITE, "LOCK": Wish.LOCK, "UNLOCK": Wish.UNLOCK}
+_ALLOWED = {"Allow": ", ".join(_WISHES)}
 
 
 class TooLarge(Exception):
@@ -48,52 +49,59 @@ class TooLarge(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class StateService:
+    """An ASGI application."""
+
     store: Store
     artifacts: Artifacts
     answer_within: float = ANSWER_WITHIN
     _known: dict[str, Credential] = field(
         default_factory=dict
     )  # by digest of address, name and password; whether it counts is not known here
-    _late: set[asyncio.Task[Any]] = field(default_factory=set)  # work whose answer was given up; kept until it ends
 
-    def app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/v1/state/{org}/{stack_id}", self._bounded(self._state), methods=[m for m in _WISHES if m != "HEAD"]),
-                Route("/healthz", _healthy, methods=["GET"]),
-                Route("/readyz", self._ready, methods=["GET"]),
-            ]
-        )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        match scope["path"].split("/"):
+            case ["", "v1", "state", org, stack_id] if org and stack_id:
+                if request.method in _WISHES:
+                    await self._within(self.answer_within, self._answered(request, org, stack_id), request, send)
+                else:
+                    await PlainTextResponse("a state is read, written, locked and unlocked", 405, _ALLOWED)(scope, receive, send)
+            case ["", "readyz"]:
+                await self._within(READY_WITHIN, self._ready(), request, send)
+            case ["", "healthz"]:
+                await PlainTextResponse("ok\n")(scope, receive, send)
+            case _:
+                await PlainTextResponse("nothing is here; states are at /v1/state/ORGANIZATION/STACK", 404)(scope, receive, send)
 
     # -- one request --------------------------------------------------------------------------------------------------
 
-    async def _state(self, request: Request) -> Response:
+    async def _state(self, request: Request, org: str, stack_id: str) -> Response:
         shown = _basic(request.headers.get("authorization"))
         if shown is None:
             return PlainTextResponse("show a credential", 401, headers={"WWW-Authenticate": 'Basic realm="countersign"'})
-        org, stack_id, wish = request.path_params["org"], request.path_params["stack_id"], _WISHES[request.method]
+        wish = _WISHES[request.method]
         # Who it is needs no look when it was here before. What it may do is asked in the transaction that acts, whatever was known.
         known = sha256("\0".join((org, stack_id, *shown)).encode())
         credential = self._known.get(known) if wish in (Wish.LOCK, Wish.UNLOCK) else None
-        held, newest = Head(), None
+        held, stored = Head(), None
         if credential is None:
             async with self.store.read() as conn:
-                credential = await state.authenticate(conn, org=org, stack_id=stack_id, credential_id=shown[0], password=shown[1])
-                if credential is None:
+                found = await state.authenticate(conn, org=org, stack_id=stack_id, credential_id=shown[0], password=shown[1])
+                if found is None:
                     _tell(log.warning, "state: a credential nobody gave out", org=org, stack=stack_id, method=request.method)
                     return PlainTextResponse("this credential is not one of this state", 403)
-                held = await state.head(conn, org, stack_id)
-                newest = await state.snapshot(conn, org, stack_id) if wish is Wish.READ else None
-            # Asked here as well so that whoever is fenced need not send its state first.
-            if (refusal := fencing.admission(credential, held, wish, now=self.store.now())) is not None:
+                credential, held = found
+                # Asked here as well so that whoever is fenced need not send its state first.
+                refusal = fencing.admission(credential, held, wish, now=self.store.now())
+                if refusal is None and wish is Wish.READ and not held.empty:
+                    stored = await self._stored(conn, org, stack_id)
+            if refusal is not None:
                 return await self._refuse(credential, wish, refusal)
-            self._known[known] = credential
-            while len(self._known) > KNOWN:
-                self._known.pop(next(iter(self._known)))
+            self._remember(known, credential)
         try:
             match wish:
                 case Wish.READ:
-                    return await self._read(org, newest)
+                    return await _read(stored)
                 case Wish.LOCK:
                     return await self._lock(credential, request)
                 case Wish.UNLOCK:
@@ -105,13 +113,15 @@ class StateService:
         except InvalidArgument as wrong:
             return await self._refuse(credential, wish, Refusal(status=400, why=wrong.message))
 
-    async def _read(self, org: str, newest: state.Snapshot | None) -> Response:
-        if newest is None:
-            return Response(status_code=204)
-        async with self.store.read() as conn:
-            data = await self.artifacts.read(conn, org=org, artifact_id=newest.artifact_id)
-        md5 = _md5(data) if len(data) < LARGE else await asyncio.to_thread(_md5, data)
-        return Response(data, media_type="application/json", headers={"Content-MD5": md5, "ETag": f'"{newest.sha256}"'})
+    def _remember(self, known: str, credential: Credential) -> None:
+        self._known[known] = credential
+        while len(self._known) > KNOWN:
+            self._known.pop(next(iter(self._known)))
+
+    async def _stored(self, conn: AsyncConnection, org: str, stack_id: str) -> tuple[bytes, str] | None:
+        """The newest snapshot, and its digest."""
+        newest = await state.snapshot(conn, org, stack_id)
+        return (await self.artifacts.read(conn, org=org, artifact_id=newest.artifact_id), newest.sha256) if newest else None
 
     async def _lock(self, credential: Credential, request: Request) -> Response:
         asked = fencing.lock_of(await _body(request, LOCK_SIZE))
@@ -162,53 +172,56 @@ class StateService:
 
     # -- bounded time -------------------------------------------------------------------------------------------------
 
-    def _bounded(self, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def answered(request: Request) -> Response:
-            try:
-                return await self._within(self.answer_within, handle(request))
-            except ClientDisconnect:
-                return Response(status_code=400)  # nobody hears it
-            except (TimeoutError, OSError, SQLAlchemyError, CountersignError) as trouble:
-                said = trouble.message if isinstance(trouble, CountersignError) else type(trouble).__name__
-                _tell(log.error, "state: no answer", method=request.method, path=request.url.path, trouble=said)
-                if isinstance(trouble, PermanentError):
-                    return PlainTextResponse("what is stored cannot be read; the log of the state service says why", 500)
-                again = {"Retry-After": "1"}
-                return PlainTextResponse("the state service has trouble of its own; ask again in a moment", 503, headers=again)
-
-        return answered
-
-    async def _within(self, seconds: float, work: Coroutine[Any, Any, Response]) -> Response:
-        """Its result, or TimeoutError. A database that hangs lets nobody out of its cleanup either, so it is not waited for."""
-        task = asyncio.ensure_future(work)
+    async def _answered(self, request: Request, org: str, stack_id: str) -> Response:
         try:
-            done, _ = await asyncio.wait({task}, timeout=seconds)
-        finally:
-            if not task.done():
-                task.cancel()
-                self._late.add(task)
-                task.add_done_callback(self._forget)
-        if not done:
-            raise TimeoutError
-        return task.result()
+            return await self._state(request, org, stack_id)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody hears it
+        except (OSError, SQLAlchemyError, CountersignError) as trouble:
+            return _in_trouble(request, trouble)
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._late.discard(task)
-        if not task.cancelled() and (failed := task.exception()) is not None:
-            _tell(log.warning, "state: late failure", trouble=type(failed).__name__)
-
-    async def _ready(self, request: Request) -> Response:
+    async def _ready(self) -> Response:
         """200 where the store answers; a service that is up and not ready is left running and not asked."""
-
-        async def look() -> Response:
+        try:
             async with self.store.read() as conn:
                 await conn.execute(select(states.c.version).limit(1))
-            return PlainTextResponse("ready\n")
-
-        try:
-            return await self._within(READY_WITHIN, look())
-        except (TimeoutError, SQLAlchemyError, Unavailable):
+        except (SQLAlchemyError, Unavailable):
             return PlainTextResponse("the store does not answer\n", 503)
+        return PlainTextResponse("ready\n")
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, Response], request: Request, send: Send) -> None:
+        """Give its answer, or that there is none in time. A database that hangs lets nobody out of its cleanup either, so the answer
+        does not wait for that."""
+        loop, working = asyncio.get_running_loop(), asyncio.current_task()
+        late: list[asyncio.Task[None]] = []
+
+        def give_up() -> None:
+            late.append(loop.create_task(_in_trouble(request, TimeoutError())(request.scope, request.receive, send)))
+            assert working is not None
+            working.cancel()
+
+        timer = loop.call_later(seconds, give_up)
+        try:
+            response = await work
+        except (asyncio.CancelledError, Exception) as ended:
+            if not late:
+                raise
+            if not isinstance(ended, asyncio.CancelledError):
+                _tell(log.warning, "state: late failure", trouble=type(ended).__name__)
+        finally:
+            timer.cancel()
+        if late:
+            await late[0]
+        else:
+            await response(request.scope, request.receive, send)
+
+
+def _in_trouble(request: Request, trouble: Exception) -> Response:
+    said = trouble.message if isinstance(trouble, CountersignError) else type(trouble).__name__
+    _tell(log.error, "state: no answer", method=request.method, path=request.url.path, trouble=said)
+    if isinstance(trouble, PermanentError):
+        return PlainTextResponse("what is stored cannot be read; the log of the state service says why", 500)
+    return PlainTextResponse("the state service has trouble of its own; ask again in a moment", 503, headers={"Retry-After": "1"})
 
 
 def _tell(say: Callable[..., Any], what: str, **facts: object) -> None:
@@ -217,8 +230,12 @@ def _tell(say: Callable[..., Any], what: str, **facts: object) -> None:
         say(what, **facts)
 
 
-async def _healthy(request: Request) -> Response:
-    return PlainTextResponse("ok\n")
+async def _read(stored: tuple[bytes, str] | None) -> Response:
+    if stored is None:
+        return Response(status_code=204)
+    data, digest = stored
+    md5 = _md5(data) if len(data) < LARGE else await asyncio.to_thread(_md5, data)
+    return Response(data, media_type="application/json", headers={"Content-MD5": md5, "ETag": f'"{digest}"'})
 
 
 def _answer(credential: Credential, wish: Wish, refusal: Refusal | None) -> Response:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
@@ -27,6 +27,8 @@ from countersign.state_api.app import StateService
 log = Log(__name__)
 
 GRACE = 8.0  # seconds for requests in the works; whoever stops us waits 10
+HEAD_SIZE = 64 << 10  # bytes of a request's head; a real one has some 500
+CHUNKS = 64  # bytes of a body for each that says how large its chunks are; what is sent in smaller ones is not worth it
 KEEP_ALIVE = 75  # seconds; an engine asks every few seconds, and a connection closed under it costs it a try
 
 
@@ -38,7 +40,7 @@ async def serve(settings: Settings) -> None:
             artifacts = Artifacts(store, Keyring.open(settings.data, role="state"), place_of(settings))
             server = server_of(StateService(store=store, artifacts=artifacts))
             for name in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(name, _stop, server)
+                asyncio.get_running_loop().add_signal_handler(name, server.stop)
             log.info("state service ready", address=settings.state_url)
             await server.serve(sockets=[listening])
         finally:
@@ -78,6 +80,20 @@ def _is_loopback(host: str) -> bool:
 class Server(uvicorn.Server):
     """Leaves signals to whoever owns the process: uvicorn would raise SIGTERM again after it ended in order."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn looks ten times a second whether it should end. Here it is told, and makes out the date once a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), 1.0)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -86,8 +102,8 @@ class Server(uvicorn.Server):
 def server_of(service: StateService) -> Server:
     return Server(
         uvicorn.Config(
-            service.app(),
-            http=OneSegment,
+            service,
+            http=Http,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -100,15 +116,32 @@ def server_of(service: StateService) -> Server:
     )
 
 
-def _stop(server: uvicorn.Server) -> None:
-    server.should_exit = True
+class Http(HttpToolsProtocol):
+    """uvicorn's protocol for an engine on a connection of its own.
 
+    Head and body of an answer leave together: apart, they may cost the engine 40 ms each. And what a request says beside its body is
+    bounded, which the parser leaves to whoever uses it.
+    """
 
-class OneSegment(H11Protocol):
-    """Head and body of an answer leave together: apart, they may cost the engine 40 ms each."""
+    _beside = 0  # bytes of the request so far that are not of its body
+    _body = 0  # bytes of its body so far
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(Joining(transport))  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        request, before = self.scope, self._body
+        super().data_received(data)
+        if self.scope is not request:  # another began somewhere in these
+            self._beside = self._body = 0
+            return
+        self._beside += len(data) - (self._body - before)
+        if self._beside > HEAD_SIZE + self._body // CHUNKS:
+            self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
 
 
 class Joining:

@@ -90,4 +90,4 @@ def _server(health: Health) -> "uvicorn.Server":
             yield
 
     app = Starlette(routes=[Route("/healthz", alive), Route("/readyz", ready)])
-    return Server(uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False))
+    return Server(uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False))

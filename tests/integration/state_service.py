@@ -153,7 +153,7 @@ async def serving(store: Store, artifacts: Artifacts, *, answer_within: float = 
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.stop()
             await asyncio.wait_for(running, PATIENCE)
 
 

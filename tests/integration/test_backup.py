@@ -268,9 +268,10 @@ async def test_a_newer_state_becomes_the_head_and_no_credential_of_before_opens_
     assert (lineage, serial, epoch >= 1000) == ("l", 9, True)
     store = await it.store()
     async with store.read() as conn:
-        old = await state.authenticate(conn, org="local", stack_id=it.stack_id, credential_id="att_old", password=password)
-        assert old is not None
-        assert old.over(await state.head(conn, "local", it.stack_id), store.now()) == "the credential was revoked"
+        found = await state.authenticate(conn, org="local", stack_id=it.stack_id, credential_id="att_old", password=password)
+        assert found is not None
+        old, head = found
+        assert old.over(head, store.now()) == "the credential was revoked"
     await store.close()
     listed = it.json("state", "list", "dev/shop")
     assert [one["serial"] for one in listed["snapshots"]] == [9, 8, 7, 6]

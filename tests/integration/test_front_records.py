@@ -278,9 +278,9 @@ async def test_a_workspace_tells_who_holds_its_lock_and_whether_they_live(it: Fr
         now = it.front.store.now()
         where = {"org": it.org, "stack_id": stack.id, "credential_id": "att_1"}
         password = await state.grant(tx, **where, run_id="run_1", mode="plan", epoch=0, expires_at=now + timedelta(hours=1))
-        credential = await state.authenticate(tx, **where, password=password)
-        assert credential is not None
-        assert await state.lock(tx, credential, asked, now=now) is None
+        found = await state.authenticate(tx, **where, password=password)
+        assert found is not None
+        assert await state.lock(tx, found[0], asked, now=now) is None
     held = (await agent.call("terraform_get_workspace", env="dev"))["data"]["lock"]
     async with it.front.store.begin() as tx:
         await tx.execute(update(state.credentials).values(revoked_at="2026-01-31T12:00:00.000000Z"))

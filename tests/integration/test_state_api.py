@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -107,6 +108,53 @@ async def test_a_state_is_never_deleted_here(it: Lab) -> None:
 async def test_it_says_that_it_is_up_and_that_it_is_ready(it: Lab) -> None:
     assert (await it.client.get(f"{it.url}/healthz")).status_code == 200
     assert (await it.client.get(f"{it.url}/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/state", "/v1/state/local", "/v1/state/local/", "/v1/state//st_1", "/v1/state/local/st_1/x"])
+async def test_an_address_that_is_no_state_says_what_one_looks_like(it: Lab, path: str) -> None:
+    attempt = await it.attempt()
+
+    answer = await it.client.get(it.url + path, auth=httpx2.BasicAuth(attempt.id, attempt.password))
+
+    assert (answer.status_code, answer.text) == (404, "nothing is here; states are at /v1/state/ORGANIZATION/STACK")
+
+
+async def connected(it: Lab) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = it.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        pytest.param(b"GET /", b"x" * 1024, id="an address"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: ", b"x" * 1024, id="one header"),
+        pytest.param(b"GET / HTTP/1.1\r\n", b"X: y\r\n" * 100, id="headers"),
+        pytest.param(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 100, id="chunks of one byte"),
+        pytest.param(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 100, id="trailers"),
+    ],
+)
+async def test_a_request_that_never_comes_to_its_body_or_end_is_not_listened_to_for_ever(it: Lab, begin: bytes, again: bytes) -> None:
+    reader, stream = await connected(it)
+    async with asyncio.timeout(20):
+        stream.write(begin)
+        heard = asyncio.create_task(reader.read())  # to the end of the connection
+        with contextlib.suppress(ConnectionError):
+            while not heard.done():
+                stream.write(again)
+                await stream.drain()
+                await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError):
+            await heard
+    stream.close()
+
+    assert (await it.client.get(f"{it.url}/healthz")).status_code == 200
+
+
+async def test_a_head_of_many_headers_is_taken(it: Lab) -> None:
+    headers = {f"X-{n}": "y" * 100 for n in range(300)}
+
+    assert (await it.client.get(f"{it.url}/healthz", headers=headers)).status_code == 200
 
 
 # -- reading and writing
@@ -594,8 +642,7 @@ async def test_a_store_that_hangs_is_a_503_in_time_and_the_next_try_works(tmp_pa
 async def test_a_client_that_never_sends_its_body_is_not_waited_for(tmp_path: Path) -> None:
     async with lab(tmp_path, answer_within=0.3) as it:
         writer, lock_id = await locked(it)
-        host, port = it.url.removeprefix("http://").split(":")
-        reader, stream = await asyncio.open_connection(host, int(port))
+        reader, stream = await connected(it)
         basic = base64.b64encode(f"{writer.id}:{writer.password}".encode()).decode()
         head = (f"POST {it.path}?ID={lock_id} HTTP/1.1", "Host: x", f"Authorization: Basic {basic}", "Content-Length: 9", "", "{")
         stream.write("\r\n".join(head).encode())

@@ -10,6 +10,7 @@ import json
 import secrets as random
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Row, bindparam, desc, select, update
@@ -65,12 +66,9 @@ async def raise_epoch(tx: AsyncConnection, org: str, stack_id: str, *, by: int =
         .values(revoked_at=stamp(utc_now()))
     )
     epoch = held.epoch + by
-    await _free_if_abandoned(tx, org, stack_id, await _swap(tx, org, stack_id, held, epoch=epoch))
+    version = await _swap(tx, org, stack_id, held, epoch=epoch)
+    await _free_if_abandoned(tx, org, stack_id, replace(held, epoch=epoch, version=version))
     return epoch
-
-
-def _at(org: str, stack_id: str) -> Any:
-    return (states.c.org_id == org) & (states.c.stack_id == stack_id)
 
 
 def _head(row: Row[Any]) -> Head:
@@ -91,20 +89,25 @@ def _head(row: Row[Any]) -> Head:
 async def hold(tx: AsyncConnection, org: str, stack_id: str) -> Head:
     """The head, its row held until the transaction ends: nobody else writes the state. Made where there is none."""
     mine = {"org_id": org, "stack_id": stack_id}
-    if (row := await statements.first(tx, states, hold=True, **mine)) is not None:
-        return _head(row)
-    await tx.execute(insert_into(states, tx.dialect.name).values(mine).on_conflict_do_nothing())
     row = await statements.first(tx, states, hold=True, **mine)
+    row = row or await statements.one(tx, _made(tx.dialect.name), org=org, stack=stack_id)
+    row = row or await statements.first(tx, states, hold=True, **mine)  # somebody else made it in this very moment
     assert row is not None
     return _head(row)
 
 
-async def _swap(tx: AsyncConnection, org: str, stack_id: str, seen: Head, **columns: Any) -> Head:
+@cache
+def _made(dialect: str) -> Any:
+    mine: dict[str, Any] = {"org_id": bindparam("org"), "stack_id": bindparam("stack")}
+    return insert_into(states, dialect).values(mine).on_conflict_do_nothing().returning(*states.c)
+
+
+async def _swap(tx: AsyncConnection, org: str, stack_id: str, seen: Head, **columns: Any) -> int:
+    """The version of the head as it is then."""
     mine = {"org_id": org, "stack_id": stack_id, "version": seen.version}
-    row = await statements.changed(tx, states, mine, **columns, version=seen.version + 1)
-    if row is None:
+    if not await statements.change(tx, states, mine, **columns, version=seen.version + 1):
         raise Unavailable("the state changed in this very moment; ask again")
-    return _head(row)
+    return seen.version + 1
 
 
 # -- credentials ------------------------------------------------------------------------------------------------------
@@ -148,21 +151,26 @@ async def revoke(tx: AsyncConnection, org: str, credential_id: str) -> None:
         await _free_if_abandoned(tx, org, credential.stack_id, held)
 
 
-async def authenticate(conn: AsyncConnection, *, org: str, stack_id: str, credential_id: str, password: str) -> Credential | None:
-    """Whose password this is; None where it is nobody's at this address. Whether it still counts, `core.fencing` says."""
-    row = await _credential_row(conn, org, credential_id)
+_CREDENTIAL_AND_HEAD = (
+    select(credentials, states.c.epoch.label("raised_to"), *(column for name, column in states.c.items() if name not in credentials.c))
+    .join_from(credentials, states, (states.c.org_id == credentials.c.org_id) & (states.c.stack_id == credentials.c.stack_id), isouter=True)
+    .where(credentials.c.org_id == bindparam("org"), credentials.c.id == bindparam("credential"))
+)
+
+
+async def authenticate(
+    conn: AsyncConnection, *, org: str, stack_id: str, credential_id: str, password: str
+) -> tuple[Credential, Head] | None:
+    """Whose password this is, and the head; None where it is nobody's at this address. Whether it still counts, `core.fencing` says."""
+    row = await statements.one(conn, _CREDENTIAL_AND_HEAD, org=org, credential=credential_id)
     if row is None or row.stack_id != stack_id or not hmac.compare_digest(row.hash, sha256(password.encode())):
         return None
-    return _as_credential(row)
-
-
-async def _credential_row(conn: AsyncConnection, org: str, credential_id: str) -> Row[Any] | None:
-    return await statements.first(conn, credentials, org_id=org, id=credential_id)
+    return _as_credential(row), replace(_head(row), epoch=row.raised_to) if row.version is not None else Head()
 
 
 async def credential_of(conn: AsyncConnection, org: str, credential_id: str) -> Credential | None:
     """What is known of a credential, without its password: of a lock's holder, for one."""
-    row = await _credential_row(conn, org, credential_id)
+    row = await statements.first(conn, credentials, org_id=org, id=credential_id)
     return _as_credential(row) if row is not None else None
 
 
@@ -308,11 +316,16 @@ async def put(
     if refusal is not None:
         await journal_refusal(tx, credential, Wish.WRITE, refusal, now=now, named=lock_id)
     elif not fencing.repeats(held, header, written.sha256):
-        stored = {"serial": header.serial, "lineage": header.lineage, "sha256": written.sha256, "size": written.size, "seq": held.seq + 1}
+        stored = _stored(held, header, written)
         await _swap(tx, credential.org, credential.stack_id, held, **stored)
         by = {"org_id": credential.org, "stack_id": credential.stack_id, "credential_id": credential.id, "run_id": credential.run_id}
         await statements.add(tx, snapshots_table, **stored, **by, artifact_id=written.id, at=stamp(now))
     return refusal
+
+
+def _stored(held: Head, header: Header, written: Written) -> dict[str, Any]:
+    """What the head and its snapshot say of the bytes that become it."""
+    return {"serial": header.serial, "lineage": header.lineage, "sha256": written.sha256, "size": written.size, "seq": held.seq + 1}
 
 
 async def install(
@@ -323,11 +336,11 @@ async def install(
     The rules of writing do not hold here, so whoever calls this has raised the epoch in the same transaction.
     """
     held = await hold(tx, org, stack_id)
-    stored = {"serial": header.serial, "lineage": header.lineage, "sha256": written.sha256, "size": written.size, "seq": held.seq + 1}
-    head = await _swap(tx, org, stack_id, held, **stored)
+    stored = _stored(held, header, written)
+    version = await _swap(tx, org, stack_id, held, **stored)
     by = {"org_id": org, "stack_id": stack_id, "credential_id": credential_id, "run_id": run_id}
     await statements.add(tx, snapshots_table, **stored, **by, artifact_id=written.id, at=stamp(now))
-    return head
+    return replace(held, **stored, version=version)
 
 
 async def snapshot(conn: AsyncConnection, org: str, stack_id: str, serial: int | None = None) -> Snapshot | None:
