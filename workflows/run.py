@@ -70,6 +70,7 @@ class Run:
         self._cancel: CancelInput | None = None
         self._woken = False
         self._resumed_by: str | None = None
+        self._shown = False  # anything, in search attributes
         self._details = ""  # as the last step told it; a refusal changes it, and nothing else about the run
         self._refusals: list[str] = []  # of what never came to a step
         self._applies = 0
@@ -171,6 +172,8 @@ class Run:
         else:
             self._stand(standing)
         if self._standing.state is S.APPROVED:  # somebody else's turn, a freeze, or a fault that may pass
+            if not self._shown:
+                self._show()
             await self._sleep_until_woken(pause_before_look(self._looks))
             self._looks += 1
             await self._look()
@@ -391,10 +394,16 @@ class Run:
 
     def _publish(self) -> None:
         self._publish_details()
-        if self._standing.state in _SHOWN:
-            workflow.upsert_search_attributes(
-                [_STATE.value_set(str(self._standing.state)), _CLASS.value_set(self._standing.change_class or "none")]
-            )
+        # Agreed to by policy alone and applied at once, it is in no list of what waits; a write of visibility costs like a task.
+        goes_on = self._start.shows_waits and self._standing.state is S.APPROVED and not self._shown
+        if self._standing.state in _SHOWN and not goes_on:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = True
+        workflow.upsert_search_attributes(
+            [_STATE.value_set(str(self._standing.state)), _CLASS.value_set(self._standing.change_class or "none")]
+        )
 
     def _publish_details(self) -> None:
         signals = [section("Refused signals", self._refusals)] if self._refusals else []

@@ -27,6 +27,8 @@ _DYNAMIC = {
     "history.timerProcessorMaxTimeShift": '"20ms"',
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
+    # start-dev reads search attributes and namespace from the database at each use, a dozen times a run; new ones are known within seconds.
+    "system.forceSearchAttributesCacheRefreshOnRead": "false",
     "matching.enableFairness": "true",  # who asked for two hundred runs does not keep another waiting for all of them
 }
 

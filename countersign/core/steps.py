@@ -20,6 +20,7 @@ class RunInput(Payload):
     org: str
     run_id: str
     engine: str
+    shows_waits: bool = False  # since the start of that: search attributes tell where the run waits or ended, and not that it goes on
 
 
 class RunRef(Payload):
