@@ -200,7 +200,7 @@ class StateService:
             assert working is not None
             working.cancel()
 
-        timer = loop.call_later(seconds, give_up)
+        timer, response = loop.call_later(seconds, give_up), None
         try:
             response = await work
         except (asyncio.CancelledError, Exception) as ended:
@@ -212,7 +212,7 @@ class StateService:
             timer.cancel()
         if late:
             await late[0]
-        else:
+        elif response is not None:
             await response(request.scope, request.receive, send)
 
 
