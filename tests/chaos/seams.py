@@ -59,7 +59,7 @@ def _worker(module: str, path: str, op: str, of: Callable[..., str]) -> Seam:
 
 SEAMS: dict[str, tuple[Seam, ...]] = {
     "front": (
-        Seam(module="mcp_front.gateway", path="request_run", op="ask", of=lambda *_, stack, **__: stack.path),
+        Seam(module="mcp_front.gateway", path="request_run", op="ask", of=lambda _, asking, **__: asking.stack.path),
         Seam(module="mcp_front.gateway", path="Gateway.ensure_started", op="start", of=lambda _, run, **__: run.id),
         Seam(module="mcp_front.gateway", path="Gateway.approve", op="approve", of=lambda _, __, run, **___: run.id),
     ),
