@@ -12,6 +12,7 @@ that could let them go on would find none for its commit.
 import asyncio
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -19,8 +20,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 BUSY = 10.0  # seconds to wait for another process's write
-QUICK = 0.002  # seconds; commits that lately took longer, on average, leave the event loop alone and wait in a thread
-WEIGHT = 0.25  # of the newest commit in that average
+QUICK = 0.002  # seconds; where the best of the last commits took longer, they leave the event loop alone and wait in a thread
+LATELY = 8  # commits: on a busy machine any of them may have waited for a processor and not for the disk
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
@@ -54,14 +55,14 @@ class Disk:
     """How long commits take lately: one file's, for all connections of this process."""
 
     def __init__(self) -> None:
-        self._average = QUICK  # nobody knows yet: the first ones wait in a thread
+        self._took = deque([QUICK], maxlen=LATELY)  # nobody knows yet: the first one waits in a thread
 
     @property
     def quick(self) -> bool:
-        return self._average < QUICK
+        return min(self._took) < QUICK
 
     def took(self, seconds: float) -> None:
-        self._average += WEIGHT * (seconds - self._average)
+        self._took.append(seconds)
 
     def commit(self, connection: sqlite3.Connection) -> None:
         began = time.perf_counter()

@@ -311,6 +311,7 @@ credentials = Table(
     Column("hash", String(80), nullable=False),
     Column("expires_at", String(32), nullable=False),
     Column("revoked_at", String(32)),
+    Index("ix_credentials_live", "org_id", "stack_id", **_only("revoked_at IS NULL")),
 )
 
 # What happened to locks, for attribution (I5).

@@ -81,9 +81,12 @@ def upgrade() -> None:
         batch.add_column(sa.Column("rank", sa.Integer(), server_default="0", nullable=False))
         batch.add_column(sa.Column("by", sa.String(length=120), server_default="", nullable=False))
     op.create_index("ix_attempts_run", "attempts", ["org_id", "run_id"], unique=False)
+    live = sa.text("revoked_at IS NULL")
+    op.create_index("ix_credentials_live", "credentials", ["org_id", "stack_id"], unique=False, sqlite_where=live, postgresql_where=live)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_credentials_live", table_name="credentials")
     op.drop_index("ix_attempts_run", table_name="attempts")
     with op.batch_alter_table("turns") as batch:
         batch.drop_column("by")
