@@ -395,7 +395,7 @@ class Run:
     def _publish(self) -> None:
         self._publish_details()
         # Agreed to by policy alone and applied at once, it is in no list of what waits; a write of visibility costs like a task.
-        goes_on = self._start.shows_waits and self._standing.state is S.APPROVED and not self._shown
+        goes_on = self._standing.state is S.APPROVED and not self._shown
         if self._standing.state in _SHOWN and not goes_on:
             self._show()
 

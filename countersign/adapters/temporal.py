@@ -147,7 +147,7 @@ class Runs:
             await _answered(
                 self._client.start_workflow(
                     WORKFLOW,
-                    RunInput(org=run.org, run_id=run.id, engine=run.engine, shows_waits=True),
+                    RunInput(org=run.org, run_id=run.id, engine=run.engine),
                     id=run.id,
                     task_queue=home_of(run.engine),
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

@@ -20,7 +20,6 @@ class RunInput(Payload):
     org: str
     run_id: str
     engine: str
-    shows_waits: bool = False  # since the start of that: search attributes tell where the run waits or ended, and not that it goes on
 
 
 class RunRef(Payload):
@@ -117,7 +116,8 @@ DECIDE = Step(name="run.decide", takes=DecideInput, gives=Decided, attempt_timeo
 MOVE = Step(name="run.move", takes=EndInput, gives=Standing, attempt_timeout=_SHORT)
 # Ending by force an apply that was asked to stop: recorded if it may be, and carried out by whoever follows the apply.
 FORCE = Step(name="run.force", takes=EndInput, gives=Decided, attempt_timeout=_SHORT)
-STAND = Step(name="run.stand", takes=RunRef, gives=Standing, attempt_timeout=_SHORT)
+# A worker that is frozen swallows what waits on a queue, and after a loss this is what comes first.
+STAND = Step(name="run.stand", takes=RunRef, gives=Standing, attempt_timeout=_SHORT, in_place=True)
 
 
 class DriftInput(Payload):
