@@ -95,9 +95,9 @@ async def test_where_policy_says_so_it_is_interrupted_once_and_tells_what_was_do
             folder = it.it.engine.where(attempt.id) / "run"
 
             async def interrupted() -> bool:
-                return (folder / "sent").exists()
+                return (folder / "sent").exists() and b"Stopping operation" in (folder / "journal").read_bytes()
 
-            await eventually(interrupted, "the one SIGINT")
+            await eventually(interrupted, "the one SIGINT to be heeded")
 
         ended = await it.it.reaches(run.id, S.PARTIALLY_APPLIED)
 

@@ -11,14 +11,17 @@ import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import PauseActivityRequest, UnpauseActivityRequest
 from temporalio.client import Client
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from countersign.adapters import temporal
 from countersign.adapters.store.database import Store, utc_now
 from countersign.core.run import RunState
+from countersign.core.step import engine_queue
 from tests.requirements import requirement
 from tests.service import ANA, Service, eventually, service
 from tests.toy.engine import ToyEngine, install
 from tests.toy.steering import launched, toy
+from workflows.run import Run
 
 pytestmark = pytest.mark.anyio
 S = RunState
@@ -124,12 +127,12 @@ async def test_a_plan_that_is_paused_waits_and_is_made_when_it_is_let_go(it: Ser
     run = await it.start(await it.stack("waits"), tool="apply_toy")
     where: dict[str, Any] = {"namespace": "default", "execution": WorkflowExecution(workflow_id=run.id), "identity": "an operator"}
     async with contextlib.AsyncExitStack() as working:
-        decides, *others = it.workers()
-        await working.enter_async_context(decides)  # it plans nothing
-        plan = (await eventually(lambda: pending(it, run.id), "the plan to be scheduled"))[0]
-        await it.client.workflow_service.pause_activity(PauseActivityRequest(**where, id=plan.activity_id))
-        for other in others:
-            await working.enter_async_context(other)
+        async with Worker(it.client, task_queue=engine_queue("toy"), workflows=[Run], workflow_runner=UnsandboxedWorkflowRunner()):
+            # It asks for a plan and makes none.
+            plan = (await eventually(lambda: pending(it, run.id), "the plan to be scheduled"))[0]
+            await it.client.workflow_service.pause_activity(PauseActivityRequest(**where, id=plan.activity_id))
+        for worker in it.workers():
+            await working.enter_async_context(worker)
         assert [one.paused for one in await pending(it, run.id)] == [True]
         assert (await it.run(run.id)).state is S.PENDING
 

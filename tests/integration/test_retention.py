@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import Engine, event, select, update
 from temporalio.client import Client
 
 from countersign.adapters.artifacts import Artifacts
@@ -178,12 +178,17 @@ async def test_a_round_looks_up_the_applies_of_a_run_and_reads_not_all_of_them_f
     path = tmp_path / "store.db"
     store = await Store.open(f"sqlite+aiosqlite:///{path}")
     asked: list[tuple[str, Any]] = []
-    event.listen(store._writer.sync_engine, "before_cursor_execute", lambda conn, cursor, text, given, *_: asked.append((text, given)))
+
+    def ask(conn: Any, cursor: Any, text: str, given: Any, *_: Any) -> None:
+        asked.append((text, given))
+
+    event.listen(Engine, "before_cursor_execute", ask)
     try:
         for rule in rules(Retention(applied_days=30)):
             async with store.begin() as tx:
                 await lapse(tx, "o", rule, now=store.now(), most=200)
     finally:
+        event.remove(Engine, "before_cursor_execute", ask)
         await store.close()
 
     with contextlib.closing(sqlite3.connect(path)) as connection:
