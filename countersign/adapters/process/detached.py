@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from countersign.adapters.process.ending import ending
 from countersign.adapters.process.files import content, write, write_once
 from countersign.adapters.process.machine import UNKNOWN_BOOT, boot_id
 from countersign.adapters.process.marked import MARKER, can_be_seen, carries, children, end_marked, group_of, marked_processes, reap
@@ -155,22 +156,12 @@ class Detached:
     async def _wrapper_gone(self, timeout: float) -> None:
         """Wait for the wrapper's end; where there is none to be seen, the others are looked at again soon."""
         group = self._number("pgid")
-        fd = None
-        if group and self._ours(group):
-            with contextlib.suppress(OSError, AttributeError):  # gone meanwhile, or a system without it
-                fd = os.pidfd_open(group)
-        if fd is None:
-            await asyncio.sleep(min(timeout, 0.05))
-            return
-        gone = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(fd, gone.set)
-        try:
+        with ending(group) if group and self._ours(group) else contextlib.nullcontext() as gone:
+            if gone is None:
+                await asyncio.sleep(min(timeout, 0.05))
+                return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(gone.wait(), timeout)
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
 
     # Ending
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from countersign.adapters.process.ending import ending
 from countersign.adapters.process.lines import Lines, tail_of
 from countersign.core.errors import Unavailable
 
@@ -92,18 +93,10 @@ async def supervise(
 
 async def _end_of(process: "subprocess.Popen[bytes]") -> int:
     """Its exit code, as soon as it ended. Not to be cancelled: the process would stay in the table."""
-    try:
-        fd = os.pidfd_open(process.pid)
-    except (OSError, AttributeError):  # a system without it
-        return await asyncio.to_thread(process.wait)
-    gone = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(fd, gone.set)
-    try:
+    with ending(process.pid) as gone:
+        if gone is None:
+            return await asyncio.to_thread(process.wait)
         await gone.wait()
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
     return process.wait()
 
 
