@@ -1,7 +1,7 @@
 # Everything a checkout can do. Needs Python 3.11 or newer, git and make; the rest is installed by these targets, into .venv
 # and the user's cache folder. `make` alone lists them.
 
-PYTHON ?= python3
+PYTHON ?= $(shell tools/python.sh)
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/countersign
 BIN := .venv/bin
 

@@ -36,6 +36,8 @@ def main(task):
     # Without isolation nothing is built with what is not pinned, and only what is named here is built at all.
     pip("install", "--require-hashes", "--only-binary", ":all:", "-r", "requirements/build.txt")
     only_binary = ("--only-binary", ":all:", "--no-binary", FROM_SOURCE, "--use-pep517", "--no-build-isolation")
+    if bundled_pip() < (23, 1):
+        only_binary += ("--use-feature", "no-binary-enable-wheel-cache")  # what was built once is taken again, as later ones do
     pip("install", "--require-hashes", *only_binary, "-r", f"requirements/{lock}.txt")
     pip("install", "--no-deps", "--no-build-isolation", "-e", ".")
     stamps[lock] = fingerprint(lock)
@@ -54,6 +56,13 @@ def check_python():
             f"{sys.executable} cannot make virtual environments: its module ensurepip or venv is missing. "
             "On Debian and Ubuntu install it with: apt-get install python3-venv"
         )
+
+
+def bundled_pip():
+    """Version of the pip that a new environment gets."""
+    import ensurepip
+
+    return tuple(int(part) for part in ensurepip.version().split(".")[:2])
 
 
 def has_engine():
