@@ -13,12 +13,13 @@ from mcp.server.mcpserver import Elicit
 
 from countersign.adapters.store import plans
 from countersign.adapters.store.runs import RunRow
+from countersign.core.run import ENDS
 from mcp_front import asking, lookup, shown
 from mcp_front.asking import Given, Outcome
 from mcp_front.call import Call
 from mcp_front.envelope import Answer
 from mcp_front.rights import allowed
-from mcp_front.starting import settled
+from mcp_front.starting import SETTLED, settled
 
 PLANNED = 20.0  # seconds a person who can be asked waits for the plan; after that they get the run, as everybody does
 _UNASKED = Given()
@@ -31,7 +32,7 @@ async def question(call: Call, begin: Callable[[], Awaitable[Answer]]) -> Given 
     begun = await begin()
     assert begun.run is not None  # what starts a run answers with it
     call.asked["run_id"] = begun.run.run_id
-    run = await call.front.gateway.wait(call.org, begun.run.run_id, settled, seconds=PLANNED)
+    run = await call.front.gateway.wait(call.org, begun.run.run_id, settled, seconds=PLANNED, states=SETTLED)
     async with call.front.store.read() as conn:
         plan = await plans.get_plan(conn, run.org, run.id)
     if plan is None or run.plan_digest is None or not _may_approve(call, run) or not asking.would_count(call, run, run.plan_digest):
@@ -56,7 +57,7 @@ async def answered(call: Call, said: Outcome | None, warnings: Sequence[str] = (
         call.caller, run, digest=call.asked["plan_digest"], comment=said.data.comment, confirm_name=asking.name_typed(said)
     )
     if call.given.wait_seconds:
-        run = await call.front.gateway.wait(call.org, run.id, lambda now: now.ended, seconds=call.given.wait_seconds)
+        run = await call.front.gateway.wait(call.org, run.id, lambda now: now.ended, seconds=call.given.wait_seconds, states=ENDS)
     return await shown.answer(call, run, warnings=tuple(warnings))
 
 

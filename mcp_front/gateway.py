@@ -7,7 +7,7 @@ starts the workflow. A decision is signed here, over who said it, and decided el
 import base64
 import json
 import secrets as random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
@@ -106,11 +106,9 @@ class Gateway:
             asked = await request_run(
                 self._store, asking, org=caller.org, principal=caller.principal, key=key, message=message, steps=steps
             )
-            async with self._store.read() as conn:
-                run = await runs.get_run(conn, caller.org, asked.run_id)
-            if run.state is RunState.PENDING:
-                await self.ensure_started(run)
-            begun = Started(run=run, replayed=asked.replayed or asked.joined)
+            if asked.run.state is RunState.PENDING:
+                await self.ensure_started(asked.run)
+            begun = Started(run=asked.run, replayed=asked.replayed or asked.joined)
         assert begun is not None  # a shielded scope does not end early
         return begun
 
@@ -131,8 +129,10 @@ class Gateway:
         *,
         seconds: float,
         on_look: Callable[[RunRow], Awaitable[None]] | None = None,
+        states: Collection[RunState] | None = None,
     ) -> RunRow:
-        """The run as soon as `until` holds, or as it is after `seconds`. Raises NotFound."""
+        """The run as soon as `until` holds, or as it is after `seconds`. Where it holds in some `states` only, naming them spares
+        looks at the others. Raises NotFound."""
         ends = anyio.current_time() + seconds
         while True:
             seen = self._watch.seen
@@ -143,16 +143,20 @@ class Gateway:
             left = ends - anyio.current_time()
             if until(run) or left <= 0 or self._closing:
                 return run
-            await self._watch.changed(after=seen, timeout=min(left, LOOK_AGAIN), run=run_id)
+            await self._watch.changed(after=seen, timeout=min(left, LOOK_AGAIN), run=run_id, states=states)
 
     async def handle(self, conn: AsyncConnection, run: RunRow) -> RunHandle:
+        return self.handle_of(run, await self._ask(conn, run))
+
+    def handle_of(self, run: RunRow, ask: Ask | None = None) -> RunHandle:
+        """The same of a run that waits for nobody."""
         return RunHandle(
             run_id=run.id,
             state=str(run.state),
             plan_digest=run.plan_digest,
             change_class=run.change_class,
             progress=Progress(done=run.done, total=run.total),
-            approval=await self._ask(conn, run),
+            approval=ask,
         )
 
     async def _ask(self, conn: AsyncConnection, run: RunRow) -> Ask | None:

@@ -77,6 +77,8 @@ def _like_a_secret(value: Mapping[str, Any]) -> bool:
 async def unset_secrets(call: Call, vars: Mapping[str, Any] | None, *credentials: str | None) -> list[str]:
     """A warning for each sealed secret that is named and not set yet: a plan would stop at it."""
     slugs = {slug for _, slug in secrets_named(vars or {})} | {slug for slug in credentials if slug}
+    if not slugs:
+        return []
     async with call.front.store.read() as conn:
         unset = [slug for slug in sorted(slugs) if not await secrets.version(conn, call.org, slug)]
     return [f"the secret {slug} is not set yet; set it with `countersign secret set {slug}` before the next plan" for slug in unset]

@@ -16,7 +16,7 @@ from tests.requirements import requirement
 from tests.service import eventually
 
 pytestmark = pytest.mark.anyio
-INSERT = "INSERT INTO events (org_id, run_id, at, kind, state, body) VALUES ('local', '{run}', '', 'progress', 'planning', '{{}}')"
+INSERT = "INSERT INTO events (org_id, run_id, at, kind, state, body) VALUES ('local', '{run}', '', 'progress', '{state}', '{{}}')"
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ async def watching(store: Store) -> AsyncIterator[Watch]:
     await made.close()
 
 
-async def event(store: Store, run: str) -> None:
+async def event(store: Store, run: str, state: str = "planning") -> None:
     async with store.begin() as tx:
-        await tx.execute(text(INSERT.format(run=run).replace(":", "\\:")))
+        await tx.execute(text(INSERT.format(run=run, state=state).replace(":", "\\:")))
 
 
 async def waits(watching: Watch, number: int) -> None:
@@ -58,6 +58,23 @@ async def test_who_waits_for_a_run_is_told_of_its_events_and_of_no_others(store:
     assert not other.done()
     await event(store, "run_2")
     assert await other
+
+
+@requirement("waiting:of-one-run")
+async def test_who_waits_for_states_of_a_run_sleeps_through_the_others(store: Store, watching: Watch) -> None:
+    seen = watching.seen
+    ended = asyncio.create_task(watching.changed(after=seen, timeout=20, run="run_1", states={"applied", "errored"}))
+    any_ = asyncio.create_task(watching.changed(after=seen, timeout=20, run="run_1"))
+    await waits(watching, 2)
+
+    await event(store, "run_1")
+    assert await any_
+    assert not ended.done()
+    await event(store, "run_2", state="applied")
+    every = asyncio.create_task(watching.changed(after=watching.seen, timeout=20))
+    await event(store, "run_1", state="errored")
+
+    assert await ended and await every
 
 
 @requirement("waiting:of-one-run")
@@ -91,7 +108,9 @@ async def test_what_was_committed_by_somebody_who_could_not_ring_is_found_all_th
     waiting = asyncio.create_task(watching.changed(after=watching.seen, timeout=20, run="run_1"))
     await waits(watching, 1)
 
-    silent = await asyncio.create_subprocess_exec(sys.executable, "-c", commits, str(store.path), INSERT.format(run="run_1"))
+    silent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", commits, str(store.path), INSERT.format(run="run_1", state="planning")
+    )
     assert await asyncio.wait_for(silent.wait(), 20) == 0
 
     assert await asyncio.wait_for(waiting, 5)

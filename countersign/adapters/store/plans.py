@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, desc, select
+from sqlalchemy import Row, bindparam, desc, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store import statements
@@ -76,10 +76,14 @@ class AttemptRow:
     evidence: Sequence[str]
 
 
+_INPUTS = select(plans.c.inputs).where(
+    plans.c.org_id == bindparam("org"), plans.c.run_id == bindparam("run"), plans.c.number == bindparam("number")
+)
+
+
 async def origin(conn: AsyncConnection, org: str, run_id: str, number: int) -> dict[str, str] | None:
     """The commit a plan was made of, and where it was found; None for a folder."""
-    query = select(plans.c.inputs).where(plans.c.org_id == org, plans.c.run_id == run_id, plans.c.number == number)
-    row = (await conn.execute(query)).first()
+    row = await statements.one(conn, _INPUTS, org=org, run=run_id, number=number)
     inputs = json.loads(row.inputs) if row is not None else {}
     return {name: inputs[name] for name in ("commit", "repository", "ref", "path")} if inputs.get("repository") else None
 

@@ -309,8 +309,9 @@ def migrating(url: str) -> Iterator[str | None]:
         yield _version(connection)
 
 
-async def listening(url: str) -> AsyncGenerator[Sequence[str] | None]:
-    """The runs that have new events; None where there may be others: after a connection was made, and while none can be. For ever."""
+async def listening(url: str) -> AsyncGenerator[Sequence[tuple[str, str]] | None]:
+    """The runs that have new events, each with the state it was left in; None where there may be others: after a connection was made,
+    and while none can be. For ever."""
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(**_connection_of(url)) as connection:
@@ -321,10 +322,10 @@ async def listening(url: str) -> AsyncGenerator[Sequence[str] | None]:
                     # Without news a look now and then, because a connection may be lost without a word.
                     async for _ in connection.notifies(timeout=LISTENS_FOR, stop_after=1):
                         pass
-                    found = await connection.execute("SELECT n, run_id FROM events WHERE n > %s ORDER BY n", (newest,))
+                    found = await connection.execute("SELECT n, run_id, state FROM events WHERE n > %s ORDER BY n", (newest,))
                     if rows := await found.fetchall():
                         newest = rows[-1][0]
-                        yield [row[1] for row in rows]
+                        yield [(run, state) for _, run, state in rows]
         except psycopg.Error:
             yield None
         await asyncio.sleep(LISTENS_AGAIN)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from countersign.adapters.store import audit, statements
 from countersign.adapters.store.database import Store, stamp
 from countersign.adapters.store.records import why_released
+from countersign.adapters.store.runs import RunRow, get_run, run_of
 from countersign.adapters.store.schema import events, receipts, runs
 from countersign.core import ids
 from countersign.core.digests import sha256
@@ -30,9 +31,13 @@ Admit = Callable[[AsyncConnection], Awaitable[object]]
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    run_id: str
+    run: RunRow
     replayed: bool = False  # the same key was used before
     joined: bool = False  # the same request is still open
+
+    @property
+    def run_id(self) -> str:
+        return self.run.id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +98,11 @@ async def request_run(
         if key is not None:
             known = await receipt(tx, org=org, principal=principal.id, tool=run_type.name, key=key, arguments=asked)
             if known is not None:
-                return Requested(run_id=known, replayed=True)
+                return Requested(run=await get_run(tx, org, known), replayed=True)
         else:
             mine: dict[str, Any] = {"org_id": org, "requester": principal.id, "request_digest": request_digest}
             if (row := await statements.first(tx, runs, **mine, ended_at=None)) is not None:
-                return Requested(run_id=row.id, joined=True)
+                return Requested(run=run_of(row), joined=True)
         for one in (asking, *steps):
             await _admitted(tx, one)
         run_id = ids.run_id(org=org, principal=principal.id, tool=run_type.name, key=key or f"{request_digest} {random.token_hex(16)}")
@@ -121,7 +126,7 @@ async def request_run(
             of = {"parent": run_id, "step": number, "late": one.late}
             step_id, digest = ids.derive("run", org, run_id, str(number)), sha256(f"{request_digest} {number}".encode())
             await _write(tx, one, org=org, run_id=step_id, by=principal, digest=digest, message=message, now=now, **of)
-        return Requested(run_id=run_id)
+        return Requested(run=await get_run(tx, org, run_id))
 
 
 async def _admitted(tx: AsyncConnection, one: Draft) -> None:

@@ -80,7 +80,7 @@ class Event:
     body: Mapping[str, Any]
 
 
-def _run(row: Row[Any]) -> RunRow:
+def run_of(row: Row[Any]) -> RunRow:
     return RunRow(
         id=row.id,
         org=row.org_id,
@@ -122,7 +122,7 @@ async def get_run(conn: AsyncConnection, org: str, run_id: str) -> RunRow:
     row = await statements.first(conn, runs, org_id=org, id=run_id)
     if row is None:
         raise NotFound(f"no run {run_id}; `run_list` tells which there are", field="run_id", next=["run_list"])
-    return _run(row)
+    return run_of(row)
 
 
 async def list_runs(
@@ -166,12 +166,12 @@ async def list_runs(
     waiting = case((runs.c.state.in_(["awaiting_approval", "needs_operator"]), 0), else_=1)
     order = (waiting, desc(runs.c.created_at), runs.c.id) if waiting_first else (desc(runs.c.created_at), runs.c.id)
     rows = await conn.execute(query.order_by(*order).offset(offset).limit(limit))
-    return [_run(row) for row in rows], int(total)
+    return [run_of(row) for row in rows], int(total)
 
 
 async def members_of(conn: AsyncConnection, run: RunRow) -> list[RunRow]:
     """The steps of a composite, in their order."""
-    return [_run(row) for row in await statements.every(conn, runs, org_id=run.org, parent=run.id, order=("step",))]
+    return [run_of(row) for row in await statements.every(conn, runs, org_id=run.org, parent=run.id, order=("step",))]
 
 
 async def states_of(conn: AsyncConnection, org: str, run_ids: Sequence[str]) -> dict[str, RunState]:
@@ -294,7 +294,7 @@ async def _write(
     row = await statements.changed(tx, runs, mine, state=str(to), updated_at=stamp(at), cursor=n, **columns)
     if row is None:
         raise Conflict(f"run {run.id} is not in {run.state} any more; look again", next=["run_get"])
-    return _run(row)
+    return run_of(row)
 
 
 async def progress(tx: AsyncConnection, run: RunRow, *, at: datetime, done: int, total: int, current: str) -> None:

@@ -3,12 +3,12 @@
 Other processes write the rows the front waits for, so nothing in this process can tell. On SQLite whoever commits rings (`bell`),
 and `PRAGMA data_version` says in microseconds whether anything came; Postgres tells by itself. Whoever waits for a run is woken by
 what the ledger says anew of that run: of sixteen who wait, one is woken, and most commits are locks, credentials and states of no
-interest here.
+interest here. Who waits for some states of it sleeps through the others, and through reports of progress.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import aclosing, suppress
 
 from countersign.adapters.store.bell import Bell, bell_of
@@ -31,7 +31,7 @@ class Watch:
         self._generation = 0
         self._of_all = 0  # the generation in which anything may have changed
         self._of_run: dict[str, int] = {}  # the one in which a run did
-        self._waiting: dict[str | None, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str | None, dict[asyncio.Future[None], Collection[str] | None]] = {}  # and the states it is about
         self._poller: asyncio.Task[None] | None = None
 
     @property
@@ -45,16 +45,19 @@ class Watch:
         """How many wait just now."""
         return sum(map(len, self._waiting.values()))
 
-    async def changed(self, *, after: int, timeout: float, run: str | None = None) -> bool:
+    async def changed(self, *, after: int, timeout: float, run: str | None = None, states: Collection[str] | None = None) -> bool:
         """Wait until an event was committed after `seen` was `after`, of that `run` where one is named; False when `timeout`
-        seconds passed without."""
+        seconds passed without.
+
+        With `states`, an event that left the run in another one wakes nobody; that it was is told when the time is over.
+        """
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout
         while self._last(run) <= after:
             if (left := ends - loop.time()) <= 0:
                 return False
             told = loop.create_future()
-            self._waiting.setdefault(run, set()).add(told)
+            self._waiting.setdefault(run, {})[told] = states
             if self._poller is None or self._poller.done():
                 self._poller = asyncio.create_task(self._poll() if self._path is not None else self._listen())
             try:
@@ -62,7 +65,7 @@ class Watch:
                     async with asyncio.timeout(left):
                         await told
             finally:
-                self._waiting[run].discard(told)
+                del self._waiting[run][told]
                 if not self._waiting[run]:
                     del self._waiting[run]
         return True
@@ -104,8 +107,8 @@ class Watch:
         from countersign.adapters.store import postgres
 
         async with aclosing(postgres.listening(self._url)) as told:
-            async for runs in told:
-                self._turn(runs)
+            async for news in told:
+                self._turn(news)
 
     def _look(self) -> None:
         if self._path is None:
@@ -121,7 +124,7 @@ class Watch:
             if self._newest is None:
                 self._newest = self._connection.execute("SELECT coalesce(max(n), 0) FROM events").fetchone()[0]
             else:
-                news = self._connection.execute("SELECT n, run_id FROM events WHERE n > ? ORDER BY n", (self._newest,)).fetchall()
+                news = self._connection.execute("SELECT n, run_id, state FROM events WHERE n > ? ORDER BY n", (self._newest,)).fetchall()
         except sqlite3.Error:
             if self._connection is not None:
                 self._connection.close()
@@ -132,20 +135,22 @@ class Watch:
             self._turn(None)
         elif news:
             self._newest = news[-1][0]
-            self._turn(run for _, run in news)
+            self._turn([(run, state) for _, run, state in news])
 
-    def _turn(self, runs: Iterable[str] | None) -> None:
-        """Something changed: of these runs, or of any."""
+    def _turn(self, news: Collection[tuple[str, str]] | None) -> None:
+        """Something changed: of these runs, each with the state it was left in, or of any."""
         self._generation += 1
-        if runs is None or len(self._of_run) > REMEMBERED:
+        if news is None or len(self._of_run) > REMEMBERED:
             self._of_all = self._generation
             self._of_run.clear()
-            moved = set(self._waiting)
-        else:
-            named = set(runs)
-            self._of_run.update(dict.fromkeys(named, self._generation))
-            moved = {None, *named}
-        for run in moved & self._waiting.keys():
-            for told in self._waiting[run]:
-                if not told.done():
-                    told.set_result(None)
+            self._wake(told for waiting in self._waiting.values() for told in waiting)
+            return
+        self._of_run.update((run, self._generation) for run, _ in news)
+        self._wake(self._waiting.get(None, ()))
+        for run, state in news:
+            self._wake(told for told, states in self._waiting.get(run, {}).items() if states is None or state in states)
+
+    def _wake(self, waiting: Iterable[asyncio.Future[None]]) -> None:
+        for told in waiting:
+            if not told.done():
+                told.set_result(None)

@@ -20,7 +20,7 @@ from mcp_front.call import Call
 from mcp_front.composing import refuse_for_a_step
 from mcp_front.domain import Access
 from mcp_front.envelope import Answer
-from mcp_front.starting import Digest, RunId, settled
+from mcp_front.starting import SETTLED, Digest, RunId, settled
 from mcp_front.tools.runs.server import RUNS
 
 EARLY = 20.0  # seconds a decision that came before its plan waits for it
@@ -32,15 +32,10 @@ async def consent(call: Call, run_id: str, plan_digest: str, comment: str | None
     async with call.front.store.read() as conn:
         run = await lookup.run_for(call, conn, run_id)
     _decidable(run)
-    if call.can_ask and run.state is not RunState.AWAITING_APPROVAL:
-        await _plan_made(call, run)
-    async with call.front.store.read() as conn:
-        run = await lookup.run_for(call, conn, run_id)
-        plan = await plans.get_plan(conn, run.org, run.id)
-    if plan is None or not asking.would_count(call, run, plan_digest):
-        return given
     if call.can_ask:
-        return asking.agreement(run, plan, comment=comment)
+        return await _asked(call, run, plan_digest, given)
+    if not asking.would_count(call, run, plan_digest):
+        return given
     need = run.requirement.confirm_name if run.requirement else None
     if need is not None and not confirm_name:
         raise ConfirmationRequired(
@@ -52,9 +47,21 @@ async def consent(call: Call, run_id: str, plan_digest: str, comment: str | None
     return given
 
 
+async def _asked(call: Call, run: RunRow, plan_digest: str, given: Given) -> Given | Elicit[Any]:
+    """The question, where an answer to it would count."""
+    if run.state is not RunState.AWAITING_APPROVAL:
+        await _plan_made(call, run)
+    async with call.front.store.read() as conn:
+        run = await lookup.run_for(call, conn, run.id)
+        plan = await plans.get_plan(conn, run.org, run.id)
+    if plan is None or not asking.would_count(call, run, plan_digest):
+        return given
+    return asking.agreement(run, plan, comment=given.comment)
+
+
 async def _plan_made(call: Call, run: RunRow) -> None:
     """Wait for the plan here: a decision that came early would be kept for it, and nobody would have been asked."""
-    run = await call.front.gateway.wait(call.org, run.id, settled, seconds=EARLY)
+    run = await call.front.gateway.wait(call.org, run.id, settled, seconds=EARLY, states=SETTLED)
     _decidable(run)
     if run.state is not RunState.AWAITING_APPROVAL:
         raise FailedPrecondition(
