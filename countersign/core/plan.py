@@ -6,6 +6,7 @@ the order of design §2, harmless first.
 
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 
 from countersign.core.model import Payload
 
@@ -40,6 +41,11 @@ _RANK = {name: rank for rank, name in enumerate(ChangeClass)}
 
 
 def worst(classes: Iterable[ChangeClass]) -> ChangeClass:
+    return _worst(classes) if type(classes) is tuple else max(classes, key=lambda c: c.rank, default=ChangeClass.NONE)
+
+
+@lru_cache(maxsize=1024)  # those of one change: a plan has thousands of changes and a handful of kinds
+def _worst(classes: tuple[ChangeClass, ...]) -> ChangeClass:
     return max(classes, key=lambda c: c.rank, default=ChangeClass.NONE)
 
 

@@ -87,7 +87,7 @@ def strings_in(value: object) -> Iterable[str]:
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from strings_in(item)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, (list, tuple)):
         for item in value:
             yield from strings_in(item)
 
@@ -139,8 +139,16 @@ class Redactor:
             known = self._lines[text] = self._line(text, limit)
         return known
 
+    def look_through(self, texts: Iterable[str]) -> None:
+        """Look through many at once for what has to be hidden: `line` need not look again at those where nothing is."""
+        short = {text for text in texts if len(text) <= _SHORT and _clean(text)}
+        if len(short) <= _REMEMBERED // 2 and self.text(whole := "\n".join(short)) == whole:
+            if len(self._lines) > _REMEMBERED // 2:
+                self._lines.clear()
+            self._lines |= zip(short, short, strict=True)
+
     def _line(self, text: str, limit: int) -> str:
-        if text.isascii() and text.isprintable() and text.strip() == text:
+        if _clean(text):
             return cut(self.text(text), limit)  # nothing to be cleaned
         return cut(self._cleaned(self.lines(text), clean_line), limit)
 
@@ -178,6 +186,11 @@ class Redactor:
             out += (text[begin:at], HIDDEN)
             begin = at = at + len(found)
         return "".join((*out, text[begin:]))
+
+
+def _clean(text: str) -> bool:
+    """Whether there is nothing in it that lines for people do not have."""
+    return text.isascii() and text.isprintable() and text.strip() == text
 
 
 def _hidden(found: re.Match[str]) -> str:

@@ -42,6 +42,12 @@ _ACTIONS: dict[tuple[str, ...], str] = {
 
 def action_of(change: ResourceChange) -> str:
     """The one word people read; "unknown" for what this version does not know."""
+    if (known := change.made_out.get("action")) is None:
+        known = change.made_out["action"] = _action_of(change)
+    return known
+
+
+def _action_of(change: ResourceChange) -> str:
     action = _ACTIONS.get(change.actions, "unknown")
     if action == "no-op":
         return "import" if change.importing is not None else "move" if change.moved else "no-op"
@@ -50,6 +56,14 @@ def action_of(change: ResourceChange) -> str:
 
 def classes_of(change: ResourceChange, stateful: Iterable[str] = STATEFUL_TYPES) -> tuple[ChangeClass, ...]:
     """Every class that fits, mildest first: import and move combine with any other."""
+    if stateful is not STATEFUL_TYPES:
+        return _classes_of(change, stateful)
+    if (known := change.made_out.get("classes")) is None:
+        known = change.made_out["classes"] = _classes_of(change, stateful)
+    return known
+
+
+def _classes_of(change: ResourceChange, stateful: Iterable[str]) -> tuple[ChangeClass, ...]:
     action = action_of(change)
     found = _of_update(change, stateful) if action == "update" else _main_classes(action, is_stateful(change.type, stateful))
     return _combined(found, imported=change.importing is not None, moved=change.moved)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 from countersign.core.errors import ProviderError
@@ -16,6 +17,7 @@ from countersign.core.redaction import SHORTEST, strings_in
 
 DEPTH = 200  # of lists and objects in each other; what judges them calls itself that often
 _TOO_DEEP = f"the plan holds values nested more than {DEPTH} deep, which nobody can review; make the configuration's values flatter"
+_NODES = (dict, list)
 _DECIMAL = re.compile(r"^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?\Z")
 
 
@@ -67,8 +69,8 @@ def parse(data: bytes | str) -> dict[str, Any]:
         raise ProviderError("the engine writes plans in a format this version does not know; use a supported engine version")
     level: list[Any] = [document]
     for _ in range(DEPTH):
-        items = [node.values() if isinstance(node, dict) else node for node in level]
-        level = [item for inner in items for item in inner if isinstance(item, dict | list)]
+        inner = chain.from_iterable([node.values() if isinstance(node, dict) else node for node in level])
+        level = [item for item in inner if isinstance(item, _NODES)]
     if level:
         raise ProviderError(_TOO_DEEP)
     return document
@@ -110,7 +112,7 @@ def below(marks: object, key: str | int) -> object:
 
 def pruned(marks: object) -> object:
     """What of a tree of marks is true: engines write false marks for one side of a change and leave them out for the other."""
-    if isinstance(marks, dict | list):
+    if isinstance(marks, _NODES):
         items = marks.items() if isinstance(marks, dict) else enumerate(marks)
         return {key: below for key, mark in items if (below := pruned(mark))}
     return marks is True
@@ -138,6 +140,17 @@ class Side(NamedTuple):
         elif not unknown and not sensitive:
             return NOTHING
         return Side(value, below(unknown, key) if unknown else False, below(sensitive, key) if sensitive else False)
+
+    def children(self, keys: Iterable[str]) -> list["Side"]:
+        """`child` of each: most objects have all their values on this side."""
+        whole, unknown, sensitive = self
+        if not isinstance(whole, dict):
+            return [self.child(key) for key in keys]
+        if not unknown and not sensitive:
+            return [Side(whole.get(key)) for key in keys]
+        return [
+            Side(whole.get(key), below(unknown, key) if unknown else False, below(sensitive, key) if sensitive else False) for key in keys
+        ]
 
     def names(self) -> list[str]:
         return sorted(self.name_set())
@@ -182,6 +195,11 @@ class ResourceChange:
     identity: Mapping[str, Any] | None  # of the object before
     reason: str | None
 
+    @cached_property
+    def made_out(self) -> dict[str, Any]:
+        """What was said of it already: action and classes are asked for six times each."""
+        return {}
+
     @property
     def moved(self) -> bool:
         return self.previous_address is not None and self.previous_address != self.address
@@ -202,7 +220,9 @@ class ResourceChange:
         counts = differ if self.actions == ("update",) else _there
         before, after = self.before, self.after
         names = sorted(before.name_set() | after.name_set())
-        sides = [(name, before.child(name), after.child(name)) for name in names]
+        if before == NOTHING and counts is _there:  # what is created has one side
+            return tuple([(name, NOTHING, side) for name, side in zip(names, after.children(names), strict=True) if not side.absent])
+        sides = zip(names, before.children(names), after.children(names), strict=True)
         return tuple([told for told in sides if counts(told[1], told[2])])
 
     def changing(self) -> tuple[tuple[str, Side, Side], ...]:
@@ -211,7 +231,7 @@ class ResourceChange:
 
     @cached_property
     def _changing(self) -> tuple[tuple[str, Side, Side], ...]:
-        if self.actions == ("update",):
+        if self.actions == ("update",) or self.before == NOTHING:  # whatever is there was not there before
             return self._attributes
         return tuple(told for told in self._attributes if differ(told[1], told[2]))
 

@@ -53,16 +53,22 @@ def classes_in(
 
 
 def change_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES) -> Change:
-    attributes = [f"{name}+" if marked(after.unknown) else name for name, _, after in change.changing()]
-    return Change(
-        address=redactor.line(_where(change)),
-        type=redactor.line(change.type),
-        action=action_of(change),
-        change_class=worst(classes_of(change, stateful)),
-        previous_address=redactor.line(change.previous_address or "") or None if change.moved else None,
-        replace_paths=tuple(redactor.line(path) for path in change.replace_paths[:ATTRIBUTES]),
-        attributes=tuple(redactor.line(name) for name in attributes[:ATTRIBUTES]),
-    )
+    return Change(**facts_of(change, redactor, stateful))
+
+
+def facts_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES) -> dict[str, Any]:
+    """A `Change` as JSON has it, field by field: the view has a thousand of them."""
+    line = redactor.line
+    attributes = [f"{name}+" if after.unknown and marked(after.unknown) else name for name, _, after in change.changing()]
+    return {
+        "address": line(where(change)),
+        "type": line(change.type),
+        "action": action_of(change),
+        "change_class": worst(classes_of(change, stateful)),
+        "previous_address": line(change.previous_address or "") or None if change.moved else None,
+        "replace_paths": [line(path) for path in change.replace_paths[:ATTRIBUTES]],
+        "attributes": [line(name) for name in attributes[:ATTRIBUTES]],
+    }
 
 
 def counts_of(changes: Iterable[ResourceChange]) -> Counts:
@@ -80,7 +86,7 @@ def counts_of(changes: Iterable[ResourceChange]) -> Counts:
     return Counts(**counted)
 
 
-def _where(change: ResourceChange) -> str:
+def where(change: ResourceChange) -> str:
     return change.address if change.deposed is None else f"{change.address} (deposed object {change.deposed})"
 
 
@@ -111,7 +117,7 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
     if unsettled := [c for c in rights if unknown_rights(c)]:
         yield f"What is granted is known only after apply: {_named(unsettled)}."
     exposed = [
-        _where(c) for c in changes if marked(c.before.sensitive) and any(_exposed(before, after) for _, before, after in c.attributes())
+        where(c) for c in changes if marked(c.before.sensitive) and any(_exposed(before, after) for _, before, after in c.attributes())
     ]
     exposed += [f"output {name}" for name, _, before, after in doc.outputs(document) if _exposed(before, after)]
     if exposed:
@@ -123,7 +129,7 @@ def risks_of(document: Mapping[str, Any], changes: list[ResourceChange], statefu
         yield f"{_some(len(drifted), 'object')} changed outside of this stack since the last apply; the plan takes that into account."
     if failed := [c for c in document.get("checks") or () if c.get("status") in ("fail", "error")]:
         yield f"The configuration's own checks fail: {_listed([str((c.get('address') or {}).get('to_display', '?')) for c in failed])}."
-    settled_later = sum(1 for c in changes for _, _, after in c.attributes() if marked(after.unknown))
+    settled_later = sum(1 for c in changes for _, _, after in c.attributes() if after.unknown and marked(after.unknown))
     if settled_later:
         yield f"{_some(settled_later, 'value')} will be known only after apply; the view lists them."
 
@@ -179,7 +185,7 @@ def _exposed(before: Side, after: Side) -> bool:
 
 
 def _named(changes: list[ResourceChange]) -> str:
-    return _listed([_where(c) for c in changes])
+    return _listed([where(c) for c in changes])
 
 
 def _listed(names: list[str]) -> str:

@@ -6,16 +6,17 @@ bounded; it says what it leaves out and how much there is.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from countersign.core.plan import Change, worst
+from countersign.core.plan import worst
 from countersign.core.redaction import Redactor, looks_secret
 from countersign.core.terraform import document as doc
 from countersign.core.terraform.classes import classes_of
-from countersign.core.terraform.document import Number, ResourceChange, Side, differ, marked
-from countersign.core.terraform.plan import change_of, classes_in, counts_of
+from countersign.core.terraform.document import NOTHING, Number, ResourceChange, Side, differ, marked
+from countersign.core.terraform.plan import classes_in, counts_of, facts_of, where
 from countersign.core.terraform.semantic import Macs, tagged
 
 CHANGES = 1000  # with attributes; the rest is counted
@@ -33,6 +34,8 @@ class Shown:
     address: str
 
     def text(self, side: Side, name: str, *, hidden: bool) -> str | None:
+        if side is NOTHING:
+            return None
         if side.unknown is True:
             return UNKNOWN
         if side.absent:
@@ -48,6 +51,8 @@ class Shown:
         return self.redactor.line(str(side.value))
 
 
+_NODES = (dict, list)
+_written = json.JSONEncoder(ensure_ascii=False).encode
 Leaf = tuple[str, Side, Side, bool]  # path, before, after, hidden
 
 
@@ -80,7 +85,7 @@ def _add_leaves(before: Side, after: Side, name: str, found: list[Leaf]) -> None
 
 def _is_plain(side: Side) -> bool:
     """Whether there is nothing to be taken apart."""
-    return not isinstance(side.value, dict | list) and not isinstance(side.unknown, dict | list)
+    return not isinstance(side.value, _NODES) and not isinstance(side.unknown, _NODES)
 
 
 def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Redactor) -> bytes:
@@ -92,16 +97,10 @@ def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Red
     """
     classed = [(worst(classes_of(c)), c) for c in doc.changes(document) if not c.bare_no_op]
     classed.sort(key=lambda pair: (-pair[0].rank, pair[1].address))
-    written: list[str] = []
-    room = SIZE
-    for _, change in classed[:CHANGES]:
-        entry = _entry(change, change_of(change, redactor), macs, redactor)
-        text = json.dumps(entry, ensure_ascii=False)
-        room -= len(text) if text.isascii() and "\x7f" not in text else len(json.dumps(entry))
-        if room < 0:
-            break
-        written.append(text)
     changes = [change for _, change in classed]
+    redactor.look_through(_texts(changes[:CHANGES]))
+    entries = [_entry(change, macs, redactor) for change in changes[:CHANGES]]
+    written, shown = _within_size(entries)
     outputs = list(doc.outputs(document))
     head = {
         "v": "countersign.view/1",
@@ -110,21 +109,45 @@ def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Red
         "counts": counts_of(changes).model_dump(),
         "change_class": worst(classes_in(document, changes)),
         "total": len(changes),
-        "shown": len(written),
-        "truncated": len(written) < len(changes),
+        "shown": shown,
+        "truncated": shown < len(changes),
         "classes": Counter(str(change_class) for change_class, _ in classed),
     }
     foot = {
         "outputs": [_output(name, actions, before, after, macs, redactor) for name, actions, before, after in outputs[:LEAVES]],
         "outputs_total": len(outputs),
     }
-    # Each change was written once, to know its size, and is not written again.
-    opened, closed = json.dumps(head, ensure_ascii=False)[:-1], json.dumps(foot, ensure_ascii=False)[1:]
-    return f'{opened}, "changes": [{", ".join(written)}], {closed}'.encode("utf-8", "backslashreplace")
+    # The changes were written once, to know their size, and are not written again.
+    return f'{_written(head)[:-1]}, "changes": {written}, {_written(foot)[1:]}'.encode("utf-8", "backslashreplace")
 
 
-def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redactor) -> dict[str, Any]:
-    entry = summary.model_dump(mode="json")
+def _texts(changes: list[ResourceChange]) -> Iterator[str]:
+    """What of these is going to be shown, as far as it is easily said."""
+    for change in changes:
+        yield where(change)
+        for side in chain.from_iterable(told[1:] for told in change.changing()):
+            if type(side.value) is str:
+                yield side.value
+
+
+def _within_size(entries: list[dict[str, Any]]) -> tuple[str, int]:
+    """Those that there is room for, as a list, and how many they are. A letter beyond ASCII takes as much room as its escape."""
+    whole = _written(entries)
+    if len(whole) <= SIZE and whole.isascii() and "\x7f" not in whole:
+        return whole, len(entries)
+    written: list[str] = []
+    room = SIZE
+    for entry in entries:
+        text = _written(entry)
+        room -= len(text) if text.isascii() and "\x7f" not in text else len(json.dumps(entry))
+        if room < 0:
+            break
+        written.append(text)
+    return f"[{', '.join(written)}]", len(written)
+
+
+def _entry(change: ResourceChange, macs: Macs, redactor: Redactor) -> dict[str, Any]:
+    entry = facts_of(change, redactor)
     show = Shown(macs=macs, redactor=redactor, address=change.address)
     rows: list[dict[str, Any]] = []
     left_out = 0
@@ -139,9 +162,9 @@ def _entry(change: ResourceChange, summary: Change, macs: Macs, redactor: Redact
                 "before": show.text(old, name, hidden=hidden),
                 "after": show.text(new, name, hidden=hidden),
             }
-            if hidden or marked(old.sensitive) or marked(new.sensitive):
+            if hidden or (old.sensitive and marked(old.sensitive)) or (new.sensitive and marked(new.sensitive)):
                 row["sensitive"] = True
-            if marked(new.unknown):
+            if new.unknown and marked(new.unknown):
                 row["unknown"] = True
             if forcing and any(_within(name, path) or _within(path, name) for path in forcing):
                 row["forces_replacement"] = True

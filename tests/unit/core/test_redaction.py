@@ -155,6 +155,25 @@ def test_lines_are_shown_the_same_however_many_came_before_and_however_short_the
         assert redactor.line("x" * 300) == "x" * 256 + "… (300 characters)"
 
 
+@given(st.lists(st.text(alphabet=LETTERS, max_size=12) | st.sampled_from(["AKIAIOSFODNN7EXAMPLE", "hunter22", "a\nhunter", "item 1"])))
+def test_lines_that_were_looked_through_together_are_shown_as_each_alone(texts: list[str]) -> None:
+    together = Redactor(["hunter22", "1\nitem 1"])
+    together.look_through(texts)
+
+    assert [together.line(text) for text in texts] == [Redactor(["hunter22", "1\nitem 1"]).line(text) for text in texts]
+
+
+def test_however_many_lines_are_looked_through_few_are_remembered() -> None:
+    redactor = Redactor(["hunter22"])
+
+    for begin in range(0, 20_000, 1500):
+        redactor.look_through(f"item {number}" for number in range(begin, begin + 1500))
+    redactor.look_through(f"item {number}" for number in range(20_000))
+
+    assert len(redactor._lines) <= 4096
+    assert redactor.line("item 7 of hunter22") == "item 7 of (redacted)"
+
+
 def test_short_words_are_no_secrets() -> None:
     redactor = Redactor(["12345", "abcdef"])
 

@@ -308,6 +308,20 @@ def test_what_is_made_anew_lists_everything_it_will_have() -> None:
     assert [name for name, _, _ in change.changing()] == ["b", "id"]
 
 
+def test_what_is_created_lists_what_it_has_and_what_it_will_have() -> None:
+    sensitive = {"a": True, "n": True}
+    change = one("create", after={"a": "1", "n": None, "l": []}, unknown={"id": True, "l": [False], "o": {}}, sensitive=sensitive)
+
+    assert [(name, before) for name, before, _ in change.attributes()] == [("a", Side()), ("id", Side()), ("l", Side())]
+    assert [after for _, _, after in change.attributes()] == [Side("1", False, True), Side(None, True), Side([], [False])]
+    assert change.changing() == change.attributes()
+
+
+def test_children_are_each_the_child_of_that_name() -> None:
+    for side in (Side({"a": 1}), Side({"a": 1}, {"b": True}), Side({"a": 1}, False, {"a": True}), Side({"a": 1}, True), Side(3), Side()):
+        assert side.children(["a", "b", "c"]) == [side.child("a"), side.child("b"), side.child("c")]
+
+
 def test_what_only_moves_changes_no_attribute() -> None:
     change = one("no-op", previous_address="thing.b", before={"a": 1}, after={"a": 1})
 
