@@ -69,6 +69,20 @@ async def build_front(settings: Settings, *, runs: Callable[[], Awaitable[RunsPo
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn looks ten times a second whether it should end. Here it is told, and makes out the date once a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), 1.0)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are ours: they end what waits first."""
@@ -92,7 +106,7 @@ async def serve(settings: Settings) -> None:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             front.gateway.close()
-            server.should_exit = True
+            server.stop()
             await serving
 
 

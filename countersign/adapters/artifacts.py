@@ -149,8 +149,7 @@ class Artifacts:
             }
             for w in written
         ]
-        if rows:
-            await tx.execute(_inserted(tx.dialect.name), rows)
+        await statements.put(tx, _inserted(tx.dialect.name), rows)
         return tuple(ArtifactRef(id=w.id, kind=w.kind, sha256=w.sha256, size=w.size) for w in written)
 
     async def read(self, conn: AsyncConnection, *, org: str, artifact_id: str) -> bytes:

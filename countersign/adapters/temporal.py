@@ -114,6 +114,21 @@ def _priority(run: RunRow) -> Priority:
     return Priority(priority_key=4 if run.mode is Mode.DRIFT else None, fairness_key=run.requester.id[:64])
 
 
+# Making one takes as long as the rest of a start: the generic class behind it looks up its types each time.
+_KEYS = {
+    name: SearchAttributeKey.for_keyword(name)
+    for name in (
+        attributes.ORG,
+        attributes.ENV,
+        attributes.STACK,
+        attributes.STATE,
+        attributes.TYPE,
+        attributes.ENGINE,
+        attributes.REQUESTER,
+    )
+}
+
+
 def _attributes(run: RunRow) -> TypedSearchAttributes:
     values = {
         attributes.ORG: run.org,
@@ -124,7 +139,7 @@ def _attributes(run: RunRow) -> TypedSearchAttributes:
         attributes.ENGINE: run.engine,
         attributes.REQUESTER: opaque(run.requester),
     }
-    return TypedSearchAttributes([SearchAttributePair(SearchAttributeKey.for_keyword(k), v) for k, v in values.items()])
+    return TypedSearchAttributes([SearchAttributePair(_KEYS[k], v) for k, v in values.items()])
 
 
 def opaque(principal: Principal) -> str:
@@ -275,7 +290,7 @@ class Runs:
         """Runs whose workflows believe that they wait for people: id → the state they published last."""
         states = ", ".join(f'"{state}"' for state in (RunState.AWAITING_APPROVAL, RunState.NEEDS_OPERATOR))
         query = f'WorkflowType = "{WORKFLOW}" AND ExecutionStatus = "Running" AND {attributes.STATE} IN ({states})'
-        key = SearchAttributeKey.for_keyword(attributes.STATE)
+        key = _KEYS[attributes.STATE]
         found = await _answered(_collected(self._client.list_workflows(query, rpc_timeout=RPC)))
         return {execution.id: execution.typed_search_attributes.get(key) or "" for execution in found}
 

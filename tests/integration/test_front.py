@@ -49,7 +49,7 @@ async def served(it: FrontService) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{at.getsockname()[1]}"
         finally:
             it.front.gateway.close()
-            server.should_exit = True
+            server.stop()
             await serving
 
 

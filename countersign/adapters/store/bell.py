@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+from functools import cache
 from pathlib import Path
 
 _IN_CLOSE_WRITE = 0x8  # <sys/inotify.h>
@@ -21,7 +22,7 @@ class Bell:
         self.rung = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         path.touch(mode=0o600)
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = _libc()
         if not hasattr(libc, "inotify_init1"):
             raise OSError("no inotify here")
         self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
@@ -40,6 +41,11 @@ class Bell:
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def ring(path: Path) -> None:

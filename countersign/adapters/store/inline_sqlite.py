@@ -10,6 +10,7 @@ that could let them go on would find none for its commit.
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections import deque
@@ -29,7 +30,7 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 _THREADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sqlite")
 
 
-async def connect(path: str, turn: asyncio.Lock, disk: "Disk") -> "InlineConnection":
+async def connect(path: str, turn: asyncio.Semaphore, disk: "Disk") -> "InlineConnection":
     """An open connection in autocommit: whoever uses it says BEGIN. `turn` and `disk` are those of all writers of this process."""
     return InlineConnection(await _in_thread(lambda: _opened(path)), turn, disk)
 
@@ -75,7 +76,7 @@ class InlineConnection:
 
     isolation_level = None
 
-    def __init__(self, connection: sqlite3.Connection, turn: asyncio.Lock, disk: Disk) -> None:
+    def __init__(self, connection: sqlite3.Connection, turn: asyncio.Semaphore, disk: Disk) -> None:
         self._connection: sqlite3.Connection | None = connection
         self._turn = turn
         self._disk = disk
@@ -92,7 +93,7 @@ class InlineConnection:
 
     async def begin_writing(self, statement: str) -> None:
         try:
-            async with asyncio.timeout(BUSY):
+            async with asyncio.timeout(BUSY) if self._turn.locked() else contextlib.nullcontext():
                 await self._turn.acquire()
         except TimeoutError:
             raise sqlite3.OperationalError("database is locked") from None

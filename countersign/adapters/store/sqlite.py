@@ -34,7 +34,7 @@ class Sqlite:
     is_sqlite = True
 
     def __init__(self, url: str, path: str) -> None:
-        opened = partial(inline_sqlite.connect, path, asyncio.Lock(), inline_sqlite.Disk())
+        opened = partial(inline_sqlite.connect, path, asyncio.BoundedSemaphore(1), inline_sqlite.Disk())
         # Kept connections are closed by whoever keeps them; a pool would keep them as well.
         engine = create_async_engine(url, poolclass=NullPool, async_creator=opened, hide_parameters=True)
         self._writes, self._reads = _Kept(engine, WRITERS), _Kept(engine, READERS)

@@ -59,6 +59,15 @@ async def add(tx: AsyncConnection, table: Table, **values: Any) -> int:
     return int(key[0]) if key and table.autoincrement_column is not None else 0
 
 
+async def put(tx: AsyncConnection, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Run an insert that its module keeps for each of these rows, which all have the same columns."""
+    if (driver := _driver(tx)) is not None:
+        for row in rows:
+            _ready(statement, tx.dialect, tuple(row)).run(driver, row)
+    elif rows:
+        await tx.execute(statement, rows)
+
+
 async def change(tx: AsyncConnection, table: Table, keys: Mapping[str, Any], **values: Any) -> int:
     """Set `values` where the keys have theirs; how often that was."""
     statement, given = _updated(table, *_named(keys), False), {**_values(keys), **values}
