@@ -71,3 +71,17 @@ async def test_nothing_waits_any_more_when_a_plan_failed(bench: Bench) -> None:
 
     with pytest.raises(ProviderError, match="absent"):
         await bench.plan("bad")
+
+
+async def test_a_plan_is_looked_for_where_the_kernel_does_not_tell_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(_: Path) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("countersign.adapters.terraform.ahead.Closing", no_more)
+    shown = bench.folder / "shown"
+    waits = f"for n in $(seq 200); do [ -e {shown} ] && exit $code; sleep 0.05; done; exit 9"
+    spied(bench, beside=f'case $1 in plan) "$real" "$@"; code=$?; {waits};; show) "$real" "$@"; : >{shown}; exit;; esac')
+
+    planned = await bench.plan(bench.write("one", main_tf=ONE))
+
+    assert planned.plan.counts == Counts(create=1)

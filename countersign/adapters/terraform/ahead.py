@@ -10,17 +10,17 @@ a process that waited: `show` runs again, as it always did.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+from countersign.adapters.closing import Closing
 from countersign.adapters.process import Ended
 from countersign.adapters.terraform.session import Session
 from countersign.core.errors import CountersignError
 
 CONFIGURATION_MAX = 32 << 10  # bytes; what a pipe takes at once
-FIRST_LOOK = 0.1  # seconds after which a plan is worth being looked at before it has ended
-LOOKS = 25  # of what has passed is waited between two looks at its file: a plan of a minute is not looked at a hundred times a second
+LOOK = 0.1  # seconds between two looks at a plan's file, where the kernel does not tell that it was written
 _END_OF_ZIP, _END_SIZE = b"PK\x05\x06", 22  # what ends a plan's file, and is written last
 
 
@@ -46,13 +46,15 @@ class Ahead:
 
     async def watch(self) -> None:
         """Let it go on as soon as the plan's file is complete."""
-        loop = asyncio.get_running_loop()
-        begun, pause = loop.time(), FIRST_LOOK
-        while self._let_go is None:
-            await asyncio.sleep(pause)
-            pause = (loop.time() - begun) / LOOKS
-            if _complete(self._plan_file):
-                self.let_go()
+        with _closings(self._plan_file.parent) as closed:
+            while self._let_go is None:
+                if closed is None:
+                    await asyncio.sleep(LOOK)
+                else:
+                    await closed.wait()
+                    closed.clear()
+                if _complete(self._plan_file):
+                    self.let_go()
 
     def let_go(self) -> None:
         if self._gate is None:
@@ -99,6 +101,20 @@ async def showing(session: Session, environment: Mapping[str, str], plan_file: P
     finally:
         watching.cancel()
         await ahead.end()
+
+
+@contextmanager
+def _closings(folder: Path) -> Iterator[asyncio.Event | None]:
+    """Set when a file there was written. None where the kernel does not tell."""
+    try:
+        closing = Closing(folder)
+    except OSError:
+        yield None
+        return
+    try:
+        yield closing.heard
+    finally:
+        closing.close()
 
 
 def _configuration(environment: Mapping[str, str]) -> bytes | None:

@@ -1,0 +1,54 @@
+"""Hearing from the kernel that a file was written and closed (inotify), without looking all the time.
+
+Libraries for it start a process to find the C library.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+_IN_CLOSE_WRITE = 0x8  # <sys/inotify.h>
+
+
+class Closing:
+    """`heard` is set whenever the file at `path`, or one in the folder there, was closed after it was open for writing.
+
+    Raises OSError where the kernel has no such thing, or no more of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.heard = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        libc = _libc()
+        if not hasattr(libc, "inotify_init1"):
+            raise OSError("no inotify here")
+        self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        try:
+            _checked(libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_CLOSE_WRITE))
+        except OSError:
+            os.close(self._fd)
+            raise
+        self._loop.add_reader(self._fd, self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, 4096)  # what was closed how often does not matter
+        self.heard.set()
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(answer: int) -> int:
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return answer
