@@ -6,7 +6,6 @@ Only entry points read the environment: they call `load` and hand the result on.
 import os
 import re
 import tomllib
-from collections.abc import Mapping
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from countersign.adapters.folder import data_folder
 from countersign.core.durations import duration
 from countersign.core.errors import InvalidArgument
 from countersign.core.helm.charts import STACKS, Kind, Source, is_loopback
@@ -521,14 +521,6 @@ class Settings(BaseSettings):
         """Policy with the environments that are marked protected added to its own list."""
         marked = tuple(f"{o.slug}/{e.slug}" for o in self.organizations for e in o.environments if e.protected)
         return self.policy.model_copy(update={"protected": (*self.policy.protected, *marked)})
-
-
-def data_folder(environ: Mapping[str, str]) -> Path:
-    """`$COUNTERSIGN_DATA`, else the user's data folder."""
-    if named := environ.get("COUNTERSIGN_DATA"):
-        return Path(named).expanduser().absolute()
-    base = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "countersign"
 
 
 def database_argument(url: str) -> str:

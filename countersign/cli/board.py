@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
-from countersign.adapters.settings import Settings, data_folder
+from countersign.adapters.folder import data_folder
+from countersign.adapters.settings import Settings
 from countersign.cli.output import console, emit, safe, safe_block
 from countersign.cli.service import Service, engines
 from countersign.cli.session import LOOPBACK, local_person, stacks_folder

@@ -139,7 +139,7 @@ class Ground:
             return {}
         return note if isinstance(note, dict) else {}
 
-    def write(self, *, front: str, children: Mapping[str, int]) -> None:
+    def write(self, front: str, children: Mapping[str, int]) -> None:
         """Say who runs here, so that a second `up` can name it and the next one can wait for what this one leaves behind."""
         body = {
             "pid": os.getpid(),

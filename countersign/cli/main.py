@@ -64,9 +64,12 @@ def up(data: Data = None, database: Database = None, as_json: AsJson = False) ->
     line, `"event": "ready"` among them. Ports and more are settings: countersign.toml in the data folder, or COUNTERSIGN_FRONT_PORT,
     COUNTERSIGN_STATE_PORT, COUNTERSIGN_TEMPORAL_PORT, COUNTERSIGN_TEMPORAL_UI_PORT, COUNTERSIGN_TEMPORAL_ADDRESS for one of your own.
     """
+    from countersign.cli.nursery import begun
+
+    zygote = begun(data)  # it loads what the parts need while we load what `up` does
     from countersign.cli.up import up as serve
 
-    run(serve(settings_of(data, as_json=as_json, database=database), as_json=as_json), as_json=as_json)
+    run(serve(settings_of(data, as_json=as_json, database=database), as_json=as_json, zygote=zygote), as_json=as_json)
 
 
 @app.command(rich_help_panel=SERVICE)

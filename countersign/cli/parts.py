@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from countersign.adapters.settings import Settings
 from countersign.cli import embedded_temporal
+from countersign.cli.nursery import program
 from countersign.cli.session import LOOPBACK, child_environment
 from countersign.cli.supervisor import Part
 
@@ -19,8 +19,6 @@ LOG_MAX = 8 << 20  # bytes; a longer log is put aside when `up` starts
 def parts_of(settings: Settings) -> list[Part]:
     """In the order in which they are started: what the others wait for comes first."""
     env, logs = child_environment(settings), settings.data / "logs"
-    # -P: the folder `up` was called in must not shadow modules.
-    ours = (sys.executable, "-P", "-m", "countersign.cli.part")
     made: list[Part] = []
     prepare: tuple[str, ...] = ()
     if settings.embedded_temporal:
@@ -39,14 +37,16 @@ def parts_of(settings: Settings) -> list[Part]:
         *made,
         Part(
             name="front",
-            argv=(*ours, "front"),
+            argv=program("front"),
+            zygote="temporal",
             env=env,
             log=logs / "front.log",
             ready=_answers(settings.host, settings.front_port, "/readyz"),
         ),
         Part(
             name="worker",
-            argv=(*ours, "worker", *prepare),
+            argv=program("worker", *prepare),
+            zygote="temporal",
             env=env,
             log=logs / "worker.log",
             ready=_wrote(settings.data / WORKER_READY),
@@ -54,7 +54,8 @@ def parts_of(settings: Settings) -> list[Part]:
         # It stores states until the worker has let go of everything that writes one.
         Part(
             name="state",
-            argv=(*ours, "state", "--local-key"),
+            argv=program("state", "--local-key"),
+            zygote="store",
             env=env,
             log=logs / "state.log",
             ready=_answers(settings.host, settings.state_port, "/readyz"),

@@ -14,12 +14,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from countersign.adapters.process import find_executable, living_attempts
+from countersign.adapters.process import Zygote, find_executable, living_attempts
 from countersign.adapters.settings import Settings
 from countersign.cli import schema
 from countersign.cli.ground import Ground, check_ports, prepare_folder
+from countersign.cli.nursery import Nursery
 from countersign.cli.parts import WORKER_READY, fresh_logs, parts_of
 from countersign.cli.session import KEY_FILE
 from countersign.cli.supervisor import Ended, Ready, Supervisor
@@ -47,30 +49,35 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, tell: Tell, leaving: Leaving, hurry: asyncio.Event) -> AsyncIterator[Service]:
+async def running(
+    settings: Settings, *, tell: Tell, leaving: Leaving, hurry: asyncio.Event, zygote: Zygote | None = None
+) -> AsyncIterator[Service]:
     """All parts of the service, from here to the end of the block. Raises FailedPrecondition before anything is started.
 
     `leaving` gets the runs whose apply goes on when the parts are told to end; `hurry` cuts short the wait for them.
+    `zygote` may have begun already; it ends with the block.
     """
     begun = time.monotonic()
     os.umask(0o077)
-    prepare_folder(settings.data)
-    with Ground(settings.data) as ground:
-        schema.check_restored(settings.data)
-        await _known(settings)
-        check_engine(settings)
-        parts = parts_of(settings)
-        await ground.end_leftovers()
-        check_ports(settings)
-        fresh_logs(settings.data)
-        (settings.data / WORKER_READY).unlink(missing_ok=True)
-        supervisor = Supervisor(parts, cwd=Path.cwd(), tell=tell, moved=lambda pids: ground.write(front=settings.front_url, children=pids))
-        try:
-            await supervisor.start()
-            yield Service(settings=settings, supervisor=supervisor, key_file=settings.data / KEY_FILE, begun=begun)
-        finally:
-            await _ended(settings, supervisor, leaving, hurry)
-            ground.clear()
+    async with Nursery(settings.data, cwd=Path.cwd(), first=zygote) as nursery:
+        prepare_folder(settings.data)
+        with Ground(settings.data) as ground:
+            schema.check_restored(settings.data)
+            await _known(settings)
+            check_engine(settings)
+            parts = parts_of(settings)
+            await ground.end_leftovers()
+            check_ports(settings)
+            fresh_logs(settings.data)
+            (settings.data / WORKER_READY).unlink(missing_ok=True)
+            moved = partial(ground.write, settings.front_url)
+            supervisor = Supervisor(parts, tell=tell, start=nursery.start, moved=moved)
+            try:
+                await supervisor.start()
+                yield Service(settings=settings, supervisor=supervisor, key_file=settings.data / KEY_FILE, begun=begun)
+            finally:
+                await _ended(settings, supervisor, leaving, hurry)
+                ground.clear()
 
 
 async def _known(settings: Settings) -> None:

@@ -54,6 +54,13 @@ def fail(error: CountersignError, *, as_json: bool = False) -> NoReturn:
     fail(error, as_json=as_json)
 
 
+def named(data: Path | None) -> Path:
+    """The data folder: what was named, else what the environment says."""
+    from countersign.adapters.folder import data_folder
+
+    return data.expanduser().absolute() if data else data_folder(os.environ)  # noqa: TID251  an entry point
+
+
 def settings_of(data: Path | None, *, as_json: bool = False, **overrides: Any) -> "Settings":
     """The settings of a data folder. One that was named counts more than `$COUNTERSIGN_DATA`, an override more than anything.
 
@@ -62,14 +69,14 @@ def settings_of(data: Path | None, *, as_json: bool = False, **overrides: Any) -
     from countersign.adapters.settings import database_argument, load
 
     try:
-        settings = load(data.expanduser().absolute() if data else None)
+        settings = load(named(data))
         if overrides.get("database") is not None:
             database_argument(overrides["database"])
     except CountersignError as error:
         fail(error, as_json=as_json)
     given = {name: value for name, value in overrides.items() if value is not None}
     if data is not None:
-        given["data"] = data.expanduser().absolute()
+        given["data"] = named(data)
     return settings.model_copy(update=given) if given else settings
 
 
@@ -116,10 +123,14 @@ _INHERITED = re.compile(
 _KEPT_BACK = frozenset({KEY_VARIABLE, "COUNTERSIGN_URL", "COUNTERSIGN_KEY_FILE"})
 
 
+def inherited() -> dict[str, str]:
+    """What of our environment any part may have: an allow-list."""
+    return {name: value for name, value in os.environ.items() if _INHERITED.match(name) and name not in _KEPT_BACK}  # noqa: TID251
+
+
 def child_environment(settings: "Settings") -> dict[str, str]:
     """The environment of the parts of the service: an allow-list, and the settings as they were when it was started."""
-    env = {name: value for name, value in os.environ.items() if _INHERITED.match(name) and name not in _KEPT_BACK}  # noqa: TID251
-    env |= {
+    env = inherited() | {
         "COUNTERSIGN_DATA": str(settings.data),
         "COUNTERSIGN_HOST": settings.host,
         "COUNTERSIGN_FRONT_PORT": str(settings.front_port),

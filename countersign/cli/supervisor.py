@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from countersign.adapters.process import start_service, stop_service, tail_of
+from countersign.adapters.process import Running, start_service, stop_service, tail_of
 from countersign.core.errors import Unavailable
 
 FIRST_DELAY = 0.2  # seconds before a part that ended is started again; doubled each time
@@ -29,6 +29,7 @@ class Part:
     log: Path
     ready: Callable[[int], Awaitable[bool]]  # whether the process with this id is ready
     wave: int = 0  # parts stop wave by wave, the lowest first
+    zygote: str | None = None  # the kind of process it may be forked from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Ended:
 
 
 Tell = Callable[[Ready | Ended], None]
+Start = Callable[[Part], Awaitable[Running]]  # raises Unavailable
 Moved = Callable[[Mapping[str, int]], None]
 
 
@@ -56,18 +58,16 @@ Moved = Callable[[Mapping[str, int]], None]
 class Life:
     """One process of a part."""
 
-    process: asyncio.subprocess.Process
+    process: Running
     begun: float
     written: int  # bytes its log had before
 
 
 class Supervisor:
-    def __init__(
-        self, parts: Sequence[Part], *, cwd: Path, tell: Tell, moved: Callable[[Mapping[str, int]], None] = lambda _: None
-    ) -> None:
-        """`moved` gets the process ids by name whenever one changes."""
+    def __init__(self, parts: Sequence[Part], *, tell: Tell, start: Start, moved: Moved = lambda _: None) -> None:
+        """`moved` gets the process ids by name whenever one changes; `start` makes the process of a part."""
         self.parts = tuple(parts)
-        self._cwd = cwd
+        self._start = start
         self._tell = tell
         self._moved = moved
         self._lives: dict[str, Life] = {}
@@ -76,10 +76,14 @@ class Supervisor:
         self._keeping: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """Start all of them, in order, without waiting for any to be ready."""
-        for part in self.parts:
-            life = await self._spawn(part)
-            self._keeping[part.name] = asyncio.create_task(self._keep(part, life), name=part.name)
+        """Start all of them, without waiting for any to be ready. Raises Unavailable; `stop` then ends those that were started."""
+        for begun in await asyncio.gather(*(self._begin(part) for part in self.parts), return_exceptions=True):
+            if begun is not None:
+                raise begun
+
+    async def _begin(self, part: Part) -> None:
+        life = await self._spawn(part)
+        self._keeping[part.name] = asyncio.create_task(self._keep(part, life), name=part.name)
 
     async def ready(self) -> None:
         """Return as soon as every part was ready once."""
@@ -105,7 +109,7 @@ class Supervisor:
 
     async def _spawn(self, part: Part) -> Life:
         written, begun = _size(part.log), time.monotonic()
-        process = await start_service(part.argv, cwd=self._cwd, env=part.env, log=part.log)
+        process = await self._start(part)
         life = self._lives[part.name] = Life(process=process, begun=begun, written=written)
         self._moved(self.pids)
         return life
@@ -128,6 +132,8 @@ class Supervisor:
             delay = min(delay * 2, LONGEST_DELAY)
             with contextlib.suppress(Unavailable):  # the machine cannot start it just now: the next round tries again
                 life = await self._spawn(part)
+                if stop.is_set():  # said while it was made
+                    await stop_service(life.process, grace=STOP_GRACE)
 
     async def _lived(self, part: Part, life: Life, *, again: bool) -> int:
         """Its exit code, at its end; meanwhile it is told once that it is ready."""
@@ -146,6 +152,11 @@ class Supervisor:
             await asyncio.sleep(LOOK)
         self._tell(Ready(part=part.name, seconds=time.monotonic() - life.begun, again=again))
         self._ready[part.name].set()
+
+
+async def started(part: Part, *, cwd: Path) -> Running:
+    """A part as a program of its own."""
+    return await start_service(part.argv, cwd=cwd, env=part.env, log=part.log)
 
 
 def tail(log: Path, *, since: int = 0) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import asyncio
 from functools import cache
 from typing import TYPE_CHECKING
 
+from countersign.adapters.process import Zygote
 from countersign.adapters.settings import Settings
 from countersign.cli.exits import Exit
 from countersign.cli.service import Service, running, running_applies, signals
@@ -19,13 +20,14 @@ def _board(*, as_json: bool) -> "Board":
     return Board(as_json=as_json)
 
 
-async def up(settings: Settings, *, as_json: bool) -> Exit:
+async def up(settings: Settings, *, as_json: bool, zygote: Zygote | None = None) -> Exit:
     with signals() as (stop, hurry):
         async with running(
             settings,
             tell=lambda event: _board(as_json=as_json).told(event),
             leaving=lambda runs: _board(as_json=as_json).leaving(runs),
             hurry=hurry,
+            zygote=zygote,
         ) as service:
             board = _board(as_json=as_json)
             await _first(stop, board, service)

@@ -23,7 +23,8 @@ from typing import Any
 import httpx2
 from mcp import Client
 
-from tests.acceptance.installed import REPOSITORY, Installed, call, processes, until
+from countersign.cli.ground import processes_of
+from tests.acceptance.installed import REPOSITORY, Installed, call, until
 from tests.bench import door, releases
 from tests.bench.raw import Raw, raw
 
@@ -222,9 +223,7 @@ class Bench:
         print("memory at rest", flush=True)
         await asyncio.sleep(3)
         parts = {part: pss(pid) for part in ("temporal", "state", "worker", "front") if (pid := self.it.pid_of(part))}
-        supervisor = next((pid for pid, argv in processes() if argv[-1:] == ["up"] and any("countersign" in a for a in argv)), None)
-        if supervisor:
-            parts["up"] = pss(supervisor)
+        parts["up and what parts are forked from"] = sum(pss(pid) for pid, _ in processes_of(self.it.data)) - sum(parts.values())
         print("  " + ", ".join(f"{name} {mib:.0f}" for name, mib in parts.items()), flush=True)
         return [figure("idle_memory", [sum(parts.values())], "MiB PSS", 450)]
 

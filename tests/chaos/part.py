@@ -14,6 +14,7 @@ MUTATE = "COUNTERSIGN_CHAOS_MUTATE"  # name of a mutation
 
 
 def main(words: list[str]) -> None:
+    words = part.asked(words)
     if mutation := os.environ.get(MUTATE):
         mutations.install(mutation, words[0])
     seams.install(words[0], os.environ[GATES])

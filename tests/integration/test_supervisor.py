@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from countersign.cli import supervisor
 from countersign.cli.ground import NOTE, Ground, born, processes_of
-from countersign.cli.supervisor import Ended, Part, Ready, Supervisor
+from countersign.cli.supervisor import Ended, Part, Ready, Supervisor, started
 
 pytestmark = pytest.mark.anyio
 PATIENCE = 20.0  # seconds; every wait is bounded
@@ -59,7 +60,7 @@ async def supervised(tmp_path: Path, *parts: Part) -> AsyncIterator[tuple[Superv
     def moved(pids: object) -> None:
         watched.pids = dict(pids)  # type: ignore[call-overload]
 
-    keeper = Supervisor(parts, cwd=tmp_path, tell=watched.told.append, moved=moved)
+    keeper = Supervisor(parts, start=partial(started, cwd=tmp_path), tell=watched.told.append, moved=moved)
     await keeper.start()
     try:
         yield keeper, watched
@@ -121,16 +122,17 @@ async def test_parts_stop_wave_by_wave(tmp_path: Path) -> None:
 
 ORPHANING = """
 import asyncio, sys
+from functools import partial
 from pathlib import Path
 from countersign.cli.ground import Ground
-from countersign.cli.supervisor import Part, Supervisor
+from countersign.cli.supervisor import Part, Supervisor, started
 
 async def main(folder):
     async def ready(_):
         return True
     with Ground(folder) as ground:
         part = Part(name="it", argv=["/bin/sh", "-c", sys.argv[2]], env={"PATH": "/usr/bin:/bin"}, log=folder / "it.log", ready=ready)
-        keeper = Supervisor([part], cwd=folder, tell=lambda _: None, moved=lambda pids: ground.write(front="x", children=pids))
+        keeper = Supervisor([part], start=partial(started, cwd=folder), tell=lambda _: None, moved=partial(ground.write, "x"))
         await keeper.start()
         print(keeper.pids["it"], flush=True)
         await asyncio.Event().wait()
@@ -159,7 +161,7 @@ async def test_what_a_killed_supervisor_leaves_is_gone_when_the_next_one_starts(
 
 async def test_a_process_that_only_has_the_number_of_an_old_part_is_left_alone(tmp_path: Path) -> None:
     with Ground(tmp_path) as ground:
-        ground.write(front="x", children={"it": os.getpid()})
+        ground.write("x", {"it": os.getpid()})
         (tmp_path / NOTE).write_text((tmp_path / NOTE).read_text().replace(f'"since": {born(os.getpid())}', '"since": 1'))
 
         assert await ground.end_leftovers() == []

@@ -7,9 +7,24 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from countersign.adapters.process.supervised import told_of_our_end
 from countersign.core.errors import Unavailable
+
+
+class Running(Protocol):
+    """A process of ours, started or forked."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    async def wait(self) -> int: ...
+
+    def terminate(self) -> None: ...
 
 
 async def start_service(
@@ -37,7 +52,7 @@ async def start_service(
         os.close(handle)
 
 
-async def stop_service(process: asyncio.subprocess.Process, *, grace: float = 10.0) -> int:
+async def stop_service(process: Running, *, grace: float = 10.0) -> int:
     """SIGTERM, `grace` seconds, then SIGKILL to its group; its exit code."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):

@@ -43,7 +43,7 @@ def test_a_data_folder_that_cannot_be_made_says_what_to_name_instead(tmp_path: P
 def test_one_data_folder_has_one_up_and_the_second_names_the_first(tmp_path: Path) -> None:
     assert not held(tmp_path)
     with Ground(tmp_path) as ground:
-        ground.write(front="http://127.0.0.1:8700", children={})
+        ground.write("http://127.0.0.1:8700", {})
         assert held(tmp_path)
         with pytest.raises(FailedPrecondition, match=f"process {os.getpid()}, front http://127.0.0.1:8700"), Ground(tmp_path):
             pass
