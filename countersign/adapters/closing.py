@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,13 +15,13 @@ _IN_CLOSE_WRITE = 0x8  # <sys/inotify.h>
 
 
 class Closing:
-    """`heard` is set whenever the file at `path`, or one in the folder there, was closed after it was open for writing.
+    """Calls `heard` whenever the file at `path`, or one in the folder there, was closed after it was open for writing.
 
     Raises OSError where the kernel has no such thing, or no more of it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.heard = asyncio.Event()
+    def __init__(self, path: Path, heard: Callable[[], None]) -> None:
+        self._told = heard
         self._loop = asyncio.get_running_loop()
         libc = _libc()
         if not hasattr(libc, "inotify_init1"):
@@ -36,7 +37,7 @@ class Closing:
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 4096)  # what was closed how often does not matter
-        self.heard.set()
+        self._told()
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)

@@ -29,6 +29,7 @@ log = Log(__name__)
 GRACE = 8.0  # seconds for requests in the works; whoever stops us waits 10
 HEAD_SIZE = 64 << 10  # bytes of a request's head; a real one has some 500
 CHUNKS = 64  # bytes of a body for each that says how large its chunks are; what is sent in smaller ones is not worth it
+ANSWER, GO_ON = b"HTTP/1.1 ", b"HTTP/1.1 100 "  # how heads begin, and how the one begins that an engine waits for before it sends a body
 KEEP_ALIVE = 75  # seconds; an engine asks every few seconds, and a connection closed under it costs it a try
 
 
@@ -139,33 +140,37 @@ class Http(HttpToolsProtocol):
         if self._beside > HEAD_SIZE + self._body // CHUNKS:
             self.transport.close()
 
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]
+        super().on_response_complete()
+
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
         super().on_body(body)
 
 
 class Joining:
-    """A transport that writes once for all that is written in one turn of the loop."""
+    """A transport that keeps the head of an answer until its body follows, or there is none."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._pending: list[bytes] = []
+        self._head = b""
 
     def write(self, data: bytes) -> None:
-        if not data:
+        if data.startswith(ANSWER) and not data.startswith(GO_ON):
+            self.flush()
+            self._head = data
             return
-        if not self._pending:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._pending.append(data)
+        data, self._head = self._head + data, b""
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        self.write(b"")
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
-
-    def _flush(self) -> None:
-        pending, self._pending = self._pending, []
-        if pending and not self._transport.is_closing():
-            self._transport.write(b"".join(pending))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

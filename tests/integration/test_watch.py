@@ -119,7 +119,7 @@ async def test_what_was_committed_by_somebody_who_could_not_ring_is_found_all_th
 @requirement("waiting:of-one-run")
 async def test_where_the_kernel_tells_nothing_the_watcher_looks(store: Store, watching: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dumb:
-        def __init__(self, path: Path) -> None:
+        def __init__(self, *_: object) -> None:
             raise OSError(24, "too many open files")
 
     monkeypatch.setattr(watch, "Bell", Dumb)

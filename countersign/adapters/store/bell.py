@@ -6,18 +6,18 @@ A look every few milliseconds took half of what the front did while a run went o
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from countersign.adapters.closing import Closing
 
 
 class Bell:
-    """`rung` is set whenever somebody rang. Raises OSError where the kernel cannot tell."""
+    """Calls `heard` whenever somebody rang. Raises OSError where the kernel cannot tell."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, heard: Callable[[], None]) -> None:
         path.touch(mode=0o600)
-        self._closing = Closing(path)
-        self.rung = self._closing.heard
+        self._closing = Closing(path, heard)
 
     def close(self) -> None:
         self._closing.close()

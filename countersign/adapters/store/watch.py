@@ -15,7 +15,8 @@ from countersign.adapters.store.bell import Bell, bell_of
 from countersign.adapters.store.database import Store
 
 EVERY = 0.004  # seconds between two looks at SQLite where nobody can ring, or the last look failed
-SURELY = 0.25  # seconds to the next look although nobody rang: whoever committed may have died before it could
+SURELY = 0.25  # seconds to the next look although nobody rang: whoever committed may have died before it could. A look that failed
+# counts as a change, so whoever waits reads the rows then, and loses nothing until the next one
 REMEMBERED = 10_000  # runs
 
 
@@ -85,20 +86,13 @@ class Watch:
     async def _poll(self) -> None:
         assert self._path is not None
         try:
-            bell = Bell(bell_of(self._path))
+            bell = Bell(bell_of(self._path), self._look)
         except OSError:
             bell = None
         try:
             while self._waiting:
-                if bell is not None:
-                    bell.rung.clear()
                 self._look()
-                if bell is None or self._version is None:
-                    await asyncio.sleep(EVERY)
-                    continue
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(SURELY):
-                        await bell.rung.wait()
+                await asyncio.sleep(EVERY if bell is None or self._version is None else SURELY)
         finally:
             if bell is not None:
                 bell.close()

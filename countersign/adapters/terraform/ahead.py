@@ -106,13 +106,14 @@ async def showing(session: Session, environment: Mapping[str, str], plan_file: P
 @contextmanager
 def _closings(folder: Path) -> Iterator[asyncio.Event | None]:
     """Set when a file there was written. None where the kernel does not tell."""
+    written = asyncio.Event()
     try:
-        closing = Closing(folder)
+        closing = Closing(folder, written.set)
     except OSError:
         yield None
         return
     try:
-        yield closing.heard
+        yield written
     finally:
         closing.close()
 
