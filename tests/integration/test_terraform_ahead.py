@@ -74,7 +74,7 @@ async def test_nothing_waits_any_more_when_a_plan_failed(bench: Bench) -> None:
 
 
 async def test_a_plan_is_looked_for_where_the_kernel_does_not_tell_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_more(_: Path) -> None:
+    def no_more(*_: object) -> None:
         raise OSError("too many open files")
 
     monkeypatch.setattr("countersign.adapters.terraform.ahead.Closing", no_more)
