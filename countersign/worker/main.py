@@ -12,8 +12,7 @@ from typing import Any, cast
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.applying import Applying
 from activities.composing import Composing
@@ -55,7 +54,6 @@ from workflows.run import Run
 
 log = Log(__name__)
 
-PASSED_THROUGH = ("countersign", "workflows", "pydantic", "pydantic_core", "annotated_types")
 COMPOSITES_AT_ONCE = 500  # each is a look at some rows now and then
 READS_AT_ONCE = 8  # each may start a process of 70 MiB
 CONNECT_EVERY = 0.05  # seconds; connecting fails at once while there is no server
@@ -169,7 +167,8 @@ def build_workers(
     one_poll: dict[str, Any] = {"max_concurrent_activity_task_polls": 1}
     telling: dict[str, Any] = {
         "sticky_queue_schedule_to_start_timeout": timedelta(seconds=2),
-        "workflow_runner": SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)),
+        # Replays are run in the sandbox, which would look at each run for what it can find in the code (docs/decisions/0024).
+        "workflow_runner": UnsandboxedWorkflowRunner(),
     }
     return [
         Worker(
