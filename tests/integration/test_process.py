@@ -303,7 +303,8 @@ HEEDS = "trap 'echo INT' INT; echo ready; " + WAIT  # each interrupt is a line o
 
 async def heeding(tmp_path: Path) -> Detached:
     it = await launched(detached(tmp_path), sh(HEEDS, tmp_path / "gate"))
-    await until(lambda: (it.folder / "journal").read_text() == "ready\n", "it to be ready")
+    journal = it.folder / "journal"
+    await until(lambda: journal.exists() and journal.read_text() == "ready\n", "it to be ready")
     return it
 
 

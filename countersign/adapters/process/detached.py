@@ -19,14 +19,21 @@ from countersign.adapters.process.marked import MARKER, can_be_seen, carries, ch
 from countersign.core.errors import FailedPrecondition, Unavailable
 
 # $0 is the folder. Every process started here inherits the lock's descriptor: lock held = something of it still lives.
-# The inner shell writes its pid and becomes the command, so that the one SIGINT reaches the engine and nothing else.
+# The inner shell writes its pid and becomes the command, so that the one SIGINT reaches the engine and nothing else. It is a fork
+# of the outer one where it can be told its own pid (`$$` stays that of the outer one), as on Linux; else it is a new one.
 # Where the group cannot be written nothing is started: without it nobody could tell later that something was.
 # `synced` comes before the exit code, so that after a power cut an exit code never vouches for a journal that was lost.
 _WRAPPER = """
 trap : INT TERM HUP
 echo $$ >"$0/pgid" || exit 1
 [ -s "$0/pgid" ] || exit 1
-/bin/sh -c 'echo $$ >"$0/pid" || exit 126; unset PWD OLDPWD SHLVL; exec "$@"' "$0" "$@" >>"$0/journal" 2>>"$0/errors" </dev/null
+(
+{ read -r cs_pid cs_rest </proc/self/stat; } 2>/dev/null ||
+exec /bin/sh -c 'echo $$ >"$0/pid" || exit 126; unset PWD OLDPWD SHLVL; exec "$@"' "$0" "$@"
+echo "$cs_pid" >"$0/pid" || exit 126
+unset PWD OLDPWD SHLVL
+exec "$@"
+) >>"$0/journal" 2>>"$0/errors" </dev/null
 code=$?
 sync "$0/journal" "$0/errors" 2>/dev/null && : >"$0/synced"
 echo $code >"$0/rc"

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from countersign.adapters.durable import on_disk
+from countersign.adapters.durable import on_disk, on_disk_together
 
 PIECE = 1 << 16  # bytes
 
@@ -21,16 +21,21 @@ def content(path: str | Path) -> bytes:
 
 
 def write(path: Path, text: str) -> None:
-    """Whole or not at all, and on the disk before we go on."""
-    temporary = path.with_name(path.name + ".new")
-    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    """Whole or not at all for who reads it, and on the disk before we go on.
+
+    Content and name are synced together, which takes a disk one turn. A power cut before that may leave the name without its
+    content, and so without a boot's id or a time: then it was said, and nobody had gone on.
+    """
+    temporary = f"{path}.new"
+    opened = [os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)]
     try:
-        os.write(fd, text.encode())
-        os.fsync(fd)
+        os.write(opened[0], text.encode())
+        os.replace(temporary, path)  # noqa: PTH105 - a Path of it would be made for this alone
+        opened.append(os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC))
+        on_disk_together(opened)
     finally:
-        os.close(fd)
-    temporary.replace(path)
-    on_disk(path.parent)
+        for fd in opened:
+            os.close(fd)
 
 
 def write_once(path: Path, text: str) -> bool:
