@@ -1,6 +1,5 @@
 """The step `plan` of any engine: turn, work, seal, check and record. What it did is found again, so it may be tried again."""
 
-import asyncio
 import secrets as random
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -34,31 +33,38 @@ class Planning(Recording, EngineStep):
             if run.state is not RunState.PLANNING:
                 return await self.stand(ref)
             try:
-                planned, written = await self._made(run)
-                if planned.seen is not None:
-                    await saw(self.store, self.artifacts, await self._stack(run), run.id, planned.seen)
+                planned, written, attempt_id = await self._made(run)
             except CountersignError as failed:
                 if failed.retryable:
                     raise
                 return await self._plan_failed(run, failed)
-            return await self._record_plan(run, planned, written)
+            try:
+                return await self._record_plan(run, planned, written, attempt_id)
+            except BaseException:
+                await self._end_access(run, attempt_id)
+                raise
 
-    async def _made(self, run: RunRow) -> tuple[Planned, Mapping[str, Written]]:
-        """The plan, sealed. One whose engine is killed has changed nothing, so it is made again: with another id, and not for ever."""
+    async def _made(self, run: RunRow) -> tuple[Planned, Mapping[str, Written], str]:
+        """The plan, sealed, and the attempt whose access ends with its record.
+
+        One whose engine is killed has changed nothing, so it is made again: with another id, and not for ever.
+        """
         died: EngineDied | None = None
         for _ in range(DEATHS):
             job = await self._plan_job(run)
             try:
                 planned = await self._planned(run, job)
+                written = await self.seal_plan(run, planned)
+                if planned.seen is not None:
+                    await saw(self.store, self.artifacts, await self._stack(run), run.id, planned.seen)
             except EngineDied as once_more:
                 died = once_more
-                await self._end_access(run, job)
+                await self._end_access(run, job.attempt_id)
             except BaseException:
-                await self._end_access(run, job)
+                await self._end_access(run, job.attempt_id)
                 raise
             else:
-                written, _ = await asyncio.gather(self.seal_plan(run, planned), self._end_access(run, job))
-                return planned, written
+                return planned, written, job.attempt_id
         assert died is not None
         raise ProviderError(f"the engine was ended {DEATHS} times; the last time: {died.message}", details=died.details)
 
@@ -78,10 +84,10 @@ class Planning(Recording, EngineStep):
             raise PlanStale(f"the plan {digest} cannot be adopted: {why}; ask again without plan_digest, which plans anew")
         return adopted(plan, parts)
 
-    async def _end_access(self, run: RunRow, job: PlanJob) -> None:
+    async def _end_access(self, run: RunRow, attempt_id: str) -> None:
         """What configuration read in its environment opens nothing any more."""
         async with self.store.begin() as tx:
-            await state.revoke(tx, run.org, job.attempt_id)
+            await state.revoke(tx, run.org, attempt_id)
 
     async def _plan_job(self, run: RunRow) -> PlanJob:
         number = run.plan_number + 1

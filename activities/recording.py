@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.engine import RunStep
 from countersign.adapters.artifacts import Written
-from countersign.adapters.store import audit, composites, runs, turns
+from countersign.adapters.store import audit, composites, runs, state, turns
 from countersign.adapters.store.check import record_plan, supersede
 from countersign.adapters.store.database import stamp
 from countersign.adapters.store.runs import RunRow
@@ -66,12 +66,17 @@ class Recording(RunStep):
         needs = failed.details.get("needs") if isinstance(failed, NotYet) else None
         return isinstance(needs, str) and await composites.waits_for(tx, run, needs)
 
-    async def _record_plan(self, run: RunRow, planned: Planned, written: Mapping[str, Written]) -> Standing:
-        """Plan, artifacts, verdict, states and audit in one transaction; a plan that came too late changes nothing."""
+    async def _record_plan(self, run: RunRow, planned: Planned, written: Mapping[str, Written], attempt_id: str | None = None) -> Standing:
+        """Plan, artifacts, verdict, states and audit in one transaction; a plan that came too late changes nothing.
+
+        What configuration read in the environment of that attempt opens nothing any more.
+        """
         woken: list[str | None] = []
         async with self.store.begin() as tx:
             now = self.store.now()
             live = await runs.get_run(tx, run.org, run.id)
+            if attempt_id is not None:
+                await state.revoke(tx, run.org, attempt_id)
             if live.state is RunState.PLANNING and live.plan_number == run.plan_number:
                 refs = await self.artifacts.record(tx, *written.values())
                 live = await record_plan(tx, live, planned, refs, policy=self.policy, now=now)

@@ -31,6 +31,7 @@ from countersign.core.plan import ArtifactRef
 _LABELLED = b"CSA1"  # then the length of the label, the label and the content, both sealed
 _LENGTH = 4  # bytes
 GONE = ""  # in the place of a key's id: its time was over, and the bytes are not there any more
+SMALL = 128 << 10  # bytes that are read and unsealed before a thread would have begun
 _LABEL_MAX = 4096  # bytes; a real one has some 500
 
 
@@ -161,13 +162,17 @@ class Artifacts:
             raise NotFound(
                 f"{row.kind} {artifact_id} was kept until {row.expires_at}, as the operator's retention says", field="artifact_id"
             )
-        return await self._get(org, row.stack_id, artifact_id, row.kind, row.sha256)
+        return await self._get(org, row.stack_id, artifact_id, row.kind, row.sha256, row.size)
 
-    async def _get(self, org: str, stack_id: str, artifact_id: str, kind: str, digest: str) -> bytes:
+    async def _get(self, org: str, stack_id: str, artifact_id: str, kind: str, digest: str, size: int) -> bytes:
         path = _path(org, stack_id, artifact_id)
         try:
             if isinstance(self._place, Folder):
-                return await asyncio.to_thread(lambda: self._opened(self._folder_bytes(path), org, stack_id, artifact_id, kind, digest))
+
+                def opened() -> bytes:
+                    return self._opened(self._folder_bytes(path), org, stack_id, artifact_id, kind, digest)
+
+                return opened() if size <= SMALL else await asyncio.to_thread(opened)
             sealed = bytes(await (await self._place.store.get_async(path)).bytes_async())
         except TROUBLE as failed:
             if self._place.is_gone(failed):
@@ -218,7 +223,7 @@ class Artifacts:
 
     async def content(self, found: Written) -> bytes:
         """The plaintext of an object without a row. Raises as `read`."""
-        return await self._get(found.org, found.stack_id, found.id, found.kind, found.sha256)
+        return await self._get(found.org, found.stack_id, found.id, found.kind, found.sha256, found.size)
 
     def _unknown(self, known: set[tuple[str, str]]) -> Iterator[Written]:
         try:

@@ -59,16 +59,19 @@ async def raise_epoch(tx: AsyncConnection, org: str, stack_id: str, *, by: int =
     A lock stays unless its holder is known to be dead: a planner, or an attempt that evidence closed.
     """
     held = await hold(tx, org, stack_id)
-    await tx.execute(
-        update(credentials)
-        .where(credentials.c.org_id == org, credentials.c.stack_id == stack_id, credentials.c.mode != str(Mode.READ))
-        .where(credentials.c.revoked_at.is_(None))
-        .values(revoked_at=stamp(utc_now()))
-    )
+    await statements.run(tx, _FENCED, org=org, stack=stack_id, now=stamp(utc_now()))
     epoch = held.epoch + by
     version = await _swap(tx, org, stack_id, held, epoch=epoch)
     await _free_if_abandoned(tx, org, stack_id, replace(held, epoch=epoch, version=version))
     return epoch
+
+
+_FENCED = (
+    update(credentials)
+    .where(credentials.c.org_id == bindparam("org"), credentials.c.stack_id == bindparam("stack"), credentials.c.mode != str(Mode.READ))
+    .where(credentials.c.revoked_at.is_(None))
+    .values(revoked_at=bindparam("now"))
+)
 
 
 def _head(row: Row[Any]) -> Head:

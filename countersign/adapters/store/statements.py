@@ -40,14 +40,26 @@ async def one(conn: AsyncConnection, statement: Executable, **values: Any) -> Ro
     return row
 
 
-async def every(conn: AsyncConnection, table: Table, *, order: Sequence[str], **keys: Any) -> Sequence[Row[Any]]:
-    """All rows with these values."""
-    statement, values = _selected(table, *_named(keys), tuple(order), False, False), _values(keys)
+async def all_of(conn: AsyncConnection, statement: Executable, **values: Any) -> Sequence[Row[Any]]:
+    """All its rows."""
     if (driver := _driver(conn)) is not None:
         ready = _ready(statement, conn.dialect, ())
         return [row for found in ready.run(driver, values).fetchall() if (row := ready.row(found)) is not None]
     rows: Sequence[Row[Any]] = (await conn.execute(statement, values)).all()
     return rows
+
+
+async def run(tx: AsyncConnection, statement: Executable, **values: Any) -> None:
+    """Run a kept update or delete that names its values itself."""
+    if (driver := _driver(tx)) is not None:
+        _ready(statement, tx.dialect, ()).run(driver, values)
+    else:
+        await tx.execute(statement, values)
+
+
+async def every(conn: AsyncConnection, table: Table, *, order: Sequence[str], **keys: Any) -> Sequence[Row[Any]]:
+    """All rows with these values."""
+    return await all_of(conn, _selected(table, *_named(keys), tuple(order), False, False), **_values(keys))
 
 
 async def add(tx: AsyncConnection, table: Table, **values: Any) -> int:

@@ -37,7 +37,7 @@ async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, by:
     `by` is the requester, `agreed` that its plan may be applied: such a run goes before those that have to be planned.
     """
     mine = {"org_id": org, "stack_id": stack_id}
-    rows = (await tx.execute(_QUEUE, mine)).all()
+    rows = await statements.all_of(tx, _QUEUE, **mine)
     rank = AGREED if agreed else rank_of(by, (Waiting(by=row.by, rank=row.rank) for row in rows if not row.held))
     mine_row = next((row for row in rows if row.run_id == run_id), None)
     place_ = (mine_row.rank, mine_row.number) if mine_row is not None else (rank, max((row.number for row in rows), default=0) + 1)
@@ -54,7 +54,7 @@ async def take(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str, by:
 
 async def place(conn: AsyncConnection, *, org: str, stack_id: str, run_id: str) -> Place | None:
     """The run's place without asking for one; None where it waits for no turn."""
-    rows = [row.run_id for row in await conn.execute(_QUEUE, {"org_id": org, "stack_id": stack_id})]
+    rows = [row.run_id for row in await statements.all_of(conn, _QUEUE, org_id=org, stack_id=stack_id)]
     if run_id not in rows:
         return None
     ahead = rows[: rows.index(run_id)]
@@ -71,7 +71,7 @@ async def _with_open_attempt(conn: AsyncConnection, ahead: list[str], *, org: st
 async def release(tx: AsyncConnection, *, org: str, stack_id: str, run_id: str) -> str | None:
     """Leave the queue, whether holding or waiting; returns the run that is next and should be woken."""
     mine = {"org_id": org, "stack_id": stack_id}
-    await tx.execute(_LEFT, {**mine, "run_id": run_id})
+    await statements.run(tx, _LEFT, **mine, run_id=run_id)
     row = await statements.one(tx, _QUEUE, **mine)
     return str(row.run_id) if row is not None and not row.held else None
 

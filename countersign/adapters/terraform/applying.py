@@ -37,6 +37,7 @@ LOST_SIGNAL = 10.0  # seconds without the engine's word that it was interrupted,
 LOOK = 0.5  # seconds between two looks at a running apply; its end is noticed at once
 LISTEN = 0.1  # seconds between two looks at its journal, while there is something new in it
 SMALL = 256 << 10  # bytes of a bundle
+BRIEF = 16 << 10  # characters that are redacted before a thread would have begun
 ROOM = 64 << 20  # bytes that must be free: a journal that could not be written proves nothing
 LEFT_OVER = "errored.tfstate"  # where the engine leaves a state that it could not store
 
@@ -175,7 +176,8 @@ class Attempts(AttemptFolders):
         restores = noted is not None and noted.restores
         state, code, message = stored(ended, errors) if restores else judged(journal, ended, errors, own=noted is not None and noted.own)
         progress = journal.progress(total)
-        log = await asyncio.to_thread(_log_of, journal, errors, redactor)
+        said = sum(map(len, journal.text)) + len(errors)
+        log = _log_of(journal, errors, redactor) if said <= BRIEF else await asyncio.to_thread(_log_of, journal, errors, redactor)
         return Outcome(
             state=state,
             code=code,
