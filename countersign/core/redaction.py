@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
+from itertools import islice
 from urllib.parse import quote
 
 HIDDEN = "(redacted)"
@@ -141,8 +142,8 @@ class Redactor:
 
     def look_through(self, texts: Iterable[str]) -> None:
         """Look through many at once for what has to be hidden: `line` need not look again at those where nothing is."""
-        short = {text for text in texts if len(text) <= _SHORT and _clean(text)}
-        if len(short) <= _REMEMBERED // 2 and self.text(whole := "\n".join(short)) == whole:
+        short = set(islice((text for text in texts if len(text) <= _SHORT and _clean(text)), _REMEMBERED // 2))
+        if self.text(whole := "\n".join(short)) == whole:
             if len(self._lines) > _REMEMBERED // 2:
                 self._lines.clear()
             self._lines |= zip(short, short, strict=True)

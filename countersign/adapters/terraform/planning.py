@@ -5,10 +5,12 @@ Everything a person, a model or the history gets to see is made from the plan do
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import gc
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from countersign.adapters.process import all_ended
@@ -32,6 +34,7 @@ from countersign.core.terraform.versions import allowed
 
 CONNECTING = 5.0  # seconds
 SMALL = 64 << 10  # bytes of a plan's JSON that is judged at once, in some milliseconds: a thread would only take turns with the others
+T = TypeVar("T")
 PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator has to split the stack
 
 
@@ -108,8 +111,19 @@ async def planned(session: Session) -> Planned:
     made = partial(judged, session, source_.tree, plan_file, plan_json, events, key=key, values=values.given, own=own)
     if len(plan_json) <= SMALL:
         return made()
-    plan, _ = await asyncio.gather(session.while_beating(asyncio.to_thread(made)), sweep(session))
+    plan, _ = await asyncio.gather(session.while_beating(asyncio.to_thread(uncollected, made)), sweep(session))
     return plan
+
+
+def uncollected(work: Callable[[], T]) -> T:
+    """Do it without collecting garbage meanwhile: a large document is many objects, is all alive, and holds no cycle."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return work()
+    finally:
+        if collects:
+            gc.enable()
 
 
 async def moved(job: PlanJob, inputs: Mapping[str, object], beat: Beat, *, executable: Executable, around: Surroundings) -> str | None:

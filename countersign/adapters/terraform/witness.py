@@ -1,9 +1,10 @@
 """Hearing an apply while it runs: how far it is, whether it does what was approved, and what of its journal leaves the machine."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from countersign.adapters.process import Lines
 from countersign.adapters.terraform.bundle import OPERATIONS
@@ -11,7 +12,7 @@ from countersign.core.engine import Heard, Progress, Said
 from countersign.core.redaction import Redactor
 from countersign.core.terraform.events import Journal, redacted_lines
 from countersign.core.terraform.guard import Guard
-from countersign.core.terraform.testimony import kept
+from countersign.core.terraform.testimony import counts, kept
 
 ALARM = 1000  # characters
 JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
@@ -30,7 +31,7 @@ class Witness:
         self._folder = folder
         self._lines = Lines(journal)
         self._number = 0
-        self._unsaid: list[Said] = []
+        self._unsaid: list[tuple[int, Mapping[str, Any]]] = []  # reduced when somebody asks: a short apply is over by then
         self._told: list[bytes] = []  # the lines as they may be shown
         self._room = JOURNAL_MAX
         self._redactor: Redactor | None = None
@@ -61,10 +62,9 @@ class Witness:
         event = self.journal.feed(line)
         if event is None and line.startswith(b"{"):
             self.torn += 1
-        said = kept(event, self.redactor) if event is not None else None
         self._number += 1
-        if said is not None:
-            self._unsaid.append(Said(number=self._number, line=said))
+        if event is not None and counts(event):
+            self._unsaid.append((self._number, event))
 
     def _keep(self, lines: Sequence[bytes]) -> None:
         for told in redacted_lines(lines, self.redactor) if self._room >= 0 else ():
@@ -102,7 +102,9 @@ class Witness:
 
     def _heard(self, process: int | None) -> Heard:
         """What was not told yet, reduced; it is told once."""
-        said, self._unsaid = tuple(self._unsaid), []
+        events, self._unsaid = self._unsaid, []
+        reduced = ((number, kept(event, self.redactor)) for number, event in events)
+        said = tuple(Said(number=number, line=line) for number, line in reduced if line is not None)
         return Heard(said=said, upto=self._number, process=process)
 
     def close(self) -> None:

@@ -255,6 +255,7 @@ def told_outputs(journal: Journal, redactor: Redactor) -> dict[str, object]:
 
 def told_results(journal: Journal, redactor: Redactor) -> tuple[Mapping[str, object], ...]:
     """Each finished operation in order, then those that were started and never ended (ok null)."""
+    redactor.look_through(v for r in journal.results for v in r.values() if isinstance(v, str))
     ended = [{k: redactor.line(v, 512) if isinstance(v, str) else v for k, v in r.items()} for r in journal.results]
     open_: list[dict[str, object]] = [
         {"address": redactor.line(address, 512), "action": action, "ok": None}

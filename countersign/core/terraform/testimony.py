@@ -28,14 +28,20 @@ def event_of(line: bytes) -> Mapping[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
+def counts(event: Mapping[str, Any]) -> bool:
+    """Whether something of it may be kept: most of a journal is progress and what commands print."""
+    kind = event.get("type")
+    return isinstance(kind, str) and kind in _COUNT
+
+
 def kept(event: Mapping[str, Any], redactor: Redactor | None = None) -> bytes | None:
     """Of one event what an operation is known by, as the engine spells it, or None.
 
     With a `redactor` it says beside it how address and id may be shown, where they may not be shown as they are.
     """
     kind, hook = event.get("type"), event.get("hook")
-    if not isinstance(kind, str) or kind not in _COUNT:
-        return None  # most of a journal is progress and what commands print
+    if not counts(event):
+        return None
     told: dict[str, Any] = {"type": kind, **({"@timestamp": event["@timestamp"]} if "@timestamp" in event else {})}
     if kind == "version":
         return _line(told)  # it says when the attempt began

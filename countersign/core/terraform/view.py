@@ -153,6 +153,9 @@ def _entry(change: ResourceChange, macs: Macs, redactor: Redactor) -> dict[str, 
     left_out = 0
     forcing = set(change.replace_paths)
     for attribute, before, after in change.changing():
+        if before is NOTHING and not forcing and len(rows) < LEAVES and (plain := _plain_row(attribute, after, redactor)) is not None:
+            rows.append(plain)
+            continue
         for name, old, new, hidden in leaves(before, after, attribute):
             if len(rows) >= LEAVES:
                 left_out += 1
@@ -173,6 +176,17 @@ def _entry(change: ResourceChange, macs: Macs, redactor: Redactor) -> dict[str, 
     if change.importing is not None:
         entry["importing"] = redactor.line(str(change.importing.get("id") or UNKNOWN))
     return entry
+
+
+def _plain_row(name: str, after: Side, redactor: Redactor) -> dict[str, Any] | None:
+    """The row of a plain value of what is created: most rows of a large plan are one. None where it takes a closer look."""
+    if after.sensitive or looks_secret(name):
+        return None
+    if after.unknown is True:
+        return {"name": redactor.line(name), "before": None, "after": UNKNOWN, "unknown": True}
+    if after.unknown or type(after.value) is not str:
+        return None
+    return {"name": redactor.line(name), "before": None, "after": redactor.line(after.value)}
 
 
 def _within(path: str, other: str) -> bool:
