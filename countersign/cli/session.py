@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from countersign.cli.exits import Exit
 from countersign.core.errors import CountersignError, Unauthenticated
-from countersign.core.principal import Kind, Principal
 
 if TYPE_CHECKING:
     from countersign.adapters.settings import Settings  # its import costs more than some commands
+    from countersign.core.principal import Principal
 
 KEY_FILE = "local.key"  # in the data folder, 0600: the key of whoever runs `countersign up`
 KEY_VARIABLE = "COUNTERSIGN_KEY"  # holds a token itself
@@ -80,8 +80,10 @@ def settings_of(data: Path | None, *, as_json: bool = False, **overrides: Any) -
     return settings.model_copy(update=given) if given else settings
 
 
-def local_person() -> Principal:
+def local_person() -> "Principal":
     """Whoever has the shell: the operator of a data folder."""
+    from countersign.core.principal import Kind, Principal
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in some containers
