@@ -13,6 +13,9 @@ export RUFF_CACHE_DIR ?= $(CACHE)/ruff
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# A machine may be told to keep no bytecode; then each process of a test compiles all of it again, as no installed one does.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Checks do not need one another; an older make runs them one by one.
 TOGETHER := $(if $(filter output-sync,$(.FEATURES)),-j2 --output-sync=target)
 PYTEST := $(BIN)/python -m pytest -rs
