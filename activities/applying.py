@@ -140,8 +140,8 @@ class Applying(EngineStep):
             activity.logger.warning("the state of %s was not seen after %s: %s", run.stack_path, attempt.id, failed)
 
     async def _launch(self, run: RunRow, taken: claim.Claimed, bundle: bytes) -> None:
-        async with self.store.read() as conn:
-            stack = (await records.get_stack(conn, run.org, run.stack_id)).config
+        stack = taken.stack
+        assert stack is not None  # a plan of this engine is of one
         job = ApplyJob(
             attempt_id=taken.attempt.id,
             epoch=taken.attempt.epoch,

@@ -84,7 +84,8 @@ class Composing(Recording):
     async def plan(self, ref: RunRef) -> Standing:
         """Have every step planned that can be, and show all plans as one. A run that is past planning answers where it stands."""
         async with heartbeating():
-            run = await self._turn_to_plan(ref)
+            async with self.store.begin() as tx:
+                run = await self._turn_to_plan(tx, ref)
             if run.state is not RunState.PLANNING:
                 return await self.stand(ref)
             members = await self._members(run)

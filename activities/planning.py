@@ -2,7 +2,11 @@
 
 import secrets as random
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.beating import heartbeating
 from activities.engine import EngineStep
@@ -16,6 +20,7 @@ from countersign.adapters.store.reads import reads_of
 from countersign.adapters.store.runs import RunRow
 from countersign.core.engine import Finding, PlanJob, Planned, Progress, Read, StackConfig
 from countersign.core.errors import CountersignError, EngineDied, FailedPrecondition, NotFound, PlanStale, ProviderError
+from countersign.core.fencing import Head
 from countersign.core.ids import derive
 from countersign.core.run import Mode, RunState
 from countersign.core.steps import RunRef, Standing
@@ -25,15 +30,28 @@ PLAN_CREDENTIAL_LIVES = timedelta(hours=2)
 RESTORE = "terraform_restore_state"  # type of the run that makes an earlier state the newest one
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """What one try to plan begins with, as the transaction found it that gave it access to the state."""
+
+    attempt_id: str
+    password: str = field(repr=False)
+    request: Mapping[str, Any]
+    stack: StackConfig
+    head: Head
+    before: PlanRow | None
+    applied: str | None
+
+
 class Planning(Recording, EngineStep):
     async def plan(self, ref: RunRef) -> Standing:
         """Plan, check, and record what it needs. A run that is past planning answers where it stands, so this may repeat."""
         async with heartbeating():
-            run = await self._turn_to_plan(ref)
-            if run.state is not RunState.PLANNING:
+            run, begun = await self._begun(ref)
+            if begun is None:
                 return await self.stand(ref)
             try:
-                planned, written, attempt_id = await self._made(run)
+                planned, written, attempt_id = await self._made(run, begun)
             except CountersignError as failed:
                 if failed.retryable:
                     raise
@@ -44,14 +62,27 @@ class Planning(Recording, EngineStep):
                 await self._end_access(run, attempt_id)
                 raise
 
-    async def _made(self, run: RunRow) -> tuple[Planned, Mapping[str, Written], str]:
+    async def _begun(self, ref: RunRef) -> tuple[RunRow, _Begun | CountersignError | None]:
+        """The turn, and with it access to the state for the first try, or why it gets none; None where there is nothing to plan."""
+        async with self.store.begin() as tx:
+            run = await self._turn_to_plan(tx, ref)
+            if run.state is not RunState.PLANNING:
+                return run, None
+            try:
+                return run, await self._access_for(tx, run)
+            except CountersignError as refused:  # the run has its turn all the same, and ends from there
+                return run, refused
+
+    async def _made(self, run: RunRow, first: _Begun | CountersignError) -> tuple[Planned, Mapping[str, Written], str]:
         """The plan, sealed, and the attempt whose access ends with its record.
 
         One whose engine is killed has changed nothing, so it is made again: with another id, and not for ever.
         """
+        if isinstance(first, CountersignError):
+            raise first
         died: EngineDied | None = None
-        for _ in range(DEATHS):
-            job = await self._plan_job(run)
+        for begun in (first, *(None for _ in range(DEATHS - 1))):
+            job = await self._plan_job(run, begun or await self._begun_again(run))
             try:
                 planned = await self._planned(run, job)
                 written = await self.seal_plan(run, planned)
@@ -89,28 +120,34 @@ class Planning(Recording, EngineStep):
         async with self.store.begin() as tx:
             await state.revoke(tx, run.org, attempt_id)
 
-    async def _plan_job(self, run: RunRow) -> PlanJob:
-        number = run.plan_number + 1
-        # A new id for every try: an older one that still runs cannot be taken for it.
-        attempt_id = derive("att", run.org, run.id, str(number), random.token_hex(8))
+    async def _begun_again(self, run: RunRow) -> _Begun:
         async with self.store.begin() as tx:
-            request = await inputs_of(tx, run)
-            stack = (await records.get_stack(tx, run.org, run.stack_id)).config
-            if stack.released and run.mode is not Mode.VALIDATE:
-                raise FailedPrecondition(records.why_released(stack), field="workspace")
-            before = await plans.get_plan(tx, run.org, run.id) if run.plan_number else None
-            applied = await plans.commit_applied(tx, run.org, run.stack_id, stack.source_repo) if stack.source_repo else None
-            head = await state.head(tx, run.org, run.stack_id)
-            password = await state.grant(
-                tx,
-                org=run.org,
-                stack_id=run.stack_id,
-                run_id=run.id,
-                credential_id=attempt_id,
-                mode="plan" if run.changes else "read",
-                epoch=head.epoch,
-                expires_at=self.store.now() + PLAN_CREDENTIAL_LIVES,
-            )
+            return await self._access_for(tx, run)
+
+    async def _access_for(self, tx: AsyncConnection, run: RunRow) -> _Begun:
+        # A new id for every try: an older one that still runs cannot be taken for it.
+        attempt_id = derive("att", run.org, run.id, str(run.plan_number + 1), random.token_hex(8))
+        request = await inputs_of(tx, run)
+        stack = (await records.get_stack(tx, run.org, run.stack_id)).config
+        if stack.released and run.mode is not Mode.VALIDATE:
+            raise FailedPrecondition(records.why_released(stack), field="workspace")
+        before = await plans.get_plan(tx, run.org, run.id) if run.plan_number else None
+        applied = await plans.commit_applied(tx, run.org, run.stack_id, stack.source_repo) if stack.source_repo else None
+        head = await state.head(tx, run.org, run.stack_id)
+        password = await state.grant(
+            tx,
+            org=run.org,
+            stack_id=run.stack_id,
+            run_id=run.id,
+            credential_id=attempt_id,
+            mode="plan" if run.changes else "read",
+            epoch=head.epoch,
+            expires_at=self.store.now() + PLAN_CREDENTIAL_LIVES,
+        )
+        return _Begun(attempt_id=attempt_id, password=password, request=request, stack=stack, head=head, before=before, applied=applied)
+
+    async def _plan_job(self, run: RunRow, begun: _Begun) -> PlanJob:
+        request, stack, before, head = begun.request, begun.stack, begun.before, begun.head
         destroy = run.mode is Mode.DESTROY or bool(request.get("destroy"))
         reads: tuple[Read, ...] = ()
         if stack.reads and run.mode is not Mode.VALIDATE:
@@ -118,8 +155,8 @@ class Planning(Recording, EngineStep):
                 reads = await reads_of(conn, self.artifacts, stack, destroying=destroy)
         return PlanJob(
             run_id=run.id,
-            plan_number=number,
-            attempt_id=attempt_id,
+            plan_number=run.plan_number + 1,
+            attempt_id=begun.attempt_id,
             stack=stack,
             mode=run.mode,
             destroy=destroy,
@@ -132,8 +169,8 @@ class Planning(Recording, EngineStep):
             restore=await self._earlier(stack, request["serial"]) if run.type == RESTORE else None,
             # A run that plans again stays at its commit: that is what was asked for, and what people looked at.
             commit=request.get("commit") or (before.inputs.get("commit") if before and stack.source_repo else None),
-            applied_commit=applied,
-            state=self.access(stack, attempt_id, password, head.lineage, head.serial),
+            applied_commit=begun.applied,
+            state=self.access(stack, begun.attempt_id, begun.password, head.lineage, head.serial),
             reveal=self.reveal(run.org),
         )
 

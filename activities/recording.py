@@ -22,25 +22,24 @@ _PLANNABLE = frozenset({RunState.PENDING, RunState.PLANNING, RunState.STALE})
 
 
 class Recording(RunStep):
-    async def _turn_to_plan(self, ref: RunRef) -> RunRow:
+    async def _turn_to_plan(self, tx: AsyncConnection, ref: RunRef) -> RunRow:
         """The run in `planning`, holding the turn where it needs one; or as it is where there is nothing to plan yet."""
-        async with self.store.begin() as tx:
-            now = self.store.now()
-            run = await runs.get_run(tx, ref.org, ref.run_id)
-            if run.state not in _PLANNABLE:
-                return run
-            if run.parent is not None:
-                if not await composites.may_plan(tx, run):
-                    return run if run.state is RunState.PENDING else await runs.move(tx, run, RunState.PENDING, at=now)
-                if run.late is not None:
-                    run = await runs.note(tx, run, at=now, kind="released", body={}, late=None)
-            if run.changes:
-                place = await turns.take(tx, org=run.org, stack_id=run.stack_id, run_id=run.id, by=run.requester.id, at=stamp(now))
-                if not place.held:
-                    if run.state is not RunState.PENDING:
-                        run = await runs.move(tx, run, RunState.PENDING, at=now)
-                    return await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
-            return run if run.state is RunState.PLANNING else await runs.move(tx, run, RunState.PLANNING, at=now)
+        now = self.store.now()
+        run = await runs.get_run(tx, ref.org, ref.run_id)
+        if run.state not in _PLANNABLE:
+            return run
+        if run.parent is not None:
+            if not await composites.may_plan(tx, run):
+                return run if run.state is RunState.PENDING else await runs.move(tx, run, RunState.PENDING, at=now)
+            if run.late is not None:
+                run = await runs.note(tx, run, at=now, kind="released", body={}, late=None)
+        if run.changes:
+            place = await turns.take(tx, org=run.org, stack_id=run.stack_id, run_id=run.id, by=run.requester.id, at=stamp(now))
+            if not place.held:
+                if run.state is not RunState.PENDING:
+                    run = await runs.move(tx, run, RunState.PENDING, at=now)
+                return await runs.note(tx, run, at=now, kind="queued", body={"position": place.position, "ahead": list(place.ahead)})
+        return run if run.state is RunState.PLANNING else await runs.move(tx, run, RunState.PLANNING, at=now)
 
     async def _plan_failed(self, run: RunRow, failed: CountersignError) -> Standing:
         async with self.store.begin() as tx:

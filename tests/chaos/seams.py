@@ -65,7 +65,7 @@ SEAMS: dict[str, tuple[Seam, ...]] = {
     ),
     "worker": (
         _worker("activities.planning", "Planning.plan", "plan", lambda _, ref, *__: ref.run_id),
-        _worker("activities.planning", "Planning._turn_to_plan", "turn", lambda _, ref, *__: ref.run_id),
+        _worker("activities.planning", "Planning._begun", "turn", lambda _, ref, *__: ref.run_id),
         _worker("activities.planning", "Planning._record_plan", "record", lambda _, run, *__: run.id),
         _worker("activities.ledger", "decide", "decide", lambda _, asked, **__: asked.run_id),
         _worker("countersign.adapters.store.claim", "claim", "claim", lambda *_, run_id, **__: run_id),

@@ -7,7 +7,7 @@ on the state, and that lineage and serial are as planned; only then it raises th
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,6 +38,7 @@ class Claimed:
     password: str = field(repr=False)
     lineage: str | None
     serial: int
+    stack: StackConfig | None = None  # as it was weighed; a composite has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,8 @@ async def claim(
             await close(
                 tx, lost, run, outcome=RunState.RECONCILING, evidence=(f"accounted for by plan {plan.number}",), at=now, keep_turn=True
             )
-        return await _open(tx, run, plan.document, head.lineage, head.serial, host=host, boot_id=boot_id, now=now)
+        opened = await _open(tx, run, plan.document, head.lineage, head.serial, host=host, boot_id=boot_id, now=now)
+        return replace(opened, stack=stack)
 
 
 def _kept_elsewhere(stack: StackConfig | None, plan: PlanRow, seen: At | None) -> str | None:
