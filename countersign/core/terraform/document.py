@@ -148,17 +148,18 @@ class Side(NamedTuple):
             return [self.child(key) for key in keys]
         if not unknown and not sensitive:
             return [Side(whole.get(key)) for key in keys]
-        return [
-            Side(whole.get(key), below(unknown, key) if unknown else False, below(sensitive, key) if sensitive else False) for key in keys
-        ]
+        marks = unknown if isinstance(unknown, dict) else {}
+        if not sensitive and marks is unknown:
+            return [Side(whole.get(key), marks.get(key, False)) for key in keys]
+        return [self.child(key) for key in keys]
 
     def names(self) -> list[str]:
         return sorted(self.name_set())
 
     def name_set(self) -> set[str]:
         value, unknown, _ = self
-        names = set(map(str, value)) if isinstance(value, dict) else set()
-        return names.union(map(str, unknown)) if isinstance(unknown, dict) else names
+        names: set[str] = set(value) if isinstance(value, dict) else set()  # keys of JSON are texts
+        return names.union(unknown) if isinstance(unknown, dict) else names
 
     def length(self) -> int:
         value, unknown, _ = self
@@ -219,9 +220,10 @@ class ResourceChange:
     def _attributes(self) -> tuple[tuple[str, Side, Side], ...]:
         counts = differ if self.actions == ("update",) else _there
         before, after = self.before, self.after
-        names = sorted(before.name_set() | after.name_set())
         if before == NOTHING and counts is _there:  # what is created has one side
+            names = sorted(after.name_set())
             return tuple([(name, NOTHING, side) for name, side in zip(names, after.children(names), strict=True) if not side.absent])
+        names = sorted(before.name_set() | after.name_set())
         sides = zip(names, before.children(names), after.children(names), strict=True)
         return tuple([told for told in sides if counts(told[1], told[2])])
 
@@ -247,6 +249,7 @@ def changes(document: Mapping[str, Any]) -> tuple[ResourceChange, ...]:
 
 def _change(entry: Mapping[str, Any]) -> ResourceChange:
     change = entry.get("change") or {}
+    get = change.get
     return ResourceChange(
         address=str(entry.get("address", "")),
         previous_address=entry.get("previous_address"),
@@ -254,13 +257,13 @@ def _change(entry: Mapping[str, Any]) -> ResourceChange:
         type=str(entry.get("type", "")),
         provider=str(entry.get("provider_name", "")),
         deposed=entry.get("deposed"),
-        actions=tuple(str(a) for a in change.get("actions") or ()),
-        before=Side(value=change.get("before"), sensitive=change.get("before_sensitive", False)),
-        after=Side(value=change.get("after"), unknown=change.get("after_unknown", False), sensitive=change.get("after_sensitive", False)),
-        replace_paths=tuple(sorted(spelled(path) for path in change.get("replace_paths") or ())),
-        importing=change.get("importing"),
-        generated_config=change.get("generated_config"),
-        identity=change.get("before_identity"),
+        actions=tuple(map(str, get("actions") or ())),
+        before=Side(get("before"), False, get("before_sensitive", False)),
+        after=Side(get("after"), get("after_unknown", False), get("after_sensitive", False)),
+        replace_paths=tuple(sorted(map(spelled, paths))) if (paths := get("replace_paths")) else (),
+        importing=get("importing"),
+        generated_config=get("generated_config"),
+        identity=get("before_identity"),
         reason=entry.get("action_reason"),
     )
 

@@ -48,8 +48,11 @@ class Macs(Fingerprints):
 
     def side(self, side: Side, *domain: str) -> str | None:
         """`?` unknown, None absent, else a MAC; `~` partly unknown, `!` sensitive."""
-        if side.unknown is False and not side.sensitive and type(side.value) is str:
-            return self.of_text("s", side.value, *domain)  # as below, and what most values are
+        if not side.sensitive:  # as below, and what most values are
+            if side.unknown is True:
+                return "?"
+            if side.unknown is False and type(side.value) is str:
+                return self.of_text("s", side.value, *domain)
         mark = "!" if marked(side.sensitive) else ""
         if side.unknown is True:
             return "?" + mark

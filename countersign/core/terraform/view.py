@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from countersign.core.plan import worst
@@ -125,9 +124,11 @@ def _texts(changes: list[ResourceChange]) -> Iterator[str]:
     """What of these is going to be shown, as far as it is easily said."""
     for change in changes:
         yield where(change)
-        for side in chain.from_iterable(told[1:] for told in change.changing()):
-            if type(side.value) is str:
-                yield side.value
+        for _, before, after in change.changing():
+            if type(after.value) is str:
+                yield after.value
+            if type(before.value) is str:
+                yield before.value
 
 
 def _within_size(entries: list[dict[str, Any]]) -> tuple[str, int]:
