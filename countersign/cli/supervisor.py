@@ -13,7 +13,7 @@ from pathlib import Path
 from countersign.adapters.process import Running, start_service, stop_service, tail_of
 from countersign.core.errors import Unavailable
 
-FIRST_DELAY = 0.2  # seconds before a part that ended is started again; doubled each time
+FIRST_DELAY = 0.05  # seconds before a part that ended is started again; doubled each time
 LONGEST_DELAY = 30.0
 HEALTHY = 30.0  # seconds of life after which its earlier ends are forgotten
 LOOK = 0.03  # seconds between two looks whether a part is ready

@@ -154,8 +154,8 @@ class Zygote:
 def _adopting() -> Iterator[None]:
     """Meanwhile what is orphaned below us becomes ours: a zygote makes a part by way of a process that ends at once."""
     global asking
-    asking += 1
     control(SUBREAPER, 1)
+    asking += 1
     try:
         yield
     finally:
