@@ -512,6 +512,32 @@ def test_a_line_of_the_journal_stays_json_without_its_secrets() -> None:
     assert b"\n" not in line
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), st.booleans(), st.sampled_from(["log", "outputs"]))
+def test_an_event_is_heard_as_it_was_said(said: dict[str, Any], ascii_only: bool, kind: str) -> None:
+    event = said | {"type": kind, "@message": "m", "outputs": {}}
+
+    assert Journal().feed(json.dumps(event, ensure_ascii=ascii_only).encode("utf-8", "backslashreplace")) == event
+
+
+def test_half_a_letter_and_what_is_nested_deeply_are_heard() -> None:
+    assert Journal().feed(b'{"type": "log", "a": "\\ud800"}') == {"type": "log", "a": "\ud800"}
+    nested = Journal().feed(b'{"type": "log", "a": ' + b"[" * 300 + b"]" * 300 + b"}")
+    assert nested is not None and len(repr(nested["a"])) == 600
+
+
+def test_outputs_that_no_float_holds_are_told_as_they_were_written() -> None:
+    journal = fed('{"type": "outputs", "outputs": {"n": {"sensitive": false, "type": "number", "value": 1e400}}}')
+
+    assert told_outputs(journal, Redactor()) == {"n": {"value": "1e400", "type": "number"}}
+
+
 @pytest.mark.parametrize("line", [b'{"n": 1e400}', b'{"n": -1e400}'])
 def test_a_number_beyond_floats_stays_json(line: bytes) -> None:
     def refuse(constant: str) -> None:
