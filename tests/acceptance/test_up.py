@@ -171,6 +171,20 @@ async def test_a_part_that_is_killed_comes_back_and_that_is_told(up: Installed, 
     await up.ready()
 
 
+async def test_what_parts_are_forked_from_may_be_killed_and_no_part_ends(up: Installed) -> None:
+    before = {part: up.pid_of(part) for part in PARTS}
+    forked_from = [pid for pid, words in processes_of(up.data) if "countersign.cli.part fork" in words]
+    assert len(forked_from) == 2
+
+    for pid in forked_from:
+        os.kill(pid, signal.SIGKILL)
+
+    await up.ready()
+    assert {part: up.pid_of(part) for part in PARTS} == before
+    await up.kill("worker")  # it comes back all the same
+    await up.ready()
+
+
 async def test_a_supervisor_that_is_killed_takes_its_parts_along_and_the_next_up_works(service: Installed) -> None:
     service.start()
     await service.ready()
