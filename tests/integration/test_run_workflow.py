@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from countersign.adapters.store import statements
+from countersign.adapters.store.schema import credentials
 from countersign.core.errors import CountersignError
 from countersign.core.run import RunState
 from tests.requirements import requirement
@@ -44,6 +46,18 @@ async def test_a_plan_that_fails_ends_the_run_with_its_reason(it: Service) -> No
     ended = await it.reaches(run.id, RunState.ERRORED)
 
     assert (ended.code, ended.reason) == ("provider_error", "the cloud says no")
+
+
+@pytest.mark.parametrize("error", ["", "the cloud says no"])
+async def test_what_a_plan_was_given_opens_nothing_once_it_is_recorded(it: Service, error: str) -> None:
+    toy(it).want(("a", "create"), error=error)
+    run = await it.start(await it.stack())
+
+    await it.reaches(run.id, RunState.ERRORED if error else RunState.AWAITING_APPROVAL)
+
+    async with it.store.read() as conn:
+        given = await statements.every(conn, credentials, run_id=run.id, order=("id",))
+    assert [(one.mode, one.revoked_at is not None) for one in given] == [("plan", True)]
 
 
 async def test_a_rejected_run_changes_nothing(it: Service) -> None:
