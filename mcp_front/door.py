@@ -9,10 +9,9 @@ import json
 import re
 from typing import Any
 
-import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from countersign.adapters.serving import Bounded
 from mcp_front.rates import AtOnce
 
 HEAD_WITHIN = 10.0  # seconds for a request's head, from the connection or its first byte
@@ -25,16 +24,17 @@ _BRACKETS = re.compile(rb"[\[\]{}]")
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Patience(H11Protocol):
+class Patience(Bounded):
     """uvicorn's protocol with an end to its patience."""
 
-    _phase: str | None = None
+    _awaited: str | None = None  # which part of a request the parser waits for
+    _phase: str | None = None  # the one that has its time now
     _until: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._enter("head")
+        self._await("head")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._enter(None)
@@ -43,7 +43,23 @@ class Patience(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._awaited is None and self._idle and self.timeout_keep_alive_task is None:
+            self._awaited = "head"  # something came between two requests that is none yet, and uvicorn keeps no time any more
         self._watch()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await("head")
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
+            raise ValueError("a request names one host")  # the parser tells uvicorn, which answers 400
+        super().on_headers_complete()
+        self._await("body")
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._await(None)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -63,15 +79,18 @@ class Patience(H11Protocol):
             self._reading.cancel()
             self._reading = None
 
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await(self, part: str | None) -> None:
+        self._awaited = part
+        self._watch()
+
     def _watch(self) -> None:
-        """Which part of a request is awaited now, if any: while we answer, and between requests, others keep the time."""
-        if self.transport.is_closing():
-            return self._enter(None)
-        theirs = self.conn.their_state
-        if theirs is h11.SEND_BODY:
-            return self._enter("body")
-        begun = theirs is h11.IDLE and self.conn.trailing_data[0]
-        return self._enter("head" if begun else None)
+        """Give the part that is awaited its time: not while we answer what came before it, and between requests others keep it."""
+        ours = bool(self.pipeline) or (self._awaited == "head" and not self._idle)
+        self._enter(None if ours or self.transport.is_closing() else self._awaited)
 
     def _enter(self, phase: str | None) -> None:
         if phase == self._phase:
@@ -86,7 +105,7 @@ class Patience(H11Protocol):
     def _over(self) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self._idle or not self.cycle.response_started:
             self.transport.write(_TIMEOUT)
         self.transport.close()
 

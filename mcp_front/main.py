@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -21,6 +21,7 @@ import uvicorn
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.objects import place_of
+from countersign.adapters.serving import Server
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.watch import Watch
@@ -68,27 +69,6 @@ async def build_front(settings: Settings, *, runs: Callable[[], Awaitable[RunsPo
         await store.close()
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._stopped = asyncio.Event()
-
-    def stop(self) -> None:
-        self.should_exit = True
-        self._stopped.set()
-
-    async def main_loop(self) -> None:
-        """uvicorn looks ten times a second whether it should end. Here it is told, and makes out the date once a second."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), 1.0)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are ours: they end what waits first."""
-        yield
-
-
 async def serve(settings: Settings) -> None:
     """Serve HTTP until SIGTERM or SIGINT. Raises FailedPrecondition where the port cannot be had."""
     stop = asyncio.Event()
@@ -99,7 +79,7 @@ async def serve(settings: Settings) -> None:
             log.warning("the front listens on %s, not only on this machine; put TLS before it", settings.host)
         async with build_front(settings) as front:
             _room_for(settings.limits.connections)
-            server = _Server(served(settings, app(front)))
+            server = Server(served(settings, app(front)))
             serving = asyncio.create_task(server.serve(sockets=[at]))
             stopping = asyncio.create_task(stop.wait())
             log.info("front ready at %s", settings.front_url)

@@ -9,16 +9,15 @@ import errno
 import ipaddress
 import signal
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.logs import Log
 from countersign.adapters.objects import place_of
+from countersign.adapters.serving import Bounded, Server
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
 from countersign.core.errors import FailedPrecondition
@@ -27,8 +26,6 @@ from countersign.state_api.app import StateService
 log = Log(__name__)
 
 GRACE = 8.0  # seconds for requests in the works; whoever stops us waits 10
-HEAD_SIZE = 64 << 10  # bytes of a request's head; a real one has some 500
-CHUNKS = 64  # bytes of a body for each that says how large its chunks are; what is sent in smaller ones is not worth it
 ANSWER, GO_ON = b"HTTP/1.1 ", b"HTTP/1.1 100 "  # how heads begin, and how the one begins that an engine waits for before it sends a body
 KEEP_ALIVE = 75  # seconds; an engine asks every few seconds, and a connection closed under it costs it a try
 
@@ -78,28 +75,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Server(uvicorn.Server):
-    """Leaves signals to whoever owns the process: uvicorn would raise SIGTERM again after it ended in order."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._stopped = asyncio.Event()
-
-    def stop(self) -> None:
-        self.should_exit = True
-        self._stopped.set()
-
-    async def main_loop(self) -> None:
-        """uvicorn looks ten times a second whether it should end. Here it is told, and makes out the date once a second."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), 1.0)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def server_of(service: StateService) -> Server:
     return Server(
         uvicorn.Config(
@@ -117,36 +92,15 @@ def server_of(service: StateService) -> Server:
     )
 
 
-class Http(HttpToolsProtocol):
-    """uvicorn's protocol for an engine on a connection of its own.
-
-    Head and body of an answer leave together: apart, they may cost the engine 40 ms each. And what a request says beside its body is
-    bounded, which the parser leaves to whoever uses it.
-    """
-
-    _beside = 0  # bytes of the request so far that are not of its body
-    _body = 0  # bytes of its body so far
+class Http(Bounded):
+    """HTTP for an engine on a connection of its own: head and body of an answer leave together. Apart, they may cost it 40 ms each."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(Joining(transport))  # type: ignore[arg-type]
 
-    def data_received(self, data: bytes) -> None:
-        request, before = self.scope, self._body
-        super().data_received(data)
-        if self.scope is not request:  # another began somewhere in these
-            self._beside = self._body = 0
-            return
-        self._beside += len(data) - (self._body - before)
-        if self._beside > HEAD_SIZE + self._body // CHUNKS:
-            self.transport.close()
-
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]
         super().on_response_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._body += len(body)
-        super().on_body(body)
 
 
 class Joining:

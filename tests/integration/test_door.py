@@ -124,7 +124,7 @@ async def test_who_does_not_go_on_is_left(it: tuple[FrontService, str], monkeypa
 
 
 @requirement("door:patience")
-@pytest.mark.parametrize("phase", ["head", "body", "next head"])
+@pytest.mark.parametrize("phase", ["head", "body", "next head", "between"])
 async def test_a_byte_now_and_then_is_not_going_on(it: tuple[FrontService, str], monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     service, url = it
     monkeypatch.setattr(door, "HEAD_WITHIN", 0.4)
@@ -134,16 +134,19 @@ async def test_a_byte_now_and_then_is_not_going_on(it: tuple[FrontService, str],
         "head": b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
         "body": post(token, b'{"jsonrpc": "', length=5000),
         "next head": post(token, json.dumps(LIST).encode()),
+        "between": post(token, json.dumps(LIST).encode()),
     }[phase]
+    dripped = b"\r\n" if phase == "between" else b"x"
     async with raw(url) as slow:
         await slow.send(beginning)
-        if phase == "next head":
+        if phase in ("next head", "between"):
             assert (await slow.reader.readline()).split()[1] == b"200"
+        if phase == "next head":
             await slow.send(b"POST /mcp HTTP/1.1\r\nX-Slow: ")
 
         async def drip() -> None:
             while True:
-                await slow.send(b"x")
+                await slow.send(dripped)
                 await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(drip())
@@ -153,6 +156,36 @@ async def test_a_byte_now_and_then_is_not_going_on(it: tuple[FrontService, str],
             await dripping
 
     assert b"HTTP/1.1 408 " in said
+
+
+@requirement("door:patience")
+async def test_the_next_request_has_its_time_only_when_the_one_before_it_is_answered(
+    it: tuple[FrontService, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, url = it
+    monkeypatch.setattr(door, "HEAD_WITHIN", 0.3)
+    token = await service.key(CLAUDE, "platform")
+    service.temporal.go_on.clear()
+    waiting = {"Mcp-Method": "tools/call", "Mcp-Name": "apply_terraform"}
+    async with raw(url) as eager:
+        await eager.send(post(token, call_of("apply_terraform", env="dev", wait_seconds=1), **waiting) + b"POST /mcp HTTP/1.1\r\nX: ")
+        said = await eager.rest()
+
+    assert [answer.split()[0] for answer in said.split(b"HTTP/1.1 ")[1:]] == [b"200", b"408"]
+    service.temporal.go_on.set()
+
+
+@requirement("door:bounds")
+@pytest.mark.parametrize("head", [b"GET /" + b"x" * 700_000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 120_000], ids=["an address", "headers"])
+async def test_a_head_too_large_is_not_listened_to_for_ever(it: tuple[FrontService, str], head: bytes) -> None:
+    service, url = it
+    async with raw(url) as long:
+        with contextlib.suppress(ConnectionError):
+            await long.send(head)
+        said = await long.rest(5)
+
+    assert said == b"" or said.startswith(b"HTTP/1.1 400 ")  # whoever still sends may not hear what is said
+    assert await answers(url, await service.key(ANA, "viewer")) > 5
 
 
 @requirement("door:patience")
@@ -198,6 +231,27 @@ async def test_a_request_that_comes_in_pieces_is_answered_as_a_whole_one(it: tup
 
     assert said.startswith(b"HTTP/1.1 200 ")
     assert b'"whoami"' in said
+
+
+async def test_white_space_around_the_value_of_a_header_is_no_part_of_it(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    padded = {"Connection": "close", "Mcp-Method": " \ttools/list \t "}
+    async with raw(url) as client:
+        await client.send(post(await service.key(ANA, "viewer"), json.dumps(LIST).encode(), **padded))
+        said = await client.rest()
+
+    assert said.startswith(b"HTTP/1.1 200 ")
+
+
+@requirement("door:bounds")
+@pytest.mark.parametrize("hosts", [b"", b"Host: 127.0.0.1\r\nHost: example.com\r\n"], ids=["none", "two"])
+async def test_a_request_for_no_host_or_for_two_is_refused(it: tuple[FrontService, str], hosts: bytes) -> None:
+    _, url = it
+    async with raw(url) as client:
+        await client.send(b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
+        said = await client.rest()
+
+    assert said.startswith(b"HTTP/1.1 400 ")
 
 
 # -- disconnects ----------------------------------------------------------------------------------------------------------

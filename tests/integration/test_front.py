@@ -21,6 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
+from countersign.adapters.serving import Server
 from countersign.adapters.settings import Settings
 from countersign.adapters.store import keys, records, runs
 from countersign.adapters.store.database import Store
@@ -30,7 +31,7 @@ from countersign.core.errors import FailedPrecondition
 from countersign.core.principal import SYSTEM
 from mcp_front import main
 from mcp_front.http import app
-from mcp_front.main import _Server, listening, serve
+from mcp_front.main import listening, serve
 from tests.integration.front import ANA, CLAUDE, ORGANIZATION, PATIENCE, FrontService, front_service
 from tests.requirements import requirement
 from tests.service import eventually
@@ -43,7 +44,7 @@ ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def served(it: FrontService) -> AsyncIterator[str]:
     """The front of the test on a port of its own."""
     with contextlib.closing(listening(it.front.settings.model_copy(update={"front_port": 0}))) as at:
-        server = _Server(main.served(it.front.settings, app(it.front)))
+        server = Server(main.served(it.front.settings, app(it.front)))
         serving = asyncio.create_task(server.serve(sockets=[at]))
         try:
             yield f"http://127.0.0.1:{at.getsockname()[1]}"
