@@ -52,7 +52,8 @@ class Patience(Bounded):
         self._await("head")
 
     def on_headers_complete(self) -> None:
-        if self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
+        parser: Any = self.parser
+        if parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
             raise ValueError("a request names one host")  # the parser tells uvicorn, which answers 400
         super().on_headers_complete()
         self._await("body")
