@@ -6,8 +6,9 @@ bounded; it says what it leaves out and how much there is.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from countersign.core.plan import worst
@@ -21,6 +22,7 @@ from countersign.core.terraform.semantic import Macs, tagged
 CHANGES = 1000  # with attributes; the rest is counted
 LEAVES = 100  # attributes of one change
 SIZE = 2 << 20  # characters of all changes together
+AT_ONCE = 100  # changes that are written together: that takes less time than one by one, and what there is no room for is not made
 UNKNOWN = "(known after apply)"
 
 
@@ -98,8 +100,7 @@ def view_of(document: Mapping[str, Any], *, mode: str, macs: Macs, redactor: Red
     classed.sort(key=lambda pair: (-pair[0].rank, pair[1].address))
     changes = [change for _, change in classed]
     redactor.look_through(_texts(changes[:CHANGES]))
-    entries = [_entry(change, macs, redactor) for change in changes[:CHANGES]]
-    written, shown = _within_size(entries)
+    written, shown = _within_size(_entry(change, macs, redactor) for change in changes[:CHANGES])
     outputs = list(doc.outputs(document))
     head = {
         "v": "countersign.view/1",
@@ -131,20 +132,29 @@ def _texts(changes: list[ResourceChange]) -> Iterator[str]:
                 yield before.value
 
 
-def _within_size(entries: list[dict[str, Any]]) -> tuple[str, int]:
-    """Those that there is room for, as a list, and how many they are. A letter beyond ASCII takes as much room as its escape."""
-    whole = _written(entries)
-    if len(whole) <= SIZE and whole.isascii() and "\x7f" not in whole:
-        return whole, len(entries)
+def _within_size(entries: Iterable[dict[str, Any]]) -> tuple[str, int]:
+    """Those that there is room for, as a list, and how many they are. What comes far behind these is not made."""
     written: list[str] = []
-    room = SIZE
-    for entry in entries:
-        text = _written(entry)
-        room -= len(text) if text.isascii() and "\x7f" not in text else len(json.dumps(entry))
-        if room < 0:
+    shown, room = 0, SIZE
+    left = iter(entries)
+    while some := list(islice(left, AT_ONCE)):
+        together = _written(some)[1:-1]
+        length = _room(together) - 2 * (len(some) - 1)  # what parts them does not count
+        if length > room:
+            each = map(_written, some)
+            while (room := room - _room(text := next(each))) >= 0:  # they do not all fit, so one of them ends this
+                written.append(text)
+                shown += 1
             break
-        written.append(text)
-    return f"[{', '.join(written)}]", len(written)
+        written.append(together)
+        shown += len(some)
+        room -= length
+    return f"[{', '.join(written)}]", shown
+
+
+def _room(text: str) -> int:
+    """Characters it takes. A letter beyond ASCII takes as much room as its escape."""
+    return len(text) if text.isascii() and "\x7f" not in text else len(json.dumps(text)) - 2 - text.count('"') - text.count("\\")
 
 
 def _entry(change: ResourceChange, macs: Macs, redactor: Redactor) -> dict[str, Any]:
