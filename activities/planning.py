@@ -70,8 +70,10 @@ class Planning(Recording, EngineStep):
                 return run, None
             try:
                 return run, await self._access_for(tx, run)
-            except CountersignError as refused:  # the run has its turn all the same, and ends from there
-                return run, refused
+            except CountersignError as refused:
+                if refused.retryable:
+                    raise  # with all of this try taken back
+                return run, refused  # the run has its turn all the same, and ends from there
 
     async def _made(self, run: RunRow, first: _Begun | CountersignError) -> tuple[Planned, Mapping[str, Written], str]:
         """The plan, sealed, and the attempt whose access ends with its record.
