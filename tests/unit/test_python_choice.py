@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -17,8 +19,9 @@ def _chosen(folder: Path, on_path: str) -> str:
     return told.stdout.strip()
 
 
-def test_a_newer_python_on_path_counts_more_than_the_system_s(tmp_path: Path) -> None:
-    assert _chosen(tmp_path, "3.99") == "python3"
+@pytest.mark.parametrize("other", ["3.99", "4.0"])
+def test_a_python_on_path_of_another_version_counts_more_than_the_system_s(tmp_path: Path, other: str) -> None:
+    assert _chosen(tmp_path, other) == "python3"
 
 
 def test_one_that_is_too_old_or_says_nothing_leaves_it_to_the_system_s_where_that_will_do(tmp_path: Path) -> None:
