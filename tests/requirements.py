@@ -224,6 +224,7 @@ _BEHAVIOUR = {
     "door:patience": ("Who sends or reads slowly, or not at all, is left after a while, and delays nobody meanwhile.", "issue 5"),
     "door:bounds": ("Requests are bounded in size, depth and number, of each principal and of all.", "issue 5"),
     "door:disconnects": ("A client may go in any phase of a request; the front forgets it and goes on.", "issue 5"),
+    "door:one-answer": ("Each request is heard whole and answered once, in its turn, and no part of one is taken for another.", "issue 5"),
     "door:many": ("Two hundred sessions at once are served.", "issue 5"),
     "door:fuzz": ("No request, however it was made up, breaks the front, shows a traceback, or learns what it must not.", "issue 5"),
     "webhook:what-is-told": ("Outside it is told who waits for whom, and where to look, and nothing that a plan says.", "issue 5"),

@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,15 @@ import httpx2
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
-from countersign.adapters.settings import LimitSettings
+from countersign.adapters.serving import Server
+from countersign.adapters.settings import LimitSettings, Settings
 from countersign.core.principal import Kind, Principal
-from mcp_front import door
+from mcp_front import door, main
 from mcp_front.door import Patience
 from tests.integration.front import ANA, CLAUDE, FrontService, front_service
 from tests.integration.test_front import call, connected, served
@@ -414,12 +419,148 @@ async def test_more_connections_than_there_is_room_for_are_told_to_come_again(tm
         assert await answers(url, token) > 5
 
 
+# -- one answer to each request -------------------------------------------------------------------------------------------
+
+H2C = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+LAST = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+NO_HOST = b"GET /healthz HTTP/1.1\r\n\r\n"
+
+
+def statuses(said: bytes) -> list[bytes]:
+    return [answer.split()[0] for answer in said.split(b"HTTP/1.1 ")[1:]]
+
+
 async def test_a_socket_that_wants_to_be_a_web_socket_stays_a_request(it: tuple[FrontService, str]) -> None:
     service, url = it
     async with raw(url) as client:
         await client.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")
-        assert (await client.reader.readline()).split()[1] in (b"200", b"400")
+        assert (await client.reader.readline()).split()[1] == b"200"
     assert await answers(url, await service.key(ANA, "viewer")) > 5
+
+
+@requirement("door:one-answer")
+async def test_clients_that_ask_for_another_protocol_in_passing_are_served_in_this_one(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    body = json.dumps(LIST).encode()
+    asking = post(await service.key(ANA, "viewer"), body, **H2C)
+    chunked = asking.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked").replace(
+        body, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    )
+    async with raw(url) as client:
+        await client.send(asking + chunked + asking + LAST)
+        said = await client.rest()
+
+    assert statuses(said) == [b"200", b"200", b"200", b"200"]
+    assert said.count(b'"whoami"') == 3
+
+
+@requirement("door:one-answer")
+async def test_the_body_of_who_asks_for_another_protocol_is_no_request(it: tuple[FrontService, str]) -> None:
+    service, url = it
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    async with raw(url) as client:
+        await client.send(post(await service.key(ANA, "viewer"), b"", length=len(hidden), **H2C, Expect="100-continue"))
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"  # the head is heard, and the body comes alone
+        await client.send(hidden + LAST)
+        said = await client.rest()
+
+    assert statuses(said) == [b"400", b"200"]  # no JSON, and the last one
+
+
+@requirement("door:one-answer")
+async def test_who_wants_a_tunnel_is_refused(it: tuple[FrontService, str]) -> None:
+    _, url = it
+    async with raw(url) as client:
+        await client.send(b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + LAST)
+        said = await client.rest()
+
+    assert statuses(said) == [b"400"]
+
+
+@contextlib.asynccontextmanager
+async def behind(tmp_path: Path, endpoint: Callable[[Request], Awaitable[Response]]) -> AsyncIterator[str]:
+    """An application of the test's own behind the door."""
+    settings = Settings(data=tmp_path).model_copy(update={"front_port": 0})
+    application = Starlette(routes=[Route("/", endpoint, methods=["GET", "POST"])])
+    with contextlib.closing(main.listening(settings)) as at:
+        server = Server(main.served(settings, application))
+        serving = asyncio.create_task(server.serve(sockets=[at]))
+        try:
+            yield f"http://127.0.0.1:{at.getsockname()[1]}"
+        finally:
+            server.stop()
+            await serving
+
+
+async def gone(request: Request) -> None:
+    """Until the client is."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+ASK = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@requirement("door:disconnects")
+async def test_who_goes_with_a_second_request_waiting_is_gone_for_the_first(tmp_path: Path) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(request: Request) -> Response:
+        begun.set()
+        await gone(request)
+        ended.set()
+        return Response()
+
+    async with behind(tmp_path, endpoint) as url:
+        async with raw(url) as client:
+            await client.send(ASK + ASK)
+            async with asyncio.timeout(10):
+                await begun.wait()
+        async with asyncio.timeout(10):
+            await ended.wait()
+
+
+@requirement("door:one-answer")
+async def test_a_bad_request_is_not_answered_in_the_place_of_the_one_before_it(tmp_path: Path) -> None:
+    async def endpoint(request: Request) -> Response:
+        await gone(request)
+        return Response()
+
+    async with behind(tmp_path, endpoint) as url:
+        for bad in (NO_HOST, b"NONSENSE\r\n\r\n", ASK + NO_HOST):
+            async with raw(url) as client:
+                await client.send(ASK + bad)
+                assert await client.rest() == b""
+
+
+@requirement("door:one-answer")
+async def test_a_bad_request_is_not_answered_within_the_answer_to_the_one_before_it(tmp_path: Path) -> None:
+    async def endpoint(request: Request) -> Response:
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"first"
+            await gone(request)
+
+        return StreamingResponse(lines())
+
+    async with behind(tmp_path, endpoint) as url, raw(url) as client:
+        await client.send(ASK)
+        await client.reader.readuntil(b"first")
+        await client.send(NO_HOST)
+        said = await client.rest()
+
+    assert said == b"\r\n"  # the end of the piece
+
+
+@requirement("door:one-answer")
+async def test_a_bad_request_after_the_answer_to_the_one_before_it_is_told(it: tuple[FrontService, str]) -> None:
+    _, url = it
+    async with raw(url) as client:
+        await client.send(LAST.replace(b"Connection: close\r\n", b""))
+        assert (await client.reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+        await client.send(NO_HOST)
+        said = await client.rest()
+
+    assert statuses(said) == [b"400"]
 
 
 # -- many -----------------------------------------------------------------------------------------------------------------

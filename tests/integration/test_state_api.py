@@ -157,6 +157,13 @@ async def test_a_head_of_many_headers_is_taken(it: Lab) -> None:
     assert (await it.client.get(f"{it.url}/healthz", headers=headers)).status_code == 200
 
 
+async def test_a_body_of_who_asks_for_another_protocol_in_passing_is_taken(it: Lab) -> None:
+    writer, lock_id = await locked(it)
+
+    assert (await writer.post(document(1), lock_id, Connection="Upgrade", Upgrade="h2c")).status_code == 200
+    assert await it.serials() == [1]
+
+
 # -- reading and writing
 
 
