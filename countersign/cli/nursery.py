@@ -19,6 +19,7 @@ from countersign.core.errors import Unavailable
 
 MODULE, FORK = "countersign.cli.part", "fork"
 PARENTS = {"store": None, "temporal": "store"}
+LOG = Path("logs", "zygote.log")  # in the data folder; only what keeps one from forking is ever in it
 FOR = "state --local-key, front, worker --prepare-temporal"  # told by `ps`; and a part writes its own words over it
 
 
@@ -30,9 +31,10 @@ def program(*words: str) -> tuple[str, ...]:
 
 def begun(data: Path | None) -> Zygote | None:
     """The first one, beginning to load; None where there can be none. What it forks gets the settings with the request."""
-    env = inherited() | {"COUNTERSIGN_DATA": str(named(data))}
+    folder = named(data)
+    env = inherited() | {"COUNTERSIGN_DATA": str(folder)}
     with contextlib.suppress(Unavailable):
-        return Zygote.begun(program(FORK, "store", FOR), env=env)
+        return Zygote.begun(program(FORK, "store", FOR), env=env, log=folder / LOG)
     return None
 
 
@@ -60,16 +62,19 @@ class Nursery:
         return await started(part, cwd=self._cwd)
 
     async def _zygote(self, kind: str, env: Mapping[str, str]) -> Zygote:
-        """The living one, or another where it is gone. Raises Unavailable."""
+        """The living one, or another where it is gone. Raises Unavailable, and at once where the last one never forked anything."""
         async with self._making[kind]:
             zygote = self._zygotes.get(kind)
-            if zygote is None or zygote.gone:
+            if zygote is None or (zygote.closed and zygote.proven):
                 zygote = self._zygotes[kind] = await self._made(kind, env)
+            elif zygote.closed:
+                raise Unavailable(f"this machine forks no parts; {self._data / LOG} may tell why")
             return zygote
 
     async def _made(self, kind: str, env: Mapping[str, str]) -> Zygote:
         parent = PARENTS[kind]
         argv = program(FORK, kind, FOR)
+        log = self._data / LOG
         if parent is None:
-            return Zygote.begun(argv, env=env)
-        return await (await self._zygote(parent, env)).zygote(argv, env=env, log=self._data / "logs" / "zygote.log")
+            return Zygote.begun(argv, env=env, log=log)
+        return await (await self._zygote(parent, env)).zygote(argv, env=env, log=log)

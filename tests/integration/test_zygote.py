@@ -1,6 +1,7 @@
 """Parts that are forked from a process which has loaded what they need: to everybody else they are programs that were started."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -119,6 +120,59 @@ async def test_what_has_threads_is_not_forked_from(tmp_path: Path) -> None:
     await it.ended()
 
 
+# What it does instead of saying that what it let go has settled.
+LET_GO = """
+import signal
+from countersign.adapters.process import forking
+class InTheMiddle:
+    def __getattr__(self, name):
+        return getattr(os, name)
+    def write(self, to, said):
+        os.write(to, said)
+        if said == b"!":
+            os.kill(os.getpid(), signal.NAME)
+forking.os = InTheMiddle()
+"""
+
+
+def children() -> set[int]:
+    return {int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent_of(pid) == os.getpid()}
+
+
+def parent_of(pid: str) -> int | None:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGSTOP"])
+async def test_what_a_zygote_let_go_and_never_told_of_does_not_run_on(end: str, tmp_path: Path) -> None:
+    """It is killed, or whoever asked gives up meanwhile."""
+    before = children()
+    it = Zygote.begun((sys.executable, "-c", LET_GO.replace("NAME", end) + PROGRAM, *FORKED[3:]), env=ENV)
+    asked = asyncio.ensure_future(it.fork(part(STAYS), env=ENV, log=tmp_path / "it.log"))
+    if end == "SIGSTOP":
+        await until(lambda: (tmp_path / "it.log").exists() and "up" in (tmp_path / "it.log").read_text(), "the part to run")
+        asked.cancel()
+
+    with pytest.raises((Unavailable, asyncio.CancelledError)):
+        await asyncio.wait_for(asked, PATIENCE)
+    await it.ended()
+
+    assert children() - before == set()
+
+
+async def test_closing_a_zygote_ends_the_request_it_has_not_answered(tmp_path: Path) -> None:
+    it = Zygote.begun((sys.executable, "-c", "while True: __import__('time').sleep(1)"), env=ENV)
+    asked = asyncio.ensure_future(it.fork(part(STAYS), env=ENV, log=tmp_path / "it.log"))
+    await until(lambda: (tmp_path / "it.log").exists(), "the request")
+
+    await it.ended()
+
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(asked, PATIENCE)
+
+
 ASKING = """
 import asyncio, sys
 from pathlib import Path
@@ -146,6 +200,22 @@ async def test_parts_and_zygote_end_with_whoever_asked_also_when_it_is_killed(tm
     await asker.wait()
 
     await until(lambda: not any(born(pid) for pid in pids), "both to end")
+
+
+async def test_a_part_has_its_log_also_where_whoever_asked_has_no_standard_error(tmp_path: Path) -> None:
+    says = "print(open(os.devnull).fileno() > 2, flush=True); os.write(2, b'oh')"
+    closed = ("/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", ASKING)
+    asker = await asyncio.create_subprocess_exec(
+        *closed, str(tmp_path / "it.log"), *FORKED, "then", *part(says), stdout=asyncio.subprocess.PIPE
+    )
+    log = tmp_path / "it.log"
+    try:
+        await until(lambda: log.exists() and "oh" in log.read_text(), "its standard error in the log")
+    finally:
+        asker.kill()
+        await asker.wait()
+
+    assert log.read_text().splitlines() == ["up", "True", "oh"]
 
 
 # -- The ones of `up`
@@ -195,3 +265,17 @@ async def test_where_nothing_can_be_forked_a_part_is_started_as_a_program(tmp_pa
 
         assert await started.wait() == 1
     assert "--nonsense" in (tmp_path / "logs" / "it.log").read_text()
+
+
+async def test_where_nothing_can_be_forked_that_is_tried_once_and_told_in_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nursery, "FORK", "no-such-word")
+    log = tmp_path / "logs" / "zygote.log"
+    log.parent.mkdir()
+    async with Nursery(tmp_path, cwd=tmp_path, first=nursery.begun(tmp_path)) as them:
+        for kind in ("temporal", "store", "temporal"):
+            assert await (await them.start(of(kind, tmp_path, "state", "--nonsense"))).wait() == 1
+
+    assert log.read_text().count("KeyError: 'no-such-word'") == 1
+    assert capfd.readouterr().err == ""

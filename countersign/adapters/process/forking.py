@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 LONGEST = 128 << 10  # bytes of one request; an environment has some 2000
+SETTLED = b"yes"  # the second answer; the first is the id of what is about to settle
 PDEATHSIG = 1  # of prctl
 ARGUMENTS = slice(45, 47)  # in /proc/PID/stat, behind the name: where the words of the command line begin and end
 
@@ -33,17 +34,18 @@ def serve() -> list[str]:
         if not request:
             raise SystemExit(0)
         wanted = json.loads(request)
-        if (pid := _grandchild(wanted["parent"], partial(_settle, wanted["argv"], wanted["env"], handles))) == 0:
+        settle = partial(_settle, wanted["argv"], wanted["env"], handles)
+        if (pid := _grandchild(wanted["parent"], settle, lambda pid: channel.send(str(pid).encode()))) == 0:
             channel.detach()  # its number is that of our own standard input by now
             return list(wanted["argv"])
         for handle in handles:
             os.close(handle)
-        channel.send(str(pid).encode() if pid else b"no")
+        channel.send(SETTLED if pid else b"no")
 
 
-def _grandchild(parent: int, settle: Callable[[], None]) -> int | None:
+def _grandchild(parent: int, settle: Callable[[], None], announce: Callable[[int], object]) -> int | None:
     """0 in a new, settled process whose parent is `parent`, and which gets SIGTERM at that one's end. Here its id, or None where that
-    cannot be had.
+    cannot be had. It is announced before it does anything, so that nothing can run that its parent does not know.
 
     The process between the two ends at once, so the kernel hands the new one on to the nearest process above that takes orphans.
     It must not ask to be told of its parent's end before: it would hear of that one's.
@@ -69,6 +71,7 @@ def _grandchild(parent: int, settle: Callable[[], None]) -> int | None:
     try:
         pid = int(os.read(told, 16))
         os.waitpid(between, 0)
+        announce(pid)
         os.write(go, b"!")
         return pid if os.read(told, 16) == b"yes" else None
     finally:
@@ -83,7 +86,8 @@ def _settle(argv: Sequence[str], env: Mapping[str, str], handles: Sequence[int])
     for handle, number in ((stdin, 0), (log, 1), (log, 2)):
         os.dup2(handle, number)
     for handle in handles:
-        os.close(handle)
+        if handle > 2:  # a zygote that was started without one of these got a handle in its place
+            os.close(handle)
     os.environ.clear()
     os.environ.update(env)
     _name(argv)

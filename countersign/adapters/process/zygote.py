@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from countersign.adapters.process.ending import ending
-from countersign.adapters.process.forking import LONGEST, control
+from countersign.adapters.process.forking import LONGEST, SETTLED, control
 from countersign.adapters.process.supervised import told_of_our_end
 from countersign.core.errors import Unavailable
 
@@ -67,12 +67,17 @@ class Zygote:
     _channel: socket.socket
     _process: "subprocess.Popen[bytes] | Forked"
     _asked: asyncio.Lock = field(default_factory=asyncio.Lock)
+    proven: bool = False  # it has forked something
 
     @classmethod
-    def begun(cls, argv: Sequence[str], *, env: Mapping[str, str]) -> "Zygote":
-        """Start `argv`, which has to call `serve`. Returns at once: what it loads, it loads meanwhile. Raises Unavailable."""
+    def begun(cls, argv: Sequence[str], *, env: Mapping[str, str], log: Path | None = None) -> "Zygote":
+        """Start `argv`, which has to call `serve`. Returns at once: what it loads, it loads meanwhile. Raises Unavailable.
+
+        What it says against it goes to `log` where its folder is there already, and never to our own standard error, which may be closed.
+        """
         if sys.platform != "linux":
             raise Unavailable("only Linux hands a process on to another parent")
+        errors = _appending(log) if log is not None and log.parent.is_dir() else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
@@ -81,6 +86,7 @@ class Zygote:
                 env=env,
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
+                stderr=errors,
                 start_new_session=True,
                 umask=0o077,
             )
@@ -89,6 +95,7 @@ class Zygote:
             raise Unavailable(f"{Path(argv[0]).name} cannot be started ({broken.strerror}); run `countersign doctor`") from None
         finally:
             theirs.close()
+            os.close(errors)
         return cls(ours, process)
 
     async def zygote(self, argv: Sequence[str], *, env: Mapping[str, str], log: Path) -> "Zygote":
@@ -112,34 +119,84 @@ class Zygote:
             os.close(nothing)
 
     @property
+    def closed(self) -> bool:
+        """It will fork nothing any more."""
+        return self._channel.fileno() < 0 or self.gone
+
+    @property
     def gone(self) -> bool:
         process = self._process
         return (process.poll() if isinstance(process, subprocess.Popen) else process.returncode) is not None
 
     async def _fork(self, argv: Sequence[str], env: Mapping[str, str], log: Path, stdin: int) -> Forked:
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        handle = _appending(log)
         wanted = json.dumps({"argv": list(argv), "env": dict(env), "parent": os.getpid()}).encode()
         try:
-            async with self._asked, asyncio.timeout(WITHIN):
+            async with self._asked:
+                if self.closed:
+                    raise Unavailable("the process parts are forked from has ended")
+                made = Forked(await self._made(wanted, [stdin, handle]))
+        finally:
+            os.close(handle)
+        self.proven = True
+        return made
+
+    async def _made(self, wanted: bytes, handles: Sequence[int]) -> int:
+        """The id of a new child of ours. Raises Unavailable. Whatever comes between, cancellation too, nothing unknown runs on."""
+        heard: list[bytes] = []
+        try:
+            async with asyncio.timeout(WITHIN):
                 with _adopting():
-                    socket.send_fds(self._channel, [wanted], [stdin, handle])
-                    answer = await asyncio.get_running_loop().sock_recv(self._channel, LONGEST)
+                    await self._answered(wanted, handles, heard)
+            if heard[1:] != [SETTLED]:
+                raise Unavailable("the process parts are forked from could not make one")
+            return int(heard[0])
         except BaseException as broken:
-            self.close()  # an answer that comes late must not be taken for the next one
+            self._shut()  # an answer that comes late must not be taken for the next one
+            while self._hear(heard):
+                pass
+            self._channel.close()
+            _end(heard)
             if not isinstance(broken, (OSError, TimeoutError)):
                 raise
             raise Unavailable(f"the process parts are forked from does not answer: {broken or type(broken).__name__}") from None
+
+    async def _answered(self, wanted: bytes, handles: Sequence[int], heard: list[bytes]) -> None:
+        over, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def hear() -> None:
+            if not self._hear(heard):
+                over.set()
+
+        loop.add_reader(self._channel, hear)  # not `sock_recv`: what it had read would be lost with a cancellation
+        try:
+            socket.send_fds(self._channel, [wanted], handles)
+            await over.wait()
         finally:
-            os.close(handle)
-        if not answer.isdigit():
-            raise Unavailable("the process parts are forked from could not make one")
-        return Forked(int(answer))
+            loop.remove_reader(self._channel)
+
+    def _hear(self, heard: list[bytes]) -> bool:
+        """One of the two answers: the id of what is about to settle, then that it did. Whether another may come."""
+        try:
+            heard.append(self._channel.recv(LONGEST))
+        except OSError:
+            heard.append(b"")
+        return bool(heard[-1]) and len(heard) < 2
 
     def close(self) -> None:
-        self._channel.close()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        """End it. A request under way raises Unavailable."""
+        self._shut()
+        if not self._asked.locked():
+            self._channel.close()
+
+    def _shut(self) -> None:
+        """Nothing is sent from now on; what was can still be read."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
+        if not self.gone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)  # it may be stopped, and has nothing to finish
 
     async def ended(self) -> None:
         """Close it, and wait until it is gone."""
@@ -148,6 +205,21 @@ class Zygote:
         over: Awaitable[int] = asyncio.to_thread(process.wait, 5) if isinstance(process, subprocess.Popen) else process.wait()
         with contextlib.suppress(TimeoutError, subprocess.TimeoutExpired):
             await asyncio.wait_for(over, 5)
+
+
+def _appending(log: Path) -> int:
+    return os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+
+
+def _end(heard: Sequence[bytes]) -> None:
+    """End the child that was announced, if one was."""
+    if not heard or not heard[0].isdigit():
+        return
+    pid = int(heard[0])
+    with contextlib.suppress(ChildProcessError):  # it is none of ours, or no more
+        if os.waitpid(pid, os.WNOHANG) == (0, 0):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 @contextlib.contextmanager
