@@ -162,6 +162,21 @@ async def test_what_a_zygote_let_go_and_never_told_of_does_not_run_on(end: str, 
     assert children() - before == set()
 
 
+@pytest.mark.parametrize("change", ["written", "gone"])
+async def test_what_has_loaded_files_that_changed_is_not_forked_from(change: str, tmp_path: Path) -> None:
+    """An upgrade: a part would be half of the old version and half of the new."""
+    (file := tmp_path / "upgraded.py").write_text("")
+    loads = f"import countersign; countersign.__path__.append({str(tmp_path)!r}); import countersign.upgraded\n"
+    it = Zygote.begun((sys.executable, "-c", loads + PROGRAM, *FORKED[3:]), env=ENV)
+    assert await (await it.fork(part("sys.exit(3)"), env=ENV, log=tmp_path / "it.log")).wait() == 3
+
+    file.write_text("new = 1") if change == "written" else file.unlink()
+
+    with pytest.raises(Unavailable):
+        await it.fork(part(STAYS), env=ENV, log=tmp_path / "it.log")
+    await it.ended()
+
+
 async def test_closing_a_zygote_ends_the_request_it_has_not_answered(tmp_path: Path) -> None:
     it = Zygote.begun((sys.executable, "-c", "while True: __import__('time').sleep(1)"), env=ENV)
     asked = asyncio.ensure_future(it.fork(part(STAYS), env=ENV, log=tmp_path / "it.log"))

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,22 +17,30 @@ from pathlib import Path
 LONGEST = 128 << 10  # bytes of one request; an environment has some 2000
 SETTLED = b"yes"  # the second answer; the first is the id of what is about to settle
 PDEATHSIG = 1  # of prctl
+OURS = __name__.partition(".")[0]
 ARGUMENTS = slice(45, 47)  # in /proc/PID/stat, behind the name: where the words of the command line begin and end
+
+_loaded: dict[str, tuple[int, int] | None] = {}
 
 
 def serve() -> list[str]:
-    """Fork for each request; in the child, return the words it is to carry on with. Ends when whoever asks is gone.
+    """Fork for each request; in the child, return the words it is to carry on with. Ends when whoever asks is gone, and where a file of
+    ours is no more what was loaded: after an upgrade a part would be half of the old version and half of the new.
 
     Nothing may have been opened or started that must not be shared. Raises RuntimeError where there are threads: a lock that one of
     them holds would be held for ever in a child.
     """
     if len(os.listdir("/proc/self/task")) != 1:  # noqa: PTH208 - names are enough
         raise RuntimeError("a process with threads cannot be forked from")
+    global _loaded
+    _loaded = _files() | _loaded  # what this one has from the zygote it was forked from is as old as that
     gc.freeze()  # collecting would touch each of these, and what was touched is shared no more
     channel = socket.socket(fileno=0)
     while True:
         request, handles, _, _ = socket.recv_fds(channel, LONGEST, 2, socket.MSG_CMSG_CLOEXEC)
         if not request:
+            raise SystemExit(0)
+        if _files() != _loaded:
             raise SystemExit(0)
         wanted = json.loads(request)
         settle = partial(_settle, wanted["argv"], wanted["env"], handles)
@@ -41,6 +50,23 @@ def serve() -> list[str]:
         for handle in handles:
             os.close(handle)
         channel.send(SETTLED if pid else b"no")
+
+
+def _files() -> dict[str, tuple[int, int] | None]:
+    """When the file of each of our modules was written, and its size; None where it is gone."""
+    return {
+        name: _version(file)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in (OURS, "__main__") and (file := getattr(module, "__file__", None))
+    }
+
+
+def _version(file: str) -> tuple[int, int] | None:
+    try:
+        now = os.stat(file)  # noqa: PTH116 - some hundred of them while a part waits
+    except OSError:
+        return None
+    return now.st_mtime_ns, now.st_size
 
 
 def _grandchild(parent: int, settle: Callable[[], None], announce: Callable[[int], object]) -> int | None:
