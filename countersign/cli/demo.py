@@ -85,7 +85,7 @@ async def _guarded(stage: Stage) -> Exit:
             troubles.append(event)
 
     with signals() as (stop, hurry):
-        telling = asyncio.ensure_future(_service_and_story(stage, told, hurry))
+        telling = asyncio.ensure_future(_service_and_story(stage, told, stop, hurry))
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({telling, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -113,9 +113,9 @@ async def _guarded(stage: Stage) -> Exit:
         return code
 
 
-async def _service_and_story(stage: Stage, told: Any, hurry: asyncio.Event) -> None:
+async def _service_and_story(stage: Stage, told: Any, stop: asyncio.Event, hurry: asyncio.Event) -> None:
     stage.step("The service starts")
-    async with running(stage.settings, tell=told, leaving=lambda runs: _goes_on(stage, list(runs)), hurry=hurry) as service:
+    async with running(stage.settings, tell=told, leaving=lambda runs: _goes_on(stage, list(runs)), stop=stop, hurry=hurry) as service:
         try:
             stage.seconds["service ready"] = await asyncio.wait_for(service.ready(), READY_WITHIN)
         except TimeoutError:

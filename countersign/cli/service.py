@@ -24,7 +24,7 @@ from countersign.cli.ground import Ground, check_ports, prepare_folder
 from countersign.cli.nursery import Nursery
 from countersign.cli.parts import WORKER_READY, fresh_logs, parts_of
 from countersign.cli.session import KEY_FILE
-from countersign.cli.supervisor import Ended, Ready, Supervisor
+from countersign.cli.supervisor import Ended, Ready, Supervisor, unless
 from countersign.core.errors import FailedPrecondition
 
 DRAIN = 10.0  # seconds a running apply is given to end while it can still store its state
@@ -50,10 +50,11 @@ class Service:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, tell: Tell, leaving: Leaving, hurry: asyncio.Event, zygote: Zygote | None = None
+    settings: Settings, *, tell: Tell, leaving: Leaving, stop: asyncio.Event, hurry: asyncio.Event, zygote: Zygote | None = None
 ) -> AsyncIterator[Service]:
     """All parts of the service, from here to the end of the block. Raises FailedPrecondition before anything is started.
 
+    `stop` cuts short their start: the block is entered at once, to be left.
     `leaving` gets the runs whose apply goes on when the parts are told to end; `hurry` cuts short the wait for them.
     `zygote` may have begun already; it ends with the block.
     """
@@ -73,7 +74,7 @@ async def running(
             moved = partial(ground.write, settings.front_url)
             supervisor = Supervisor(parts, tell=tell, start=nursery.start, moved=moved)
             try:
-                await supervisor.start()
+                await unless(stop, supervisor.start())
                 yield Service(settings=settings, supervisor=supervisor, key_file=settings.data / KEY_FILE, begun=begun)
             finally:
                 await _ended(settings, supervisor, leaving, hurry)

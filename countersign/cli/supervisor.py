@@ -6,9 +6,10 @@ One process each, so that what breaks one leaves the others alone. Nothing here 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from countersign.adapters.process import Running, start_service, stop_service, tail_of
 from countersign.core.errors import Unavailable
@@ -18,6 +19,7 @@ LONGEST_DELAY = 30.0
 HEALTHY = 30.0  # seconds of life after which its earlier ends are forgotten
 LOOK = 0.03  # seconds between two looks whether a part is ready
 STOP_GRACE = 10.0
+UNREADY = 2  # ends in a row without having been ready, after which a part is not forked but started as a program
 TAIL = 12  # lines of a log that are told
 
 
@@ -49,6 +51,7 @@ class Ended:
     tail: tuple[str, ...]  # what it wrote last
 
 
+T = TypeVar("T")
 Tell = Callable[[Ready | Ended], None]
 Start = Callable[[Part], Awaitable[Running]]  # raises Unavailable
 Moved = Callable[[Mapping[str, int]], None]
@@ -115,11 +118,12 @@ class Supervisor:
         return life
 
     async def _keep(self, part: Part, life: Life) -> None:
-        stop, ends, delay = self._stop[part.name], 0, FIRST_DELAY
+        stop, ends, unready, delay = self._stop[part.name], 0, 0, FIRST_DELAY
         while True:
-            code = await self._lived(part, life, again=ends > 0)
+            code, was_ready = await self._lived(part, life, again=ends > 0)
             if stop.is_set():
                 return
+            unready = 0 if was_ready else unready + 1
             if time.monotonic() - life.begun > HEALTHY:
                 ends, delay = 0, FIRST_DELAY
             ends += 1
@@ -131,17 +135,17 @@ class Supervisor:
                 return
             delay = min(delay * 2, LONGEST_DELAY)
             with contextlib.suppress(Unavailable):  # the machine cannot start it just now: the next round tries again
-                life = await self._spawn(part)
+                life = await unless(stop, self._spawn(part if unready < UNREADY else replace(part, zygote=None))) or life
                 if stop.is_set():  # said while it was made
                     await stop_service(life.process, grace=STOP_GRACE)
 
-    async def _lived(self, part: Part, life: Life, *, again: bool) -> int:
-        """Its exit code, at its end; meanwhile it is told once that it is ready."""
+    async def _lived(self, part: Part, life: Life, *, again: bool) -> tuple[int, bool]:
+        """Its exit code, at its end, and whether it was ever ready; it is told once that it is."""
         ended = asyncio.ensure_future(life.process.wait())
         looking = asyncio.ensure_future(self._until_ready(part, life, again=again))
         try:
             await asyncio.wait({ended})
-            return ended.result()
+            return ended.result(), looking.done()
         finally:
             looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -152,6 +156,18 @@ class Supervisor:
             await asyncio.sleep(LOOK)
         self._tell(Ready(part=part.name, seconds=time.monotonic() - life.begun, again=again))
         self._ready[part.name].set()
+
+
+async def unless(stop: asyncio.Event, doing: Coroutine[Any, Any, T]) -> T | None:
+    """What comes of it; it is cancelled, and this None, where it is told to stop before."""
+    task, stopped = asyncio.ensure_future(doing), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        task.cancel()
+        await asyncio.wait({task})
+    return None if task.cancelled() else task.result()
 
 
 async def started(part: Part, *, cwd: Path) -> Running:

@@ -26,6 +26,7 @@ async def up(settings: Settings, *, as_json: bool, zygote: Zygote | None = None)
             settings,
             tell=lambda event: _board(as_json=as_json).told(event),
             leaving=lambda runs: _board(as_json=as_json).leaving(runs),
+            stop=stop,
             hurry=hurry,
             zygote=zygote,
         ) as service:

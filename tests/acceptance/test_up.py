@@ -67,6 +67,10 @@ async def parts_gone(service: Installed) -> None:
     await eventually(gone, f"every process of {service.data} to end; there are {processes_of(service.data)}")
 
 
+def forked_from(service: Installed) -> list[int]:
+    return [pid for pid, words in processes_of(service.data) if "countersign.cli.part fork" in words]
+
+
 def refusal(service: Installed) -> str:
     """What an `up` says that does not start."""
     return str(json.loads(service.cli("up", "--json", code=1))["error"]["message"])
@@ -160,6 +164,26 @@ async def test_told_to_end_it_leaves_no_process_and_starts_again_with_the_same_k
     assert processes_of(service.data) == []
 
 
+async def test_told_to_end_it_does_not_wait_for_parts_it_still_starts(service: Installed) -> None:
+    service.start()
+
+    async def loading() -> list[int]:
+        return forked_from(service)
+
+    async def starting() -> bool:
+        return service.pid_of("temporal") is not None
+
+    (pid,) = await eventually(loading, "what parts are forked from")
+    os.kill(pid, signal.SIGSTOP)  # it answers nobody, for a minute
+    await eventually(starting, "the first part")
+    assert service._up is not None
+
+    service._up.terminate()
+
+    assert service._up.wait(20) == 0
+    assert processes_of(service.data) == []
+
+
 @pytest.mark.parametrize("part", PARTS)
 async def test_a_part_that_is_killed_comes_back_and_that_is_told(up: Installed, part: str) -> None:
     await up.kill(part)
@@ -173,10 +197,10 @@ async def test_a_part_that_is_killed_comes_back_and_that_is_told(up: Installed, 
 
 async def test_what_parts_are_forked_from_may_be_killed_and_no_part_ends(up: Installed) -> None:
     before = {part: up.pid_of(part) for part in PARTS}
-    forked_from = [pid for pid, words in processes_of(up.data) if "countersign.cli.part fork" in words]
-    assert len(forked_from) == 2
+    zygotes = forked_from(up)
+    assert len(zygotes) == 2
 
-    for pid in forked_from:
+    for pid in zygotes:
         os.kill(pid, signal.SIGKILL)
 
     await up.ready()

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from countersign.adapters.process import Running
 from countersign.cli import supervisor
 from countersign.cli.ground import NOTE, Ground, born, processes_of
 from countersign.cli.supervisor import Ended, Part, Ready, Supervisor, started
@@ -103,6 +105,46 @@ async def test_a_part_that_keeps_failing_is_tried_more_patiently_and_its_last_wo
         assert [end.times for end in watched.ends[:4]] == [1, 2, 3, 4]
         # The last words of this life, and not those of the lives before.
         assert {(end.code, end.tail) for end in watched.ends} == {(7, ("what went wrong",))}
+
+
+async def test_a_part_that_was_never_ready_twice_in_a_row_is_started_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.02)
+    forked_from: list[str | None] = []
+
+    async def start(part: Part) -> Running:
+        forked_from.append(part.zygote)
+        return await started(replace(part, argv=["/bin/sh", "-c", STAYS if part.zygote is None else DIES, part.argv[-1]]), cwd=tmp_path)
+
+    keeper = Supervisor([replace(part(tmp_path, ""), zygote="store")], start=start, tell=lambda _: None)
+    await keeper.start()
+    try:
+        await asyncio.wait_for(keeper.ready(), PATIENCE)
+    finally:
+        await keeper.stop()
+
+    assert forked_from == ["store", "store", None]
+
+
+async def test_told_to_stop_it_does_not_wait_for_a_part_it_starts_again(tmp_path: Path) -> None:
+    first, again, abandoned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def start(part: Part) -> Running:
+        if not first.is_set():
+            first.set()
+            return await started(part, cwd=tmp_path)
+        again.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            abandoned.set()
+
+    keeper = Supervisor([part(tmp_path, DIES)], start=start, tell=lambda _: None)
+    await keeper.start()
+    await asyncio.wait_for(again.wait(), PATIENCE)
+
+    await asyncio.wait_for(keeper.stop(), PATIENCE)
+
+    assert abandoned.is_set()
 
 
 async def test_a_part_that_ignores_sigterm_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
