@@ -41,14 +41,14 @@ AGENT = Principal(id="agent:claude", kind=Kind.AGENT, acts_for="person:ana")
 PATIENCE = 30.0  # seconds; every wait is bounded
 
 
-async def eventually(probe: Callable[[], Awaitable[Any]], what: str, patience: float = PATIENCE) -> Any:
-    """The first true answer of `probe`; fails by saying `what` it waited for."""
+async def eventually(probe: Callable[[], Awaitable[Any]], what: str, patience: float = PATIENCE, *, seen: Callable[[], str] = str) -> Any:
+    """The first true answer of `probe`; fails by saying `what` it waited for, and what was `seen` in its place."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
         if answer := await probe():
             return answer
         await asyncio.sleep(0.02)
-    raise AssertionError(f"waited {patience} s for {what}")
+    raise AssertionError(f"waited {patience} s for {what} {seen()}")
 
 
 @contextlib.asynccontextmanager

@@ -316,12 +316,17 @@ async def test_what_a_terminated_run_left_open_is_closed_before_the_next_run_of_
         second = await it.it.start(it.stack, tool="apply_terraform", by=BO, vars={"world": str(it.world.folder)})
         await it.it.reaches(second.id, S.PENDING)
 
+    stands = run
+
     async def brought_back() -> bool:
+        nonlocal stands
         with later(it.it.store, seconds=10):  # again and again, as a worker does: what has just moved is left alone
             await sweep(it.it.store, it.it.runs, [it.it.org])
-        return (await it.it.run(run.id)).state is S.APPLIED
+        stands = await it.it.run(run.id)
+        return stands.state is S.APPLIED
 
-    await eventually(brought_back, "the terminated run to be applied")
+    # A step that fails on a busy machine is tried again with pauses that grow.
+    await eventually(brought_back, "the terminated run to be applied", 90, seen=lambda: f"and it is {stands.state}: {stands.reason}")
     await it.it.runs.wake(second.id)
     await it.it.reaches(second.id, S.PLANNED_AND_FINISHED)
 
