@@ -17,6 +17,7 @@ from mcp_front.rates import AtOnce
 HEAD_WITHIN = 10.0  # seconds for a request's head, from the connection or its first byte
 BODY_WITHIN = 30.0  # seconds from the head to the end of the body
 READ_WITHIN = 30.0  # seconds a reader may leave our answer where it is
+HOSTS = {"1.1": (1,), "1.0": (0, 1)}  # how many a request names, in the versions that are spoken here
 DEPTH = 64  # of nested objects and lists in a request
 # One that is not ended goes to the end, and nothing is tried twice: else each of its quotes would begin a search of its own.
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
@@ -53,8 +54,9 @@ class Patience(Bounded):
 
     def on_headers_complete(self) -> None:
         parser: Any = self.parser
-        if parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
-            raise ValueError("a request names one host")  # the parser tells uvicorn, which answers 400
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts not in HOSTS.get(parser.get_http_version(), ()):
+            raise ValueError("a version that is not spoken here, or not one host")  # the parser tells uvicorn, which answers 400
         super().on_headers_complete()
         self._await("body")
 
@@ -106,7 +108,7 @@ class Patience(Bounded):
     def _over(self) -> None:
         if self.transport.is_closing():
             return
-        if self._idle or not self.cycle.response_started:
+        if self._unanswered:
             self.transport.write(_TIMEOUT)
         self.transport.close()
 

@@ -85,17 +85,16 @@ class Bounded(HttpToolsProtocol):
             return
         self._beside += len(data) - (self._body - before)
         if self._beside > HEAD_SIZE + self._body // CHUNKS and not self.transport.is_closing():
-            if self._headed:
-                self.transport.close()
-            else:
-                self.send_400_response("The head of this request is too large; send fewer or shorter headers.")
+            self.send_400_response("This request says too much beside its body; send fewer or shorter headers, and larger chunks.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._headed = False
+        self._unset_keepalive_if_required()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value.strip(b" \t"))  # what is around a value is no part of it; the parser leaves what comes after
+        if not self._headed:  # else it comes after a body in chunks, where nobody looks for a key or a host
+            super().on_header(name, value.strip(b" \t"))  # what is around a value is no part of it; the parser leaves what comes after
 
     def on_headers_complete(self) -> None:
         parser: Any = self.parser
@@ -111,8 +110,11 @@ class Bounded(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         parser: Any = self.parser
-        if not parser.should_upgrade():
-            super().on_message_complete()
+        if parser.should_upgrade():
+            return
+        super().on_message_complete()
+        if self.cycle.response_complete and self.timeout_keep_alive_task is None:  # answered before, and these bytes ended uvicorn's timer
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def send_400_response(self, msg: str) -> None:
         if self._unanswered:
@@ -122,9 +124,9 @@ class Bounded(HttpToolsProtocol):
 
     @property
     def _unanswered(self) -> bool:
-        """Whether what is said now is the answer to the newest request: nothing was said to it yet, and the one before has its answer."""
+        """Whether what is said now is the answer to the request that is heard: nothing was said to it yet, nor is one before it due."""
         if self._headed:
-            return self._running is self.cycle and not self.cycle.response_started
+            return self._running is self.cycle and self.cycle.more_body and not self.cycle.response_started
         return self._running is None or self._running.response_complete
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
