@@ -83,8 +83,10 @@ class Planning(Recording, EngineStep):
         if isinstance(first, CountersignError):
             raise first
         died: EngineDied | None = None
-        for begun in (first, *(None for _ in range(DEATHS - 1))):
+        begun: _Begun | None = first
+        for _ in range(DEATHS):
             job = await self._plan_job(run, begun or await self._begun_again(run))
+            begun = None  # each try has an access of its own
             try:
                 planned = await self._planned(run, job)
                 written = await self.seal_plan(run, planned)

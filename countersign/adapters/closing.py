@@ -5,11 +5,11 @@ Libraries for it start a process to find the C library.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
+
+from countersign.adapters.libc import checked, libc
 
 _IN_CLOSE_WRITE = 0x8  # <sys/inotify.h>
 
@@ -23,12 +23,11 @@ class Closing:
     def __init__(self, path: Path, heard: Callable[[], None]) -> None:
         self._told = heard
         self._loop = asyncio.get_running_loop()
-        libc = _libc()
-        if not hasattr(libc, "inotify_init1"):
+        if not hasattr(libc(), "inotify_init1"):
             raise OSError("no inotify here")
-        self._fd = _checked(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._fd = checked(libc().inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         try:
-            _checked(libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_CLOSE_WRITE))
+            checked(libc().inotify_add_watch(self._fd, os.fsencode(path), _IN_CLOSE_WRITE))
         except OSError:
             os.close(self._fd)
             raise
@@ -42,14 +41,3 @@ class Closing:
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _checked(answer: int) -> int:
-    if answer < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return answer

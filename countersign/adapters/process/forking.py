@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from countersign.adapters.libc import checked, libc
+
 LONGEST = 128 << 10  # bytes of one request; an environment has some 2000
 SETTLED = b"yes"  # the second answer; the first is the id of what is about to settle
 PDEATHSIG = 1  # of prctl
@@ -38,9 +40,7 @@ def serve() -> list[str]:
     channel = socket.socket(fileno=0)
     while True:
         request, handles, _, _ = socket.recv_fds(channel, LONGEST, 2, socket.MSG_CMSG_CLOEXEC)
-        if not request:
-            raise SystemExit(0)
-        if _files() != _loaded:
+        if not request or _files() != _loaded:
             raise SystemExit(0)
         wanted = json.loads(request)
         settle = partial(_settle, wanted["argv"], wanted["env"], handles)
@@ -132,5 +132,4 @@ def _name(argv: Sequence[str]) -> None:
 
 def control(option: int, value: int) -> None:
     """prctl. Raises OSError."""
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    checked(libc().prctl(option, value, 0, 0, 0))

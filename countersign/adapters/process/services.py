@@ -34,8 +34,7 @@ async def start_service(
 
     `ends_with_us`: it gets SIGTERM when the calling thread ends, however that happens, where `setpriv` exists.
     """
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    handle = appending(log)
     try:
         return await asyncio.create_subprocess_exec(
             *(told_of_our_end(argv, "TERM", env) if ends_with_us else argv),
@@ -50,6 +49,12 @@ async def start_service(
         raise Unavailable(f"{Path(argv[0]).name} cannot be started ({broken.strerror}); run `countersign doctor`") from None
     finally:
         os.close(handle)
+
+
+def appending(log: Path) -> int:
+    """A descriptor that appends to `log` (0600), in a folder that is made where it is not there."""
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
 
 async def stop_service(process: Running, *, grace: float = 10.0) -> int:

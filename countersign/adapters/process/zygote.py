@@ -23,6 +23,7 @@ from pathlib import Path
 
 from countersign.adapters.process.ending import ending
 from countersign.adapters.process.forking import LONGEST, SETTLED, control
+from countersign.adapters.process.services import appending
 from countersign.adapters.process.supervised import told_of_our_end
 from countersign.core.errors import Unavailable
 
@@ -77,7 +78,7 @@ class Zygote:
         """
         if sys.platform != "linux":
             raise Unavailable("only Linux hands a process on to another parent")
-        errors = _appending(log) if log is not None and log.parent.is_dir() else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        errors = appending(log) if log is not None and log.parent.is_dir() else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
@@ -129,8 +130,7 @@ class Zygote:
         return (process.poll() if isinstance(process, subprocess.Popen) else process.returncode) is not None
 
     async def _fork(self, argv: Sequence[str], env: Mapping[str, str], log: Path, stdin: int) -> Forked:
-        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = _appending(log)
+        handle = appending(log)
         wanted = json.dumps({"argv": list(argv), "env": dict(env), "parent": os.getpid()}).encode()
         try:
             async with self._asked:
@@ -205,10 +205,6 @@ class Zygote:
         over: Awaitable[int] = asyncio.to_thread(process.wait, 5) if isinstance(process, subprocess.Popen) else process.wait()
         with contextlib.suppress(TimeoutError, subprocess.TimeoutExpired):
             await asyncio.wait_for(over, 5)
-
-
-def _appending(log: Path) -> int:
-    return os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
 
 def _end(heard: Sequence[bytes]) -> None:

@@ -12,15 +12,12 @@ from pathlib import Path
 from countersign.adapters.closing import Closing
 
 
-class Bell:
+class Bell(Closing):
     """Calls `heard` whenever somebody rang. Raises OSError where the kernel cannot tell."""
 
     def __init__(self, path: Path, heard: Callable[[], None]) -> None:
         path.touch(mode=0o600)
-        self._closing = Closing(path, heard)
-
-    def close(self) -> None:
-        self._closing.close()
+        super().__init__(path, heard)
 
 
 def ring(path: Path) -> None:
