@@ -12,6 +12,8 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from urllib.parse import quote
 
+from pydantic_core import SchemaValidator, core_schema
+
 HIDDEN = "(redacted)"
 SHORTEST = 6  # characters; shorter "secrets" occur everywhere, and hiding them would tell more than it hides
 LINE_SHORTEST = 12  # characters of a line of a multi-line secret that is hidden by itself
@@ -51,6 +53,13 @@ _SHAPES = tuple(
         ("://", r"(?<=://)[^/\s:@\"'\\]*:[^/\s@\"'\\]+(?=@)"),  # user:password@
     )
 )
+# What every shape holds, as one pattern for another engine of regular expressions: it looks for all of them at once, in a twentieth
+# of the time, and takes texts in ASCII only, as nearly all are.
+_may_have_a_shape = SchemaValidator(
+    core_schema.str_schema(
+        pattern=r"PRIVATE KEY|eyJ|AKIA|ASIA|AIza|ya29\.|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|sk-|hvs\.|dop_v1_|npm_|(?i:bearer )|://"
+    )
+).isinstance_python
 _SECRET_NAME = re.compile(
     r"(?:^|[_.\-\]])(?:(?:password|passwd|passphrase|pwd|secret|token|api_?key|private_?key|access_?key|secret_?key|account_?key"
     r"|client_?secret|credential|connection_?string|kubeconfig)s?|auth|authorization)(?:_(?:base64|b64|pem|data|string|json|value))?\Z",
@@ -124,6 +133,8 @@ class Redactor:
                 if form in text:
                     text = self._known.sub(HIDDEN, text)
                     break
+        if text.isascii() and not _may_have_a_shape(text):
+            return text
         small = text.lower()
         for marker, shape in _SHAPES:
             if marker in small:

@@ -277,9 +277,12 @@ def redacted_lines(lines: Sequence[bytes], redactor: Redactor) -> list[bytes]:
     return [redacted_line(line, redactor) for line in lines]
 
 
+_PLAIN = bytes(code for code in range(ord(" "), 0x7F) if code != ord("\\"))
+
+
 def _is_plain(line: bytes) -> bool:
     """Whether it says what it says: nothing is escaped, and nothing has to be."""
-    return b"\\" not in line and line.isascii() and line.decode().isprintable()
+    return not line.translate(None, _PLAIN)
 
 
 def redacted_line(line: bytes, redactor: Redactor) -> bytes:

@@ -212,8 +212,9 @@ def test_a_secret_with_half_a_letter_is_hidden_and_stops_nothing() -> None:
         "npm_" + "a1B2c3" * 6,
     ],
 )
-def test_the_shape_of_a_credential_is_hidden_without_being_known(credential: str) -> None:
-    assert Redactor().text(f"before {credential}") == f"before {HIDDEN}"
+@pytest.mark.parametrize("before", ["before", "davor, für"])
+def test_the_shape_of_a_credential_is_hidden_without_being_known(credential: str, before: str) -> None:
+    assert Redactor().text(f"{before} {credential}") == f"{before} {HIDDEN}"
 
 
 @requirement("redaction:shapes")
