@@ -38,6 +38,7 @@ class RunStep:
     here: Here
     wake: Wake
     alarm: Wake | None = None  # tells the workflow of this run to show what it is doing that nobody approved
+    show: Wake | None = None  # tells the workflow of this run to show where its row stands
     trust: Trust = "trusted"  # in the Temporal UI: only for what the run's page says there
 
     async def seal_plan(self, run: RunRow, planned: Planned) -> dict[str, Written]:

@@ -1,12 +1,17 @@
-"""The step `plan` of any engine: turn, work, seal, check and record. What it did is found again, so it may be tried again."""
+"""The step `plan` of any engine: turn, work, seal, check and record. What it did is found again, so it may be tried again.
 
+Where policy alone agrees to what it recorded, nobody has a word to say before the apply, and it goes on with that.
+"""
+
+import asyncio
 import secrets as random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio import activity
 
 from activities.beating import heartbeating
 from activities.engine import EngineStep
@@ -23,8 +28,9 @@ from countersign.core.errors import CountersignError, EngineDied, FailedPrecondi
 from countersign.core.fencing import Head
 from countersign.core.ids import derive
 from countersign.core.run import Mode, RunState
-from countersign.core.steps import RunRef, Standing
+from countersign.core.steps import ApplyInput, RunRef, Standing
 
+SHOWN_AFTER = 2.0  # seconds of an apply that nobody was asked about, before the run's page in the Temporal UI is to say so
 DEATHS = 3  # of an engine that only looks, before what kills it counts as its answer
 PLAN_CREDENTIAL_LIVES = timedelta(hours=2)
 RESTORE = "terraform_restore_state"  # type of the run that makes an earlier state the newest one
@@ -43,21 +49,53 @@ class _Begun:
     applied: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Planning(Recording, EngineStep):
+    apply: Callable[[ApplyInput], Awaitable[Standing]]  # the step of that name
+
     async def plan(self, ref: RunRef) -> Standing:
-        """Plan, check, and record what it needs. A run that is past planning answers where it stands, so this may repeat."""
+        """Plan, check, record what it needs, and apply what needs nobody's word.
+
+        A run that is past planning answers where it stands, so this may repeat: what is lost after the plan is not tried again here.
+        """
+        standing, made = await self._plan(ref)
+        return await self._applied(ref, standing) if made and standing.state is RunState.APPROVED else standing
+
+    async def _applied(self, ref: RunRef, agreed: Standing) -> Standing:
+        """Where the run stands after its apply, which claims as after people's approval. If it fails, the plan was made all the same."""
+        assert agreed.plan_digest is not None  # it was agreed to
+        showing = asyncio.create_task(self._shown(ref.run_id))
+        try:
+            return await self.apply(ApplyInput(org=ref.org, run_id=ref.run_id, plan_digest=agreed.plan_digest))
+        except Exception as failed:
+            activity.logger.warning("the apply of %s went no further: %s", ref.run_id, failed)
+            return await self.stand(ref)
+        finally:
+            showing.cancel()
+
+    async def _shown(self, run_id: str) -> None:
+        """The workflow hears of the plan when this step ends; what takes longer than a moment is shown before."""
+        await asyncio.sleep(SHOWN_AFTER)
+        if self.show is not None:
+            try:
+                await self.show(run_id)
+            except CountersignError as away:
+                activity.logger.warning("Temporal is not told of the apply: %s", away.message)
+
+    async def _plan(self, ref: RunRef) -> tuple[Standing, bool]:
+        """Where the run stands after planning, and whether this try made its plan."""
         async with heartbeating():
             run, begun = await self._begun(ref)
             if begun is None:
-                return await self.stand(ref)
+                return await self.stand(ref), False
             try:
                 planned, written, attempt_id = await self._made(run, begun)
             except CountersignError as failed:
                 if failed.retryable:
                     raise
-                return await self._plan_failed(run, failed)
+                return await self._plan_failed(run, failed), False
             try:
-                return await self._record_plan(run, planned, written, attempt_id)
+                return await self._record_plan(run, planned, written, attempt_id), True
             except BaseException:
                 await self._end_access(run, attempt_id)
                 raise

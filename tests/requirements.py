@@ -238,6 +238,10 @@ _BEHAVIOUR = {
     ),
     "drift:event": ("Drift that the check before had not found is an event, once.", "issue 4"),
     "drift:scheduled": ("A stack with drift_every is looked at by a schedule that follows its record, unless a run is at work.", "issue 4"),
+    "run:policy-alone": (
+        "What policy alone agrees to is planned and applied by one step; losing, canceling, refusing or failing it ends as for any other.",
+        "issue 4",
+    ),
     "worker:succeeds": ("A worker that takes the place of a dead one hands back at once what that had in its hands.", "issue 6"),
     "chaos:matrix": (
         "kill -9 of any part at any boundary of a run costs no resource, no duplicate, no approval and no secret, and ends as foretold.",

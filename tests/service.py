@@ -97,6 +97,7 @@ class Service:
             here=self.here,
             wake=self.runs.wake,
             alarm=self.runs.alarm,
+            show=self.runs.show,
         )
 
     async def start_workers(self) -> None:

@@ -271,6 +271,13 @@ class Run:
 
     @workflow.signal(description="The apply does something that nobody approved: look at the run's row and show it")
     async def alarm(self, *_: object) -> None:
+        await self._show_row()
+
+    @workflow.signal(description="A step that does more than one thing has come further: look at the run's row and show it")
+    async def show(self, *_: object) -> None:
+        await self._show_row()
+
+    async def _show_row(self) -> None:
         with contextlib.suppress(ActivityError):  # the row says it, whoever cannot show it
             self._details = (await self._do(STAND, self._ref)).details
             self._publish_details()

@@ -298,6 +298,10 @@ class Runs:
         """Tell the run's page in the Temporal UI to show what its apply does that nobody approved."""
         await self._signal(run_id, "alarm")
 
+    async def show(self, run_id: str) -> None:
+        """Tell the run's page in the Temporal UI to show where its row stands, while its step is at work."""
+        await self._signal(run_id, "show")
+
     async def reachable(self) -> bool:
         try:
             return bool(await self._client.service_client.check_health(timeout=timedelta(seconds=2)))

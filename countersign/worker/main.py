@@ -102,6 +102,7 @@ def build_workers(
     here: Here,
     wake: Wake,
     alarm: Wake | None = None,
+    show: Wake | None = None,
 ) -> list[Worker]:
     """A worker for what is of no engine, one per engine for its runs and their steps, and one for what only this machine can do."""
     policy = settings.effective_policy
@@ -129,9 +130,11 @@ def build_workers(
             "here": here,
             "wake": wake,
             "alarm": alarm,
+            "show": show,
             "trust": settings.ui_trust,
         }
-        planning, applying = Planning(**given), Applying(**given)
+        applying = Applying(**given)
+        planning = Planning(apply=applying.apply, **given)
         starting[engine.name] = [registered(steps.plan, planning.plan), registered(steps.apply, applying.apply)]
         local += [registered(steps.follow, applying.follow)]
         if steps.reconcile is not None:
@@ -313,6 +316,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
             here=here,
             wake=workflows.wake,
             alarm=workflows.alarm,
+            show=workflows.show,
         )
         orgs = [o.slug for o in settings.organizations]
         await hand_back(store, workflows, orgs, here.host)

@@ -304,7 +304,9 @@ async def front_service(data: Path, **settings: Any) -> AsyncIterator[FrontServi
             "wake": _nobody,
         }
         shared = {name: part for name, part in parts.items() if name not in ("engine", "wake")}
-        made.append(InProcess(Planning(**parts), Applying(**parts), lambda port: Composing(**shared, wake=port.wake, workflows=port)))
+        applying = Applying(**parts)
+        planning = Planning(apply=applying.apply, **parts)
+        made.append(InProcess(planning, applying, lambda port: Composing(**shared, wake=port.wake, workflows=port)))
         try:
             yield FrontService(front=front, temporal=made[0], engine=engine)
         finally:

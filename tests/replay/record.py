@@ -13,6 +13,7 @@ from typing import Any
 
 from countersign.adapters.settings import TerraformSettings
 from countersign.core.approval import ApproveInput, CancelInput
+from countersign.core.policy import Need, Policy, Rule
 from countersign.core.run import RunState
 from tests.service import BO, Service, service, temporal_server
 from tests.toy.engine import ToyEngine, install
@@ -165,6 +166,17 @@ async def worker_replaced(it: Service) -> str:
     return run.id
 
 
+async def agreed_by_policy(it: Service) -> str:
+    toy(it).want(("a", "create"))
+    toy(it).hold_applies = True
+    run = await it.start(await it.stack())
+    folder = await launched(it)
+    await it.runs.show(run.id)
+    (folder / "go").touch()
+    await it.reaches(run.id, S.APPLIED)
+    return run.id
+
+
 STORIES: tuple[Callable[[Service], Awaitable[str]], ...] = (
     applied,
     no_changes,
@@ -178,7 +190,9 @@ STORIES: tuple[Callable[[Service], Awaitable[str]], ...] = (
     queued_and_stale,
     operator_resumes,
     worker_replaced,
+    agreed_by_policy,
 )
+POLICIES = {agreed_by_policy: Policy(rules=(Rule(need=Need.AUTO),))}
 
 
 SETTINGS: dict[str, Any] = {"ui_approvals": "trusted", "terraform": TerraformSettings(force_after_seconds=0)}
@@ -192,7 +206,9 @@ async def main(version: str, *names: str) -> None:
     async with temporal_server() as client:
         for story in (s for s in STORIES if not names or s.__name__ in names):
             with tempfile.TemporaryDirectory() as data:
-                async with service(client, Path(data), ToyEngine(Path(data) / "toy"), **SETTINGS) as it:
+                async with service(
+                    client, Path(data), ToyEngine(Path(data) / "toy"), policy=POLICIES.get(story, Policy()), **SETTINGS
+                ) as it:
                     run_id = await story(it)
                     handle = client.get_workflow_handle(run_id)
                     await asyncio.wait_for(handle.result(), 30)
