@@ -348,6 +348,15 @@ class Keeper(Protocol):
         ...
 
 
+@runtime_checkable
+class Tidy(Protocol):
+    """An engine whose plans lie in folders that outlive a worker which is killed."""
+
+    async def tidy(self) -> None:
+        """Remove what such a worker left, as soon as nobody uses it. Called once, beside whatever is asked for meanwhile."""
+        ...
+
+
 class Reconciler(Accountable, Engine, Protocol):
     """An engine that can account for a lost apply. Without it an interrupted run waits for an operator."""
 

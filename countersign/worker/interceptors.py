@@ -17,6 +17,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from countersign.adapters.leaving import leaving
 from countersign.adapters.logs import Log
 from countersign.adapters.store.database import utc_now
 from countersign.core.errors import CountersignError, Unavailable
@@ -43,7 +44,8 @@ class _Inbound(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         try:
             self._check_clock()
-            return await super().execute_activity(input)
+            with leaving.at_work():
+                return await super().execute_activity(input)
         except CountersignError as known:
             message, code, retryable = clean_text(Redactor(()).text(known.message)), known.code, known.retryable
         except ApplicationError:

@@ -25,6 +25,7 @@ from activities.reconciling import Reconciling
 from countersign.adapters import temporal
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.leaving import leaving
 from countersign.adapters.logs import Log
 from countersign.adapters.machine import engine_slots
 from countersign.adapters.objects import place_of
@@ -32,7 +33,7 @@ from countersign.adapters.process import boot_id
 from countersign.adapters.schedules import Schedules
 from countersign.adapters.settings import Settings
 from countersign.adapters.store.database import Store
-from countersign.core.engine import Engine, Reconciler
+from countersign.core.engine import Engine, Reconciler, Tidy
 from countersign.core.errors import Unavailable
 from countersign.core.reading import Reader, read_queue, read_step
 from countersign.core.run import COMPOSITE
@@ -325,6 +326,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
         places: dict[str, Any] = {"host": here.host, "attempts_root": settings.data / "attempts"}
         noticing = asyncio.create_task(keep_noticing(store, artifacts, workflows, orgs=orgs, stop=stop, **places))
         forgetting = asyncio.create_task(keep_forgetting(store, artifacts, settings.retention.rules, orgs, stop))
+        tidying = asyncio.gather(*(engine.tidy() for engine in engines if isinstance(engine, Tidy)), return_exceptions=True)
         async with following:
             async with contextlib.AsyncExitStack() as working:
                 for worker in workers:
@@ -338,6 +340,8 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
                 health.working = False
             if settings.drain_seconds:
                 await drained(settings.data / "attempts", within=settings.drain_seconds)
+        tidying.cancel()
+        await asyncio.gather(tidying, return_exceptions=True)
         await sweeping
         await settling
         await noticing
@@ -345,5 +349,6 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
     finally:
         stop.set()
         await telling
+        await leaving.gone()
         await store.close()
     await asyncio.sleep(0.1)  # a Temporal client that is torn down with its loop crashes the interpreter (sdk-python issue 300)

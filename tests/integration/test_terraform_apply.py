@@ -634,7 +634,8 @@ async def test_an_attempt_that_is_forgotten_leaves_nothing_and_one_that_runs_is_
     await bench.engine.forget(attempt)
 
     assert not bench.engine.where(attempt).exists()
-    assert not Path(noted["temporary"]).exists()
+    await until(lambda: not Path(noted["temporary"]).exists(), "its short folder to go")
+    assert not list(bench.folder.rglob(".gone/*"))
 
 
 @pytest.mark.parametrize("attempt", ["../x", "", "a/b", "-a", "a\n", ".", "a" * 200])

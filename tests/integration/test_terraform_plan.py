@@ -403,17 +403,18 @@ async def test_a_cancelled_plan_frees_the_lock_and_leaves_nothing(bench: Bench) 
     assert not (bench.folder / "work" / "stacks" / "st_test").exists()
 
 
-def slow(bench: Bench) -> None:
-    """A stack and a state that takes a second to be read, so that a plan can be met while it runs."""
+def slow(bench: Bench, *, seconds: float = 1.0) -> threading.Event:
+    """A stack and a state that takes a second to be read, so that a plan can be met while it runs; less where the event is set."""
     go = threading.Event()
 
     def wait(method: str) -> None:
         if method == "GET" and bench.state.lock is not None:
             (bench.world / "reading").touch()
-            go.wait(1.0)
+            go.wait(seconds)
 
     bench.write("slow", main_tf='resource "terraform_data" "a" {}\n')
     bench.state.before = wait
+    return go
 
 
 WORKER = """
@@ -447,3 +448,28 @@ async def test_a_plan_ends_with_its_worker_and_the_next_one_is_not_disturbed(ben
 
     assert (await bench.plan("slow")).plan.counts.create == 1
     assert not temporary.exists() and not place.exists()
+
+
+@requirement("secrets:killed-worker")
+async def test_what_killed_workers_left_goes_with_the_next_start_and_not_before_it_is_free(bench: Bench) -> None:
+    go = slow(bench, seconds=PATIENCE)
+    worker = await python(WORKER, bench.folder, bench.state.address)
+    await until((bench.world / "reading").exists, "the plan to read")
+    work = bench.folder / "work" / "stacks"
+    temporary = Path((work / "st_test" / "temporary").read_text())
+    aside, theirs = work / ".gone" / f"att_1-0123.{temporary.name}", work / "st_other" / "side"
+    for folder in (aside, theirs):  # of a worker that was killed before it removed the one, and while it planned in the other
+        folder.mkdir(parents=True)
+        (folder / "plan.tfplan").write_text("in clear")
+
+    tidying = asyncio.create_task(bench.another().tidy())
+
+    await until(lambda: not aside.exists() and not theirs.parent.exists(), "what nobody uses to go")
+    assert (work / "st_test").is_dir(), "somebody plans in it"
+    worker.kill()
+    await worker.wait()
+    go.set()
+    await asyncio.wait_for(tidying, PATIENCE)
+
+    assert sorted(p.name for p in work.iterdir()) == [".gone", "st_other.lock", "st_test.lock"]
+    assert not temporary.exists()

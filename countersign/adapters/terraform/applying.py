@@ -17,13 +17,14 @@ from pathlib import Path
 
 from countersign.adapters import private
 from countersign.adapters.attempts import AttemptFolders, never_started, obey, usable
+from countersign.adapters.leaving import leaving
 from countersign.adapters.process import Detached, Hold, supervise, tail_of
 from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
 from countersign.adapters.terraform.session import NO_ANSWER, Surroundings, provider_died
 from countersign.adapters.terraform.witness import Witness, redactor_of
-from countersign.adapters.terraform.workspace import remove_short, short_folder
+from countersign.adapters.terraform.workspace import put_aside, remove_short, short_folder
 from countersign.core.engine import ApplyJob, Beat, Outcome, Remains, Wanted
 from countersign.core.errors import ProviderError, Unavailable
 from countersign.core.model import Payload
@@ -72,6 +73,8 @@ class Attempts(AttemptFolders):
 
     async def _launch(self, job: ApplyJob, executable: Executable, folder: Path, hold: Hold) -> None:
         _clear(folder)
+        if shutil.disk_usage(folder).free < ROOM:
+            await leaving.gone()
         if (free := shutil.disk_usage(folder).free) < ROOM:
             raise Unavailable(f"only {free >> 20} MiB are free in the folder of attempts, {ROOM >> 20} are needed; nothing was started")
         credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
@@ -204,10 +207,12 @@ class Attempts(AttemptFolders):
     # Cleaning up
 
     async def forget(self, attempt_id: str) -> None:
-        """Remove the attempt's folder. Raises FailedPrecondition while anything of it lives."""
+        """The attempt's folder is gone, and removed soon. Raises FailedPrecondition while anything of it lives."""
         folder = self.where(attempt_id)
         self.refuse_living(attempt_id)
-        await asyncio.to_thread(_remove, folder)
+        noted = _noted(folder)
+        if not put_aside(folder, self.around.work_root, Path(noted.temporary) if noted is not None else None):
+            await asyncio.to_thread(_remove, folder)
 
 
 async def _unpacked(data: bytes, folder: Path) -> tuple[bundle.Meta, list[str], Path]:

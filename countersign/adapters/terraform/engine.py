@@ -16,6 +16,7 @@ from countersign.adapters.terraform.restoring import plan_restore
 from countersign.adapters.terraform.session import Surroundings
 from countersign.adapters.terraform.static_check import Reader
 from countersign.adapters.terraform.warm import WarmPool
+from countersign.adapters.terraform.workspace import tidied
 from countersign.core.engine import (
     ApplyJob,
     Beat,
@@ -165,6 +166,9 @@ class TerraformEngine:
 
     async def forget(self, attempt_id: str) -> None:
         await self._attempts.forget(attempt_id)
+
+    async def tidy(self) -> None:
+        await tidied(self._around.work_root)
 
     def where(self, attempt_id: str) -> Path:
         return self._attempts.where(attempt_id)

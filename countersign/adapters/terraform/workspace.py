@@ -5,6 +5,7 @@ before and after: it holds secrets while a plan is made, and nothing in it may b
 """
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
@@ -15,10 +16,11 @@ from pathlib import Path
 from secrets import token_hex
 
 from countersign.adapters import private
+from countersign.adapters.leaving import leaving
 from countersign.adapters.locks import taken
 
 GONE = ".gone"  # beside the folders of stacks: what is on its way out
-_LEAVING: set["asyncio.Future[None]"] = set()  # what is being removed, so that nobody collects its task
+PATIENCE = 120  # seconds for what a worker that was killed had started, and which is told of its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,33 +39,47 @@ async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[N
 
     `below` is the path of the working folder below the root of its source.
     """
-    fd = await taken(root / f"{stack_id}.lock", waiting)
     base = root / stack_id
+    fd = await taken(_lock_of(base), waiting)
     try:
         made = _emptied(base, fd, below)
         try:
             yield made
         finally:
-            _moved_away(base)
+            if not put_aside(base, root, made.temporary):
+                _remove(base)
     finally:
         os.close(fd)
 
 
-def _moved_away(base: Path) -> None:
-    """Out of everybody's way at once, and removed beside what comes next: a plan of many files is not waited for."""
-    gone = base.parent / GONE / f"{base.name}-{token_hex(8)}"
+def put_aside(folder: Path, root: Path, temporary: Path | None) -> bool:
+    """Out of everybody's way at once, and removed with its short folder when nobody waits for it. `root` is that of workspaces.
+
+    False where it could not be moved: on a full disk, say. Its new name tells of the short folder, should we be killed before that.
+    """
+    short = temporary.name if temporary is not None and _is_short(temporary) else ""
+    gone = root / GONE / f"{folder.name}-{token_hex(8)}.{short}"
     try:
+        _moved(folder, gone)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    leaving.leave(gone)
+    if short and temporary is not None:
+        leaving.leave(temporary)
+    return True
+
+
+def _moved(folder: Path, gone: Path) -> None:
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:  # the first one of all
         gone.parent.mkdir(mode=0o700, exist_ok=True)
-        base.rename(gone)
-    except OSError:  # a full disk, say
-        return _remove(base)
-    _LEAVING.add(task := asyncio.ensure_future(asyncio.to_thread(_remove, gone)))
-    task.add_done_callback(_LEAVING.discard)
+        folder.rename(gone)
 
 
 def _emptied(base: Path, fd: int, below: str) -> Workspace:
-    for gone in (base.parent / GONE).glob(f"{base.name}-*"):  # of somebody who was killed before it was removed
-        _remove(gone)
     try:
         base.mkdir(mode=0o700)
     except FileExistsError:
@@ -75,6 +91,45 @@ def _emptied(base: Path, fd: int, below: str) -> Workspace:
     for folder in (made.tree, made.side, made.home):
         folder.mkdir(mode=0o700, parents=True)
     return made
+
+
+async def tidied(root: Path) -> None:
+    """Remove what workers that were killed left below `root`, as soon as nothing of theirs lives there."""
+    left = await asyncio.to_thread(_abandoned, root)
+    for _ in range(PATIENCE):
+        if not left:
+            break
+        await asyncio.sleep(1)
+        left = await asyncio.to_thread(_still_taken, left)
+
+
+def _abandoned(root: Path) -> list[Path]:
+    """Remove what nobody uses, and tell which workspaces somebody does. What a worker that lives is about to remove is removed twice."""
+    for gone in (root / GONE).glob("*"):
+        if short := gone.name.partition(".")[2]:
+            remove_short(short_root() / short)
+        _remove(gone)
+    return _still_taken([base for base in root.glob("*/") if base.name != GONE])
+
+
+def _still_taken(bases: list[Path]) -> list[Path]:
+    return [base for base in bases if base.exists() and not _removed_unless_taken(base)]
+
+
+def _removed_unless_taken(base: Path) -> bool:
+    fd = os.open(_lock_of(base), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(base)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _lock_of(base: Path) -> Path:
+    return base.parent / f"{base.name}.lock"
 
 
 def _remove(base: Path) -> None:
@@ -90,11 +145,19 @@ LONGEST = 40  # characters of the folder short ones are made in; plugins add abo
 
 def short_folder() -> Path:
     """A private temporary folder whose path leaves room for a socket's name (about 80 bytes in all)."""
+    return Path(tempfile.mkdtemp(prefix=SHORT, dir=short_root()))
+
+
+def short_root() -> Path:
     usual = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix=SHORT, dir=usual if len(usual) <= LONGEST else "/tmp"))  # noqa: S108 - mkdtemp makes it private
+    return Path(usual if len(usual) <= LONGEST else "/tmp")  # noqa: S108 - mkdtemp makes private ones in it
 
 
 def remove_short(folder: Path) -> None:
     """Remove what `short_folder` made, and nothing else."""
-    if folder.name.startswith(SHORT):
+    if _is_short(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_short(folder: Path) -> bool:
+    return folder.name.startswith(SHORT)
