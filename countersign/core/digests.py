@@ -16,8 +16,13 @@ _written = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 def canonical(document: object) -> bytes:
     """JSON with sorted keys and no spaces, UTF-8: equal documents give equal bytes. Floats are refused: they have no one spelling."""
+    return spelled(document).encode()
+
+
+def spelled(document: object) -> str:
+    """The same as text, which may hold what UTF-8 has no letter for."""
     _refuse_floats(document)
-    return _written(document).encode()
+    return _written(document)
 
 
 def sha256(data: bytes) -> str:

@@ -7,9 +7,7 @@ nothing else in this package looks at a value without its marks.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any, NamedTuple
 
 from countersign.core.errors import ProviderError
@@ -69,8 +67,7 @@ def parse(data: bytes | str) -> dict[str, Any]:
         raise ProviderError("the engine writes plans in a format this version does not know; use a supported engine version")
     level: list[Any] = [document]
     for _ in range(DEPTH):
-        inner = chain.from_iterable([node.values() if isinstance(node, dict) else node for node in level])
-        level = [item for item in inner if isinstance(item, _NODES)]
+        level = [item for node in level for item in (node.values() if type(node) is dict else node) if type(item) in _NODES]
     if level:
         raise ProviderError(_TOO_DEEP)
     return document
@@ -177,8 +174,7 @@ def differ(before: Side, after: Side) -> bool:
     return bool(before.sensitive or after.sensitive) and (pruned(before.sensitive) or False) != (pruned(after.sensitive) or False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResourceChange:
+class ResourceChange(NamedTuple):
     """One entry of `resource_changes`."""
 
     address: str
@@ -195,11 +191,7 @@ class ResourceChange:
     generated_config: str | None
     identity: Mapping[str, Any] | None  # of the object before
     reason: str | None
-
-    @cached_property
-    def made_out(self) -> dict[str, Any]:
-        """What was said of it already: action and classes are asked for six times each."""
-        return {}
+    made_out: dict[str, Any]  # what was said of it already: action and classes are asked for six times each
 
     @property
     def moved(self) -> bool:
@@ -214,9 +206,11 @@ class ResourceChange:
 
         Of an update those that change; of everything else all there are before or after.
         """
-        return self._attributes
+        known: tuple[tuple[str, Side, Side], ...] | None = self.made_out.get("attributes")
+        if known is None:
+            known = self.made_out["attributes"] = self._attributes()
+        return known
 
-    @cached_property
     def _attributes(self) -> tuple[tuple[str, Side, Side], ...]:
         counts = differ if self.actions == ("update",) else _there
         before, after = self.before, self.after
@@ -229,13 +223,12 @@ class ResourceChange:
 
     def changing(self) -> tuple[tuple[str, Side, Side], ...]:
         """Those of `attributes` that are not the same afterwards: what a reviewer looks for in a replacement or a move."""
-        return self._changing
-
-    @cached_property
-    def _changing(self) -> tuple[tuple[str, Side, Side], ...]:
         if self.actions == ("update",) or self.before == NOTHING:  # whatever is there was not there before
-            return self._attributes
-        return tuple(told for told in self._attributes if differ(told[1], told[2]))
+            return self.attributes()
+        known: tuple[tuple[str, Side, Side], ...] | None = self.made_out.get("changing")
+        if known is None:
+            known = self.made_out["changing"] = tuple([told for told in self.attributes() if differ(told[1], told[2])])
+        return known
 
 
 def _there(before: Side, after: Side) -> bool:
@@ -251,20 +244,21 @@ def _change(entry: Mapping[str, Any]) -> ResourceChange:
     change = entry.get("change") or {}
     get = change.get
     return ResourceChange(
-        address=str(entry.get("address", "")),
-        previous_address=entry.get("previous_address"),
-        mode=str(entry.get("mode", "managed")),
-        type=str(entry.get("type", "")),
-        provider=str(entry.get("provider_name", "")),
-        deposed=entry.get("deposed"),
-        actions=tuple(map(str, get("actions") or ())),
-        before=Side(get("before"), False, get("before_sensitive", False)),
-        after=Side(get("after"), get("after_unknown", False), get("after_sensitive", False)),
-        replace_paths=tuple(sorted(map(spelled, paths))) if (paths := get("replace_paths")) else (),
-        importing=get("importing"),
-        generated_config=get("generated_config"),
-        identity=get("before_identity"),
-        reason=entry.get("action_reason"),
+        str(entry.get("address", "")),
+        entry.get("previous_address"),
+        str(entry.get("mode", "managed")),
+        str(entry.get("type", "")),
+        str(entry.get("provider_name", "")),
+        entry.get("deposed"),
+        tuple(map(str, get("actions") or ())),
+        Side(get("before"), False, get("before_sensitive", False)),
+        Side(get("after"), get("after_unknown", False), get("after_sensitive", False)),
+        tuple(sorted(map(spelled, paths))) if (paths := get("replace_paths")) else (),
+        get("importing"),
+        get("generated_config"),
+        get("before_identity"),
+        entry.get("action_reason"),
+        {},
     )
 
 

@@ -1,5 +1,6 @@
 """A plan document as people and policy see it: changes with classes, counts, and what a reviewer reads first."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from countersign.core.terraform.document import ResourceChange, Side, marked
 
 NAMED = 5  # addresses in one sentence; the whole list is in the view
 ATTRIBUTES = 20  # names of attributes in a stored change
-_COUNTED = {"create": "create", "update": "update", "replace": "replace", "delete": "delete", "forget": "forgotten"}
+_COUNTED = {"create": "create", "update": "update", "replace": "replace", "delete": "delete", "forget": "forgotten", "unknown": "update"}
 
 
 def plan_of(
@@ -53,13 +54,14 @@ def classes_in(
 
 
 def change_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES) -> Change:
-    return Change(**facts_of(change, redactor, stateful))
+    attributes = [f"{name}+" if after.unknown and marked(after.unknown) else name for name, _, after in change.changing()]
+    shown = [redactor.line(name) for name in attributes[:ATTRIBUTES]]
+    return Change(**facts_of(change, redactor, stateful), attributes=tuple(shown))
 
 
 def facts_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str] = STATEFUL_TYPES) -> dict[str, Any]:
-    """A `Change` as JSON has it, field by field: the view has a thousand of them."""
+    """What a `Change` says beside its attributes, field by field: the view has a thousand of them."""
     line = redactor.line
-    attributes = [f"{name}+" if after.unknown and marked(after.unknown) else name for name, _, after in change.changing()]
     return {
         "address": line(where(change)),
         "type": line(change.type),
@@ -67,23 +69,18 @@ def facts_of(change: ResourceChange, redactor: Redactor, stateful: Iterable[str]
         "change_class": worst(classes_of(change, stateful)),
         "previous_address": line(change.previous_address or "") or None if change.moved else None,
         "replace_paths": [line(path) for path in change.replace_paths[:ATTRIBUTES]],
-        "attributes": [line(name) for name in attributes[:ATTRIBUTES]],
     }
 
 
 def counts_of(changes: Iterable[ResourceChange]) -> Counts:
     """Imports and moves that also change something count as both."""
-    counted: dict[str, int] = {}
-    for change in changes:
-        kinds = [_COUNTED.get(action_of(change))]
-        kinds += ["imported"] if change.importing is not None else []
-        kinds += ["moved"] if change.moved else []
-        if action_of(change) == "unknown":
-            kinds.append("update")
-        for kind in kinds:
-            if kind is not None and change.mode == "managed":
-                counted[kind] = counted.get(kind, 0) + 1
-    return Counts(**counted)
+    counted: Counter[str] = Counter()
+    kinds = Counter([(action_of(c), c.importing is not None, c.moved) for c in changes if c.mode == "managed"])
+    for (action, imported, moved), number in kinds.items():
+        counted[_COUNTED.get(action, "")] += number
+        counted["imported"] += number if imported else 0
+        counted["moved"] += number if moved else 0
+    return Counts(**{field: counted[field] for field in Counts.model_fields})
 
 
 def where(change: ResourceChange) -> str:

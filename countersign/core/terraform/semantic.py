@@ -8,9 +8,11 @@ the digest without the key. Left out on purpose: times, serial, lineage, drift, 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
-from countersign.core.digests import canonical, sha256
+from countersign.core.digests import canonical, sha256, spelled
 from countersign.core.fingerprints import Fingerprints
 from countersign.core.terraform import document as doc
 from countersign.core.terraform.classes import classes_of
@@ -80,8 +82,9 @@ class Origin:
 def semantic(document: Mapping[str, Any], *, origin: Origin, macs: Macs) -> tuple[bytes, str]:
     """The document as canonical JSON, and its digest. Raises ProviderError for a plan that must not be compared."""
     doc.refuse_unfinished(document, partial=bool(origin.targets))
-    records = [_record(c, macs) for c in doc.changes(document) if not c.bare_no_op]
-    whole = {
+    changes = sorted((c for c in doc.changes(document) if not c.bare_no_op), key=lambda c: (c.address, c.deposed or ""))
+    actions = sorted(macs.of(tagged(a), "action", str(a.get("address"))) for a in document.get("action_invocations") or ())
+    others = {
         "v": VERSION,
         "kid": macs.kid,
         "stack": origin.stack_id,
@@ -91,17 +94,17 @@ def semantic(document: Mapping[str, Any], *, origin: Origin, macs: Macs) -> tupl
         "lock": origin.lock,
         "targets": sorted(origin.targets),
         "variables": variables(document, macs, origin.volatile),
-        "changes": sorted(records, key=lambda r: (r["address"], r["deposed"] or "")),
         "outputs": {
             name: [list(actions), macs.side(before, "output", name), macs.side(after, "output", name)]
             for name, actions, before, after in doc.outputs(document)
         },
-        "actions": sorted(macs.of(tagged(a), "action", str(a.get("address"))) for a in document.get("action_invocations") or ()),
     }
+    # The keys are in order: of the others each comes after these two.
+    whole = f'{{"actions":{spelled(actions)},"changes":[{",".join([_record(c, macs) for c in changes])}],{spelled(others)[1:]}'
     try:
-        data = canonical(whole)
+        data = whole.encode()
     except UnicodeEncodeError:
-        data = canonical(_encodable(whole))
+        data = canonical(_encodable(json.loads(whole)))
     return data, sha256(data)
 
 
@@ -114,37 +117,53 @@ def variables(document: Mapping[str, Any], macs: Macs, volatile: frozenset[str] 
     }
 
 
-def _record(change: ResourceChange, macs: Macs) -> dict[str, Any]:
+def _record(change: ResourceChange, macs: Macs) -> str:
+    """What is planned for one object, as canonical JSON: written key by key it takes a third of the time, and there are thousands."""
     where = change.address if change.deposed is None else f"{change.address} {change.deposed}"
+    attributes = _attributes(change, where, macs)
+    written = [
+        f'"actions":{_list(change.actions)},"address":{_text(change.address)}',
+        *([f'"attributes":{{{attributes}}}'] if attributes else ()),
+        f'"classes":{_list(classes_of(change))},"deposed":{_text(change.deposed)}',
+    ]
+    if change.generated_config is not None:
+        written.append(f'"generated_config":"{macs.of(change.generated_config, "generated", where)}"')
+    if change.importing is not None:
+        written.append(f'"importing":"{macs.of(tagged(change.importing), "import", where)}"')
+    written.append(f'"mode":{_text(change.mode)}')
+    if isinstance(change.before.value, Mapping):
+        who = change.identity if change.identity is not None else change.before.value.get("id")
+        written.append(f'"object":"{macs.of(tagged(who), "object", where)}"')
+    written.append(
+        f'"previous_address":{_text(change.previous_address)},"provider":{_text(change.provider)}'
+        f',"replace_paths":{_list(change.replace_paths)},"type":{_text(change.type)}'
+    )
+    return f"{{{','.join(written)}}}"
+
+
+def _attributes(change: ResourceChange, where: str, macs: Macs) -> str:
     updates = change.actions == ("update",)
-    record: dict[str, Any] = {
-        "address": change.address,
-        "mode": change.mode,
-        "type": change.type,
-        "provider": change.provider,
-        "deposed": change.deposed,
-        "previous_address": change.previous_address,
-        "actions": list(change.actions),
-        "classes": [str(c) for c in classes_of(change)],
-        "replace_paths": list(change.replace_paths),
-    }
-    attributes: dict[str, Any] = {}
+    written: list[str] = []
     for name, before, after in change.attributes():
         if not updates and after.absent:
             continue
         # The old value says nothing where the new one is unknown: it may differ without a change of meaning.
         old = macs.side(before, "attribute", where, name) if updates and after.unknown is not True else None
-        attributes[name] = [old, macs.side(after, "attribute", where, name)]
-    if attributes:
-        record["attributes"] = attributes
-    if isinstance(change.before.value, Mapping):
-        who = change.identity if change.identity is not None else change.before.value.get("id")
-        record["object"] = macs.of(tagged(who), "object", where)
-    if change.importing is not None:
-        record["importing"] = macs.of(tagged(change.importing), "import", where)
-    if change.generated_config is not None:
-        record["generated_config"] = macs.of(change.generated_config, "generated", where)
-    return record
+        written.append(f"{_text(name)}:[{_mac(old)},{_mac(macs.side(after, 'attribute', where, name))}]")
+    return ",".join(written)
+
+
+def _mac(mac: str | None) -> str:
+    return "null" if mac is None else f'"{mac}"'  # hexadecimal, and marks that nothing escapes
+
+
+def _text(text: str | None) -> str:
+    return "null" if text is None else _quoted(text)
+
+
+@lru_cache(maxsize=1024)  # of thousands of changes: a handful
+def _list(texts: tuple[str, ...]) -> str:
+    return spelled(list(texts))
 
 
 def _encodable(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from countersign.core.plan import worst
@@ -132,16 +133,16 @@ def _texts(changes: list[ResourceChange]) -> Iterator[str]:
                 yield before.value
 
 
-def _within_size(entries: Iterable[dict[str, Any]]) -> tuple[str, int]:
+def _within_size(entries: Iterable[str]) -> tuple[str, int]:
     """Those that there is room for, as a list, and how many they are. What comes far behind these is not made."""
     written: list[str] = []
     shown, room = 0, SIZE
     left = iter(entries)
     while some := list(islice(left, AT_ONCE)):
-        together = _written(some)[1:-1]
+        together = ", ".join(some)
         length = _room(together) - 2 * (len(some) - 1)  # what parts them does not count
         if length > room:
-            each = map(_written, some)
+            each = iter(some)
             while (room := room - _room(text := next(each))) >= 0:  # they do not all fit, so one of them ends this
                 written.append(text)
                 shown += 1
@@ -157,10 +158,23 @@ def _room(text: str) -> int:
     return len(text) if text.isascii() and "\x7f" not in text else len(json.dumps(text)) - 2 - text.count('"') - text.count("\\")
 
 
-def _entry(change: ResourceChange, macs: Macs, redactor: Redactor) -> dict[str, Any]:
-    entry = facts_of(change, redactor)
+def _entry(change: ResourceChange, macs: Macs, redactor: Redactor) -> str:
+    """One change as JSON. It is written piece by piece: of a thousand changes that takes half the time."""
+    facts = facts_of(change, redactor)
+    rows, left_out = _rows(change, macs, redactor)
+    importing = "" if change.importing is None else f', "importing": {_text(redactor.line(str(change.importing.get("id") or UNKNOWN)))}'
+    return (
+        f'{{"address": {_text(facts["address"])}, "type": {_text(facts["type"])}, "action": {_text(facts["action"])}'
+        f', "change_class": {_text(facts["change_class"])}, "previous_address": {_text(facts["previous_address"])}'
+        f', "replace_paths": {_written(facts["replace_paths"]) if facts["replace_paths"] else "[]"}, "attributes": [{", ".join(rows)}]'
+        f', "attributes_left_out": {left_out}, "reason": {"null" if change.reason is None else _written(change.reason)}{importing}}}'
+    )
+
+
+def _rows(change: ResourceChange, macs: Macs, redactor: Redactor) -> tuple[list[str], int]:
+    """The rows of its attributes as JSON, and how many there was no room for."""
     show = Shown(macs=macs, redactor=redactor, address=change.address)
-    rows: list[dict[str, Any]] = []
+    rows: list[str] = []
     left_out = 0
     forcing = set(change.replace_paths)
     for attribute, before, after in change.changing():
@@ -171,33 +185,34 @@ def _entry(change: ResourceChange, macs: Macs, redactor: Redactor) -> dict[str, 
             if len(rows) >= LEAVES:
                 left_out += 1
                 continue
-            row: dict[str, Any] = {
-                "name": redactor.line(name),
-                "before": show.text(old, name, hidden=hidden),
-                "after": show.text(new, name, hidden=hidden),
-            }
+            marks = ""
             if hidden or (old.sensitive and marked(old.sensitive)) or (new.sensitive and marked(new.sensitive)):
-                row["sensitive"] = True
+                marks += ', "sensitive": true'
             if new.unknown and marked(new.unknown):
-                row["unknown"] = True
+                marks += ', "unknown": true'
             if forcing and any(_within(name, path) or _within(path, name) for path in forcing):
-                row["forces_replacement"] = True
-            rows.append(row)
-    entry.update(attributes=rows, attributes_left_out=left_out, reason=change.reason)
-    if change.importing is not None:
-        entry["importing"] = redactor.line(str(change.importing.get("id") or UNKNOWN))
-    return entry
+                marks += ', "forces_replacement": true'
+            rows.append(_row(redactor.line(name), show.text(old, name, hidden=hidden), show.text(new, name, hidden=hidden), marks))
+    return rows, left_out
 
 
-def _plain_row(name: str, after: Side, redactor: Redactor) -> dict[str, Any] | None:
+def _row(name: str, before: str | None, after: str | None, marks: str = "") -> str:
+    return f'{{"name": {_text(name)}, "before": {_text(before)}, "after": {_text(after)}{marks}}}'
+
+
+def _text(text: str | None) -> str:
+    return "null" if text is None else _quoted(text)
+
+
+def _plain_row(name: str, after: Side, redactor: Redactor) -> str | None:
     """The row of a plain value of what is created: most rows of a large plan are one. None where it takes a closer look."""
     if after.sensitive or looks_secret(name):
         return None
     if after.unknown is True:
-        return {"name": redactor.line(name), "before": None, "after": UNKNOWN, "unknown": True}
+        return _row(redactor.line(name), None, UNKNOWN, ', "unknown": true')
     if after.unknown or type(after.value) is not str:
         return None
-    return {"name": redactor.line(name), "before": None, "after": redactor.line(after.value)}
+    return _row(redactor.line(name), None, redactor.line(after.value))
 
 
 def _within(path: str, other: str) -> bool:
