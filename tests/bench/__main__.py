@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.bench import door, releases
 from tests.bench.raw import Raw, raw
 
 GO_SETTINGS = {"GOGC": "400"}  # what settings give the engine by default; the floor gets the same
+AFTER_MANY = 1.0  # seconds after which what many runs leave to be tidied is charged to nobody else
 SETTINGS = """
 [[organizations]]
 slug = "local"
@@ -131,10 +133,11 @@ class Bench:
 
     async def large_stack(self) -> list[Figure]:
         print("1000 resources", flush=True)
-        repeat = max(3, self.repeat // 3)
+        repeat = max(3, self.repeat - 2)
         floor, ours = [], []
         for number in range(repeat + 1):
             await self.stack("auto", f"large-{number}", "large")
+            await asyncio.sleep(AFTER_MANY)
             raw_run = await asyncio.to_thread(self.raw.run, self.stacks / "large", go_settings=GO_SETTINGS)
             auto = await self.auto(f"large-{number}")
             if number:
@@ -169,16 +172,21 @@ class Bench:
     async def sixteen(self) -> list[Figure]:
         print("16 small stacks at once", flush=True)
         ratios, floor = [], []
-        for round_ in range(max(3, self.repeat // 3)):
-            for number in range(16):
-                await self.stack("auto", f"burst-{round_}-{number}", "small")
-            begun = time.perf_counter()
-            await asyncio.gather(*(asyncio.to_thread(self.raw.run, self.small, go_settings=GO_SETTINGS) for _ in range(16)))
-            raw_wall = time.perf_counter() - begun
-            begun = time.perf_counter()
-            await asyncio.gather(*(self.auto(f"burst-{round_}-{number}") for number in range(16)))
-            ratios.append((time.perf_counter() - begun) / raw_wall)
-            floor.append(raw_wall)
+        sixteen = range(16)
+        with ThreadPoolExecutor(len(sixteen)) as hands:  # asyncio's own has six on two cores, and sixteen would not be at once
+            for round_ in range(max(3, self.repeat - 2)):
+                for number in sixteen:
+                    await self.stack("auto", f"burst-{round_}-{number}", "small")
+                await asyncio.sleep(AFTER_MANY)
+                begun = time.perf_counter()
+                runs = (hands.submit(self.raw.run, self.small, go_settings=GO_SETTINGS) for _ in sixteen)
+                await asyncio.gather(*(asyncio.wrap_future(run) for run in list(runs)))
+                raw_wall = time.perf_counter() - begun
+                await asyncio.sleep(AFTER_MANY)
+                begun = time.perf_counter()
+                await asyncio.gather(*(self.auto(f"burst-{round_}-{number}") for number in sixteen))
+                ratios.append((time.perf_counter() - begun) / raw_wall)
+                floor.append(raw_wall)
         return [figure("sixteen_at_once", ratios, "× raw", 1.5, baseline=statistics.median(floor))]
 
     async def reading(self) -> list[Figure]:
