@@ -19,10 +19,18 @@ def write_all(folder: Path, files: Iterable[tuple[str, bytes, bool]]) -> None:
     made: set[Path] = set()
     for path, data, executable in files:
         target = folder / path
-        if target.parent not in made:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made.add(target.parent)
+        _make(target.parent, folder, made)
         write(target, data, executable=executable)
+
+
+def _make(folder: Path, root: Path, made: set[Path]) -> None:
+    """From the top: to try the deepest one first fails for each that is to be made above it."""
+    if folder in made:
+        return
+    if folder != root:
+        _make(folder.parent, root, made)
+    folder.mkdir(mode=0o700, parents=folder == root, exist_ok=True)
+    made.add(folder)
 
 
 def fill(fd: int, data: bytes) -> None:

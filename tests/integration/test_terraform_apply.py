@@ -255,6 +255,58 @@ def engine_of(bench: Bench, attempt: str) -> int:
     return int((bench.engine.where(attempt) / "run" / "pid").read_text())
 
 
+CHATTY = """
+variable "token" {
+  type = string
+}
+resource "terraform_data" "gate" {
+  provisioner "local-exec" {
+    command = "touch WORLD/1.reached; until [ -e WORLD/1.open ]; do sleep 0.02; done; echo said: $TOKEN"
+    environment = { TOKEN = var.token }
+  }
+}
+"""
+
+
+def as_before(bench: Bench, attempt: str) -> None:
+    """The attempt's folder as the version before this one would have made it."""
+    folder = bench.engine.where(attempt)
+    noted, confided = (json.loads((folder / name).read_text()) for name in ("attempt.json", "secrets.json"))
+    below = noted.pop("below")
+    meta = {"engine": bench.engine_name, "engine_build": bench.build, "plan_sha256": "", "warm_key": "0" * 64, "below": below}
+    (folder / "attempt.json").write_text(json.dumps(noted))
+    (folder / "secrets.json").write_text(json.dumps(confided["secrets"]))
+    (folder / "bundle" / "meta.json").write_text(json.dumps(meta))
+    (folder / "bundle" / "operations.json").write_text(json.dumps(confided["operations"]))
+
+
+async def test_an_attempt_of_the_version_before_is_followed_with_its_secrets_hidden_and_watched(bench: Bench) -> None:
+    bench.write("chatty", main_tf=CHATTY.replace("WORLD", str(bench.world)))
+    planned = await bench.plan("chatty", vars={"token": {"secret": "token"}})
+    attempt = await bench.launch(planned, "chatty")
+    await until((bench.world / "1.reached").exists, "the apply to reach its gate")
+    as_before(bench, attempt)
+    opened(bench)
+
+    outcome = await bench.another().follow(attempt, bench.beat, stop=lambda: False)
+
+    assert outcome.state is RunState.VERIFYING, outcome.message
+    assert SECRETS["token"] not in outcome.log + outcome.journal.decode() and "said: " in outcome.log
+    assert not [line for line in outcome.evidence if "not watched" in line or "alarm" in line]
+
+
+async def test_the_state_that_an_attempt_of_the_version_before_could_not_store_is_found(bench: Bench) -> None:
+    attempt = await gated(bench)
+    as_before(bench, attempt)
+    bench.state.refuse_writes = True
+    opened(bench)
+    outcome = await bench.follow(attempt)
+    remains = await bench.engine.end(attempt, same_boot=True)
+
+    assert "errored.tfstate was left: the state could not be stored" in outcome.evidence
+    assert remains.state is not None and remains.whole
+
+
 # -- What goes wrong
 
 
@@ -375,7 +427,7 @@ async def test_a_journal_that_lost_its_end_proves_nothing(bench: Bench) -> None:
         assert outcome.state is RunState.INTERRUPTED, torn
     (run / "journal").write_bytes(journal)
     (run / "started").write_text("another boot")
-    (run / "synced").unlink(missing_ok=True)
+    (run / "rc").write_text("1\n")  # it was not said to be on the disk
     assert (await bench.follow(attempt)).state is RunState.INTERRUPTED
 
 

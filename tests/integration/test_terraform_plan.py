@@ -438,7 +438,7 @@ async def test_a_plan_ends_with_its_worker_and_the_next_one_is_not_disturbed(ben
     await until((bench.world / "reading").exists, "the plan to read")
 
     place = bench.folder / "work" / "stacks" / "st_test"
-    temporary = Path((place / "temporary").read_text())
+    temporary = Path(place.with_name("st_test.lock").read_text())
     assert temporary.is_dir()
 
     worker.kill()
@@ -456,7 +456,7 @@ async def test_what_killed_workers_left_goes_with_the_next_start_and_not_before_
     worker = await python(WORKER, bench.folder, bench.state.address)
     await until((bench.world / "reading").exists, "the plan to read")
     work = bench.folder / "work" / "stacks"
-    temporary = Path((work / "st_test" / "temporary").read_text())
+    temporary = Path((work / "st_test.lock").read_text())
     aside, theirs = work / ".gone" / f"att_1-0123.{temporary.name}", work / "st_other" / "side"
     for folder in (aside, theirs):  # of a worker that was killed before it removed the one, and while it planned in the other
         folder.mkdir(parents=True)

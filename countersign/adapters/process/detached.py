@@ -22,7 +22,7 @@ from countersign.core.errors import FailedPrecondition, Unavailable
 # The inner shell writes its pid and becomes the command, so that the one SIGINT reaches the engine and nothing else. It is a fork
 # of the outer one where it can be told its own pid (`$$` stays that of the outer one), as on Linux; else it is a new one.
 # Where the group cannot be written nothing is started: without it nobody could tell later that something was.
-# `synced` comes before the exit code, so that after a power cut an exit code never vouches for a journal that was lost.
+# Output is synced before the exit code is written, which says whether it was: after a power cut it never vouches for a lost journal.
 _WRAPPER = """
 trap : INT TERM HUP
 echo $$ >"$0/pgid" || exit 1
@@ -35,18 +35,19 @@ unset PWD OLDPWD SHLVL
 exec "$@"
 ) >>"$0/journal" 2>>"$0/errors" </dev/null
 code=$?
-sync "$0/journal" "$0/errors" 2>/dev/null && : >"$0/synced"
-echo $code >"$0/rc"
+sync "$0/journal" "$0/errors" 2>/dev/null && code="$code synced"
+echo "$code" >"$0/rc"
 """
 _NUMBER = re.compile(r"(\d+)\n")
+_ENDED = re.compile(r"(\d+)( synced)?\n")
 
 
 @dataclass(frozen=True)
 class Detached:
     """One command that is started at most once and outlives whoever started it. `folder` is its own, below `marker`'s attempt.
 
-    Files: lock (held while anything lives), started (boot id), abandoned, pgid, pid, journal, errors, synced, rc, interrupted,
-    sent, resent, killed.
+    Files: lock (held while anything lives), started (boot id), abandoned, pgid, pid, journal, errors, rc, interrupted, sent, resent,
+    killed; synced of an earlier version.
     """
 
     folder: Path  # absolute
@@ -125,7 +126,10 @@ class Detached:
     @property
     def output_kept(self) -> bool:
         """Whether what was written is all there: the machine ran on since the start, or it was on the disk at the end."""
-        return self._same_boot() or (self.folder / "synced").exists()
+        if self._same_boot():
+            return True
+        ended = self._ended()
+        return bool(ended and ended.group(2)) or (self.folder / "synced").exists()
 
     def is_alive(self) -> bool:
         """Whether anything of it lives, or somebody is about to start it."""
@@ -144,7 +148,8 @@ class Detached:
     def exit_code(self) -> int | None:
         """As the shell tells it (128 + signal), or None while it runs or where it died without a word."""
         reap()
-        return self._number("rc")
+        ended = self._ended()
+        return int(ended.group(1)) if ended else None
 
     def process(self) -> int | None:
         """The command's own process id, as soon as there is one."""
@@ -228,6 +233,9 @@ class Detached:
         """What the wrapper wrote, or None where it has not, or not to the end."""
         found = _NUMBER.fullmatch(self._read(name) or "")
         return int(found.group(1)) if found else None
+
+    def _ended(self) -> "re.Match[str] | None":
+        return _ENDED.fullmatch(self._read("rc") or "")
 
     def _read(self, name: str) -> str | None:
         try:

@@ -7,7 +7,6 @@ told to be done, partial or never begun is `interrupted`.
 import asyncio
 import contextlib
 import dataclasses
-import json
 import shutil
 import signal
 import time
@@ -23,7 +22,7 @@ from countersign.adapters.terraform import bundle, remains
 from countersign.adapters.terraform.environment import child_environment, credential_environment
 from countersign.adapters.terraform.executable import Commands, Executable
 from countersign.adapters.terraform.session import NO_ANSWER, Surroundings, provider_died
-from countersign.adapters.terraform.witness import Witness, redactor_of
+from countersign.adapters.terraform.witness import SECRETS, Confided, Witness, redactor_of
 from countersign.adapters.terraform.workspace import put_aside, remove_short, short_folder
 from countersign.core.engine import ApplyJob, Beat, Outcome, Remains, Wanted
 from countersign.core.errors import ProviderError, Unavailable
@@ -44,7 +43,7 @@ LEFT_OVER = "errored.tfstate"  # where the engine leaves a state that it could n
 
 
 class Noted(Payload):
-    """`attempt.json`: what a follower needs and the journal does not say. No secret."""
+    """`attempt.json`: what a follower needs and the journal does not say. No secret: these are in `secrets.json`."""
 
     attempt_id: str
     run_id: str
@@ -53,6 +52,7 @@ class Noted(Payload):
     stack: str = ""  # its path: for whoever has lost the rows
     restores: bool = False  # it stores a state, and has no journal
     own: bool = False  # its state stays in the backend that the configuration declares
+    below: str | None = None  # path of the working folder below the root of the source; None where an earlier version launched it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +78,12 @@ class Attempts(AttemptFolders):
         if (free := shutil.disk_usage(folder).free) < ROOM:
             raise Unavailable(f"only {free >> 20} MiB are free in the folder of attempts, {ROOM >> 20} are needed; nothing was started")
         credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
-        meta, secrets, work = await _unpacked(job.bundle, _made(folder / "bundle"))
+        unpacked = await _unpacked(job.bundle, _made(folder / "bundle"))
+        meta, work = unpacked.meta, unpacked.work
         meta.refuse_other_than(executable.name)
         meta.refuse_other_keeper(own=job.stack.own)
-        private.write(folder / "secrets.json", json.dumps(sorted({*secrets, *credential.values(), job.state.password})).encode())
+        hidden = {*unpacked.secrets, *credential.values(), job.state.password}
+        private.write(folder / SECRETS, Confided(secrets=sorted(hidden), operations=unpacked.operations).model_dump_json().encode())
         temporary = short_folder()
         noted = Noted(
             attempt_id=job.attempt_id,
@@ -91,11 +93,12 @@ class Attempts(AttemptFolders):
             stack=job.stack.path,
             restores=meta.restores,
             own=job.stack.own,
+            below=meta.below,
         )
         private.write(folder / "attempt.json", noted.model_dump_json().encode())
         environment = child_environment(
             attempt=job.attempt_id,
-            home=_made(folder / "home"),
+            home=folder / "bundle",
             temporary=temporary,
             search_path=self.around.search_path,
             cli_config=self.around.cli_config,
@@ -166,16 +169,15 @@ class Attempts(AttemptFolders):
         for _ in witness.hear():
             await beat(dataclasses.replace(witness.progress(total, detached.process), over=True))
         folder = self.where(attempt_id)
-        errors = tail_of(detached.folder / "errors")
+        noted, errors = _noted(folder), tail_of(detached.folder / "errors")
         ended = events.Ended(
             exit_code=detached.exit_code(),
             whole=witness.whole and detached.output_kept and not detached.is_alive(),
             stop_asked=detached.interrupted_at is not None,
             killed=detached.killed,
-            state_left_over=(bundle.working_folder(folder / "bundle") / LEFT_OVER).exists(),
+            state_left_over=_left_over(folder, noted).exists(),
         )
         redactor = witness.redactor
-        noted = _noted(folder)
         restores = noted is not None and noted.restores
         state, code, message = stored(ended, errors) if restores else judged(journal, ended, errors, own=noted is not None and noted.own)
         progress = journal.progress(total)
@@ -201,7 +203,7 @@ class Attempts(AttemptFolders):
         """End whatever is left of an attempt that is fenced, and tell what it left. May be called again."""
         folder = self.where(attempt_id)
         with usable():
-            left_over = bundle.working_folder(folder / "bundle") / LEFT_OVER
+            left_over = _left_over(folder, _noted(folder))
             return await remains.end(folder, self.detached(attempt_id), same_boot=same_boot, left_over=left_over)
 
     # Cleaning up
@@ -215,7 +217,7 @@ class Attempts(AttemptFolders):
             await asyncio.to_thread(_remove, folder)
 
 
-async def _unpacked(data: bytes, folder: Path) -> tuple[bundle.Meta, list[str], Path]:
+async def _unpacked(data: bytes, folder: Path) -> bundle.Unpacked:
     """In a thread where it is much; a small one is written before a thread would have begun."""
     return bundle.unpack(data, folder) if len(data) <= SMALL else await asyncio.to_thread(bundle.unpack, data, folder)
 
@@ -319,6 +321,14 @@ def _noted(folder: Path) -> Noted | None:
         return Noted.model_validate_json((folder / "attempt.json").read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _left_over(folder: Path, noted: Noted | None) -> Path:
+    """Where the engine leaves a state that it could not store."""
+    below = noted.below if noted is not None else None
+    if below is None:
+        below = bundle.below_of(folder / "bundle")
+    return bundle.working_folder(folder / "bundle", below) / LEFT_OVER
 
 
 def _expected(folder: Path) -> int:

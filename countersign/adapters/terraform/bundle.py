@@ -11,12 +11,13 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from countersign.adapters.private import write_all
+from countersign.adapters.private import write, write_all
 from countersign.adapters.terraform.checkout import OVERRIDE, Tree
 from countersign.core.errors import FailedPrecondition
 from countersign.core.model import Payload
@@ -112,24 +113,40 @@ def fetched_modules(made: Mapping[str, str]) -> dict[str, str]:
     return {path: digest for path, digest in made.items() if path.startswith(inside) and path != f"{inside}modules.json"}
 
 
-def unpack(data: bytes, folder: Path) -> tuple[Meta, list[str], Path]:
-    """Write the bundle into the empty `folder`: its meta, its secrets and the work directory. Raises FailedPrecondition if it is none."""
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    meta: Meta
+    secrets: list[str] = field(repr=False)
+    operations: Mapping[str, Sequence[str]] | None = field(repr=False)  # None in a bundle of an earlier version
+    work: Path  # the work directory
+
+
+def unpack(data: bytes, folder: Path) -> Unpacked:
+    """Write the saved plan and the work directory into `folder`. Raises FailedPrecondition where the bundle is none.
+
+    What is about them is not written: who needs it later keeps it.
+    """
+    about: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar.getmembers():
                 if not member.isreg() or member.name.startswith("/") or ".." in member.name.split("/"):
                     raise FailedPrecondition("the plan's bundle holds something that is no plain file; plan again")
-            write_all(folder, ((member.name, _content(tar, member), bool(member.mode & 0o100)) for member in tar.getmembers()))
-        meta = Meta.model_validate_json((folder / META).read_bytes())
-        secrets: Any = json.loads((folder / SECRETS).read_bytes())
-        saved = (folder / PLAN).read_bytes()
-    except (tarfile.TarError, OSError, ValueError, ValidationError):
+            about = {m.name: _content(tar, m) for m in tar.getmembers() if m.name in (META, SECRETS, OPERATIONS, PLAN)}
+            files = (m for m in tar.getmembers() if m.name not in about)
+            write_all(folder, ((m.name, _content(tar, m), bool(m.mode & 0o100)) for m in files))
+        meta = Meta.model_validate_json(about[META])
+        secrets: Any = json.loads(about[SECRETS])
+        operations: Any = json.loads(about.get(OPERATIONS, b"null"))
+        saved = about[PLAN]
+    except (tarfile.TarError, OSError, KeyError, ValueError, ValidationError):
         raise FailedPrecondition("the plan's bundle cannot be read; plan again") from None
     if "sha256:" + hashlib.sha256(saved).hexdigest() != meta.plan_sha256:
         raise FailedPrecondition("the saved plan in the bundle is not the one that was planned; plan again")
-    work = folder / TREE / meta.below
+    write(folder / PLAN, saved)
+    work = working_folder(folder, meta.below)
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return meta, [str(s) for s in secrets], work
+    return Unpacked(meta=meta, secrets=[str(s) for s in secrets], operations=operations, work=work)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -137,12 +154,17 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return content.read() if content else b""
 
 
-def working_folder(unpacked: Path) -> Path:
-    """Where the engine works in a bundle that was unpacked into this folder."""
+def below_of(unpacked: Path) -> str:
+    """As a bundle that an earlier version unpacked says."""
     try:
-        return unpacked / TREE / Meta.model_validate_json((unpacked / META).read_bytes()).below
+        return Meta.model_validate_json((unpacked / META).read_bytes()).below
     except (OSError, ValidationError):
-        return unpacked / TREE
+        return ""
+
+
+def working_folder(unpacked: Path, below: str) -> Path:
+    """Where the engine works in a bundle that was unpacked into this folder."""
+    return unpacked / TREE / below
 
 
 def source_of(meta: Meta, work: Path) -> Tree:

@@ -114,13 +114,13 @@ def _made_on(plan: Path) -> tuple[str | None, int] | None:
 
 async def seen_from(session: Session, approved: bytes) -> Seen:
     """The state now, in the backend that the planned configuration of a bundle declares."""
-    meta, hidden, tree = await asyncio.to_thread(bundle.unpack, approved, session.place.base)
-    session.place = replace(session.place, tree=tree)
-    meta.refuse_other_than(session.executable.name)
+    unpacked = await asyncio.to_thread(bundle.unpack, approved, session.place.base)
+    session.place = replace(session.place, tree=unpacked.work)
+    unpacked.meta.refuse_other_than(session.executable.name)
     opened = await credential_environment(session.job.stack.plan_credential, session.job.reveal)
-    session.redactor = Redactor({*session.redactor.secrets, *hidden, *secrets_of_credential(opened)})
+    session.redactor = Redactor({*session.redactor.secrets, *unpacked.secrets, *secrets_of_credential(opened)})
     environment = session.environment(opened, backend=False)
-    await with_providers(session, meta.warm_key, environment)
+    await with_providers(session, unpacked.meta.warm_key, environment)
     await look(session, environment)
     assert session.kept is not None  # `look` saw to it
     return session.kept.seen

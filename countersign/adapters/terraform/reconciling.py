@@ -178,7 +178,8 @@ class Reconciliation:
         """The approved tree in the workspace, with its providers; from here on its secrets are hidden."""
         job, session = self.job, self.session
         await session.tell("unpacking what was approved")
-        meta, hidden, tree = await asyncio.to_thread(bundle.unpack, job.approved, session.place.base)
+        unpacked = await asyncio.to_thread(bundle.unpack, job.approved, session.place.base)
+        meta, tree = unpacked.meta, unpacked.work
         session.place = replace(session.place, tree=tree)  # the record may name another folder today
         meta.refuse_other_than(session.executable.name)
         meta.refuse_other_keeper(own=job.stack.own)
@@ -187,7 +188,7 @@ class Reconciliation:
             session.revision = Revision(address=meta.repository, ref=meta.ref, commit=meta.commit, behind=0)
         document = await asyncio.to_thread(doc.parse, job.approved_json)
         credential = await credential_environment(job.stack.apply_credential or job.stack.plan_credential, job.reveal)
-        session.redactor = Redactor({*hidden, *doc.secrets_of(document), job.state.password, *secrets_of_credential(credential)})
+        session.redactor = Redactor({*unpacked.secrets, *doc.secrets_of(document), job.state.password, *secrets_of_credential(credential)})
         environment = session.environment(credential, backend=True)
         values = {name: one.get("value") for name, one in (document.get("variables") or {}).items()}
         pool = session.around.pool

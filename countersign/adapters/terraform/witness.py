@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from countersign.adapters.process import Lines
 from countersign.adapters.terraform.bundle import OPERATIONS
 from countersign.core.engine import Heard, Progress, Said
+from countersign.core.model import Payload
 from countersign.core.redaction import Redactor
 from countersign.core.terraform.events import Journal, redacted_lines
 from countersign.core.terraform.guard import Guard
 from countersign.core.terraform.testimony import counts, kept
 
+SECRETS = "secrets.json"  # of an attempt
 ALARM = 1000  # characters
 JOURNAL_MAX = 64 << 20  # bytes of the journal that is kept
 TOO_LONG = b'{"@level":"warn","@message":"the rest of the journal was too long to keep","type":"log"}'
@@ -111,17 +115,35 @@ class Witness:
         self._lines.close()
 
 
+class Confided(Payload):
+    """`secrets.json`: what a follower has to hide, and what the apply may begin."""
+
+    secrets: tuple[str, ...] = Field(repr=False)
+    operations: Mapping[str, Sequence[str]] | None = Field(default=None, repr=False)  # None in a bundle of an earlier version
+
+
 def guard_of(folder: Path) -> Guard | None:
     """What the attempt may do, as its bundle says; None in one of an earlier version."""
-    try:
-        return Guard(json.loads((folder / "bundle" / OPERATIONS).read_bytes()))
-    except (OSError, ValueError):
-        return None
+    operations = _confided(folder).operations
+    return Guard(operations) if operations is not None else None
 
 
 def redactor_of(folder: Path) -> Redactor:
+    return Redactor(_confided(folder).secrets)
+
+
+def _confided(folder: Path) -> Confided:
     try:
-        secrets: Sequence[str] = json.loads((folder / "secrets.json").read_bytes())
+        said = (folder / SECRETS).read_bytes()
+        return Confided.model_validate_json(said) if said.startswith(b"{") else _of_an_earlier_version(folder, said)
     except (OSError, ValueError):
-        secrets = ()
-    return Redactor(secrets)
+        return Confided(secrets=())
+
+
+def _of_an_earlier_version(folder: Path, secrets: bytes) -> Confided:
+    """It wrote the secrets alone, and left the operations where the bundle had them."""
+    try:
+        operations = json.loads((folder / "bundle" / OPERATIONS).read_bytes())
+    except (OSError, ValueError):
+        operations = None
+    return Confided(secrets=tuple(json.loads(secrets)), operations=operations)

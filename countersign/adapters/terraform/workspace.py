@@ -10,16 +10,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
-from countersign.adapters import private
 from countersign.adapters.leaving import leaving
 from countersign.adapters.locks import taken
 
 GONE = ".gone"  # beside the folders of stacks: what is on its way out
+PATH_MAX = 4096  # bytes
 PATIENCE = 120  # seconds for what a worker that was killed had started, and which is told of its end
 
 
@@ -28,9 +28,13 @@ class Workspace:
     base: Path
     tree: Path  # the working folder of the engine; of a source in a repository, below what it shares with others
     side: Path  # plan file, variables, output of commands: outside of the tree
-    home: Path
     temporary: Path  # short: plugins open sockets in it
     lock: int  # descriptor, inherited by the children: the folder stays taken as long as one of them lives
+
+    @property
+    def home(self) -> Path:
+        """`pathexpand` brings it into plans, so it is not the short one, which is another each time."""
+        return self.base
 
 
 @asynccontextmanager
@@ -47,7 +51,8 @@ async def workspace(root: Path, stack_id: str, waiting: Callable[[], Awaitable[N
             yield made
         finally:
             if not put_aside(base, root, made.temporary):
-                _remove(base)
+                shutil.rmtree(base, ignore_errors=True)
+                remove_short(made.temporary)
     finally:
         os.close(fd)
 
@@ -83,14 +88,26 @@ def _emptied(base: Path, fd: int, below: str) -> Workspace:
     try:
         base.mkdir(mode=0o700)
     except FileExistsError:
-        _remove(base)
+        shutil.rmtree(base, ignore_errors=True)
         base.mkdir(mode=0o700)  # fails where something could not be removed: it would become part of the plan
-    temporary = short_folder()
-    private.write(base / "temporary", str(temporary).encode())
-    made = Workspace(base=base, tree=base / "tree" / below, side=base / "side", home=base / "home", temporary=temporary, lock=fd)
-    for folder in (made.tree, made.side, made.home):
+    made = Workspace(base=base, tree=base / "tree" / below, side=base / "side", temporary=_short_folder_of(fd), lock=fd)
+    for folder in (made.tree, made.side):
         folder.mkdir(mode=0o700, parents=True)
     return made
+
+
+def _short_folder_of(lock: int) -> Path:
+    """A new one, and none any more of who had this lock before. Its path is in the file of the lock: that one is there anyway."""
+    _remove_short_of(lock)
+    made = short_folder()
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(made).encode(), 0)
+    return made
+
+
+def _remove_short_of(lock: int) -> None:
+    if noted := os.pread(lock, PATH_MAX, 0).decode(errors="replace"):
+        remove_short(Path(noted))
 
 
 async def tidied(root: Path) -> None:
@@ -108,7 +125,7 @@ def _abandoned(root: Path) -> list[Path]:
     for gone in (root / GONE).glob("*"):
         if short := gone.name.partition(".")[2]:
             remove_short(short_root() / short)
-        _remove(gone)
+        shutil.rmtree(gone, ignore_errors=True)
     return _still_taken([base for base in root.glob("*/") if base.name != GONE])
 
 
@@ -120,7 +137,8 @@ def _removed_unless_taken(base: Path) -> bool:
     fd = os.open(_lock_of(base), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(base)
+        _remove_short_of(fd)
+        shutil.rmtree(base, ignore_errors=True)
     except BlockingIOError:
         return False
     finally:
@@ -130,13 +148,6 @@ def _removed_unless_taken(base: Path) -> bool:
 
 def _lock_of(base: Path) -> Path:
     return base.parent / f"{base.name}.lock"
-
-
-def _remove(base: Path) -> None:
-    """The folder and what belongs to it elsewhere, also where whoever made it was killed."""
-    with suppress(OSError, ValueError):
-        remove_short(Path((base / "temporary").read_text()))
-    shutil.rmtree(base, ignore_errors=True)
 
 
 SHORT = "cs-"
