@@ -4,6 +4,7 @@ The engine knows its tool, the steps know turn, claim, sealed artifacts, policy 
 them nor the run workflow.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from activities.ledger import Wake
@@ -39,6 +40,7 @@ class RunStep:
     wake: Wake
     alarm: Wake | None = None  # tells the workflow of this run to show what it is doing that nobody approved
     show: Wake | None = None  # tells the workflow of this run to show where its row stands
+    wanted: Callable[[], Awaitable[bool]] | None = None  # whether Temporal still wants the step that asks, with no wish to end it
     trust: Trust = "trusted"  # in the Temporal UI: only for what the run's page says there
 
     async def seal_plan(self, run: RunRow, planned: Planned) -> dict[str, Written]:

@@ -113,6 +113,8 @@ class LedgerSteps:
                 if run.state in (RunState.AWAITING_APPROVAL, RunState.APPROVED) and to in ENDS:
                     run = await end_waiting(tx, run, to, at=now, body=body, reason=reason or "", code=code)
                     break
+                if to in ENDS and await turns.open_attempt_of(tx, org=run.org, stack_id=run.stack_id) == run.id:
+                    break  # only evidence ends it (I4): whoever asked follows it
                 run = await runs.move(tx, run, to, at=now, body=body, reason=reason, code=code, **columns)
             if run.state is not before:
                 await audit.of_run(tx, run, at=now, action=f"run.{asked.reason}", by=by)

@@ -59,7 +59,18 @@ class Planning(Recording, EngineStep):
         A run that is past planning answers where it stands, so this may repeat: what is lost after the plan is not tried again here.
         """
         standing, made = await self._plan(ref)
-        return await self._applied(ref, standing) if made and standing.state is RunState.APPROVED else standing
+        goes_on = made and standing.state is RunState.APPROVED and await self._is_still_wanted()
+        return await self._applied(ref, standing) if goes_on else standing
+
+    async def _is_still_wanted(self) -> bool:
+        """Whether this try may begin an apply. A heartbeat tells of a wish to cancel up to two seconds late, and before an apply that
+        is too late; a try that is not, or may not be, the run's own any more leaves it to the step `apply`, as a worker that ends does."""
+        if activity.is_cancelled() or activity.is_worker_shutdown():
+            return False
+        try:
+            return self.wanted is None or await self.wanted()
+        except CountersignError:  # Temporal is away, and with it whoever would say so
+            return False
 
     async def _applied(self, ref: RunRef, agreed: Standing) -> Standing:
         """Where the run stands after its apply, which claims as after people's approval. If it fails, the plan was made all the same."""

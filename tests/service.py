@@ -98,6 +98,7 @@ class Service:
             wake=self.runs.wake,
             alarm=self.runs.alarm,
             show=self.runs.show,
+            wanted=self.runs.wanted,
         )
 
     async def start_workers(self) -> None:

@@ -53,6 +53,7 @@ PLAN_COMES_WITHIN = timedelta(seconds=15)  # for a decision that arrives in the 
 APPLIES = 3  # tries to start an apply that is refused for a reason that stays
 REFUSALS_SHOWN = 5
 CANCELED_IN_UI = "cancellation requested in Temporal"
+_PLANS_AND_APPLIES = "a plan step may apply"  # histories from before that took another way where a cancel came early
 _STATE = SearchAttributeKey.for_keyword(attributes.STATE)
 _CLASS = SearchAttributeKey.for_keyword(attributes.CHANGE_CLASS)
 # States worth a search attribute: what an operator filters by. Each costs a task, so the passing ones are left out.
@@ -109,11 +110,18 @@ class Run:
     # -- the story ----------------------------------------------------------------------------------------------------
 
     async def _plan(self) -> None:
-        """Plan, or learn where the run stands; a plan nobody may make any more ends the run."""
+        """Plan, or learn where the run stands; a plan nobody may make any more ends the run.
+
+        The step may go on to the apply, so whoever wished to cancel before is heard before.
+        """
+        if self._cancel is not None and workflow.patched(_PLANS_AND_APPLIES):
+            await self._look()
+            return
         try:
             standing = await self._do(self._steps.plan, self._ref)
         except ActivityError as failed:
-            if is_cancelled_exception(failed):
+            # A step that was asked to end is not tried again, however it was lost.
+            if is_cancelled_exception(failed) or (self._cancel is not None and workflow.patched(_PLANS_AND_APPLIES)):
                 await self._look()
                 return
             await self._end(EndReason.FAILED, _why(failed))

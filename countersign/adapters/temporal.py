@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from temporalio import activity
 from temporalio.api.common.v1 import Payload, WorkflowExecution
-from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.enums.v1 import PendingActivityState, WorkflowExecutionStatus
 from temporalio.api.failure.v1 import Failure
-from temporalio.api.workflowservice.v1 import ResetStickyTaskQueueRequest
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, ResetStickyTaskQueueRequest
 from temporalio.client import (
     Client,
     GrpcCompression,
@@ -115,6 +116,8 @@ def _priority(run: RunRow) -> Priority:
 
 
 # Making one takes as long as the rest of a start: the generic class behind it looks up its types each time.
+_STARTED = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+_ASKED_TO_END = PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
 _KEYS = {
     name: SearchAttributeKey.for_keyword(name)
     for name in (
@@ -248,7 +251,7 @@ class Runs:
         lost = [
             step.activity_id
             for step in described.raw_description.pending_activities
-            if step.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED and gone(step.last_worker_identity)
+            if step.state in (_STARTED, _ASKED_TO_END) and gone(step.last_worker_identity)
         ]
         why = ApplicationError("the worker that did this is gone", type="unavailable", next_retry_delay=timedelta(milliseconds=1))
         for step_id in lost:
@@ -301,6 +304,19 @@ class Runs:
     async def show(self, run_id: str) -> None:
         """Tell the run's page in the Temporal UI to show where its row stands, while its step is at work."""
         await self._signal(run_id, "show")
+
+    async def wanted(self) -> bool:
+        """Whether the try of a step that asks this is still what its workflow waits for: not canceled, paused, lost or ended."""
+        step = activity.info()
+        asked = DescribeWorkflowExecutionRequest(
+            namespace=self._client.namespace,
+            execution=WorkflowExecution(workflow_id=step.workflow_id or "", run_id=step.workflow_run_id or ""),
+        )
+        found = await _answered(self._client.workflow_service.describe_workflow_execution(asked, timeout=RPC))
+        if found.workflow_execution_info.status != WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING:
+            return False
+        tries = [(one.activity_id, one.attempt, one.state) for one in found.pending_activities]
+        return (step.activity_id, step.attempt, _STARTED) in tries
 
     async def reachable(self) -> bool:
         try:

@@ -104,6 +104,7 @@ def build_workers(
     wake: Wake,
     alarm: Wake | None = None,
     show: Wake | None = None,
+    wanted: Callable[[], Awaitable[bool]] | None = None,
 ) -> list[Worker]:
     """A worker for what is of no engine, one per engine for its runs and their steps, and one for what only this machine can do."""
     policy = settings.effective_policy
@@ -132,6 +133,7 @@ def build_workers(
             "wake": wake,
             "alarm": alarm,
             "show": show,
+            "wanted": wanted,
             "trust": settings.ui_trust,
         }
         applying = Applying(**given)
@@ -318,6 +320,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, health: Health) -> Non
             wake=workflows.wake,
             alarm=workflows.alarm,
             show=workflows.show,
+            wanted=workflows.wanted,
         )
         orgs = [o.slug for o in settings.organizations]
         await hand_back(store, workflows, orgs, here.host)

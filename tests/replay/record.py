@@ -177,6 +177,17 @@ async def agreed_by_policy(it: Service) -> str:
     return run.id
 
 
+async def canceled_before_it_began(it: Service) -> str:
+    """Beside it lies one of a workflow that did not listen before its plan (docs/decisions/0025)."""
+    toy(it).want(("a", "create"))
+    await it.stop_workers()
+    run = await it.start(await it.stack())
+    await it.runs.cancel(run.id, CancelInput(reason="not that one"))
+    await it.start_workers()
+    await it.reaches(run.id, S.CANCELED)
+    return run.id
+
+
 STORIES: tuple[Callable[[Service], Awaitable[str]], ...] = (
     applied,
     no_changes,
@@ -191,6 +202,7 @@ STORIES: tuple[Callable[[Service], Awaitable[str]], ...] = (
     operator_resumes,
     worker_replaced,
     agreed_by_policy,
+    canceled_before_it_began,
 )
 POLICIES = {agreed_by_policy: Policy(rules=(Rule(need=Need.AUTO),))}
 
