@@ -165,20 +165,73 @@ from countersign.adapters.process import supervise
 async def listen(lines): pass
 
 folder = Path(sys.argv[1])
-argv = ["/bin/sh", "-c", "trap 'echo INT >told; exit 0' INT; echo $$ >pid; while :; do sleep 0.02; done"]
+child = "(trap 'echo INT >child' INT; touch ready; until [ -e told ]; do sleep 0.02; done; sleep 0.2; touch over) & "
+argv = ["/bin/sh", "-c", child + "trap 'echo INT >told; exit 0' INT; echo $$ >pid; while :; do sleep 0.02; done"]
 asyncio.run(supervise(argv, cwd=folder, env={"PATH": "/usr/bin:/bin"}, folder=folder, name="it", on_lines=listen))
 """
 
 
-async def test_what_only_reads_is_interrupted_when_its_worker_is_killed(tmp_path: Path) -> None:
+async def test_what_only_reads_is_interrupted_when_its_worker_is_killed_and_not_what_it_started(tmp_path: Path) -> None:
     worker = await python(WORKER, tmp_path)
-    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the command to run")
+    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() and (tmp_path / "ready").exists(), "it to run")
 
     worker.kill()
     await worker.wait()
 
     await until((tmp_path / "told").exists, "the command to be told")
     await gone(int((tmp_path / "pid").read_text()))
+    await until((tmp_path / "over").exists, "what it started to see that, and go")
+    assert not (tmp_path / "child").exists()
+
+
+AGAIN = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from countersign.adapters.process import guardian, supervise
+
+async def listen(lines): pass
+
+async def main():
+    folder, options = Path(sys.argv[1]), {"env": {"PATH": "/usr/bin:/bin"}, "on_lines": listen}
+    await supervise(["/bin/true"], cwd=folder, folder=folder, name="first", **options)
+    first = guardian._guardian.process
+    first.kill()
+    first.wait()
+    argv = ["/bin/sh", "-c", "trap 'echo INT >told; exit 0' INT; touch ready; while :; do sleep 0.02; done"]
+    running = asyncio.create_task(supervise(argv, cwd=folder, folder=folder, name="second", **options))
+    while not (folder / "ready").exists():
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_who_is_to_tell_of_our_end_is_replaced_where_it_was_killed(tmp_path: Path) -> None:
+    worker = await asyncio.wait_for(python(AGAIN, tmp_path), PATIENCE)
+    await asyncio.wait_for(worker.wait(), PATIENCE)
+
+    await until((tmp_path / "told").exists, "the command to be told")
+
+
+ENDS = """
+import asyncio, sys
+from pathlib import Path
+from countersign.adapters.process import guardian, supervise
+
+async def listen(lines): pass
+
+folder = Path(sys.argv[1])
+asyncio.run(supervise(["/bin/true"], cwd=folder, env={"PATH": "/usr/bin:/bin"}, folder=folder, name="it", on_lines=listen))
+(folder / "guardian").write_text(str(guardian._guardian.process.pid))
+"""
+
+
+async def test_who_is_to_tell_of_our_end_ends_with_us(tmp_path: Path) -> None:
+    worker = await python(ENDS, tmp_path)
+    assert await asyncio.wait_for(worker.wait(), PATIENCE) == 0
+
+    await gone(int((tmp_path / "guardian").read_text()))
 
 
 async def gone(pid: int) -> None:

@@ -2,7 +2,8 @@
 
 Three kinds, because three things may happen to whoever started them:
 
-* `supervise`: reads the world (init, plan, show). It ends with us: one SIGINT, grace, then the whole group.
+* `supervise`: reads the world (init, plan, show). It ends with us: one SIGINT, grace, then the whole group; one SIGINT where we are
+  killed (`guardian`).
 * `Detached`: changes the world (apply). It never depends on us: own session, output in files, a lock that is held as long as
   any of it lives, an exit code in a file. Any process of this machine can follow it, and none has to.
 * `start_service`: a long-lived part of this service, for `countersign up`. `Zygote.fork` makes the same of a process that has

@@ -47,9 +47,14 @@ def _many() -> bool:
 
 def marked_processes(marker: str) -> list[int]:
     """Every process of this machine that carries the attempt's marker, ourselves left out."""
+    return carriers(MARKER, marker)
+
+
+def carriers(name: str, value: str) -> list[int]:
+    """Every process of this machine with this in its environment, ourselves left out."""
     own = os.getpid()
-    pids = [int(name) for name in os.listdir(PROC) if name.isdigit()] if can_be_seen() else []  # noqa: PTH208 - names are enough
-    return [pid for pid in pids if pid != own and carries(pid, marker)]
+    pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()] if can_be_seen() else []  # noqa: PTH208 - names are enough
+    return [pid for pid in pids if pid != own and carries(pid, value, name=name)]
 
 
 def can_be_seen() -> bool:
@@ -57,12 +62,12 @@ def can_be_seen() -> bool:
     return PROC.is_dir()
 
 
-def carries(pid: int, marker: str) -> bool:
+def carries(pid: int, marker: str, *, name: str = MARKER) -> bool:
     try:
         said = content(f"{PROC}/{pid}/environ")
     except OSError:  # gone, another user's, or no /proc here
         return False
-    mark = f"{MARKER}={marker}".encode()
+    mark = f"{name}={marker}".encode()
     return mark in said and mark in said.split(b"\0")
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from countersign.adapters.process.ending import ending
+from countersign.adapters.process.guardian import ending_with_us
 from countersign.adapters.process.lines import Lines, tail_of
 from countersign.core.errors import Unavailable
 
@@ -45,17 +46,16 @@ async def supervise(
     cancellation or error is raised on. What the process leaves behind in its group is killed in any case; what left the group
     as well is found by `end_marked`, which is the caller's to call once for all commands of an attempt.
     """
-    ending_with_us = told_of_our_end(argv, "INT", env)
+    refuse_missing(argv, env)
     out, errors = folder / f"{name}.out", folder / f"{name}.err"
     handles = [os.open(p, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600) for p in (out, errors)]
     handles.append(os.open(stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     try:
-        # PDEATHSIG belongs to the thread that forks, so this must be the event loop's own; no preexec_fn (it would fork Python).
-        # Not by asyncio either: in Python 3.11 it waits for each child in a thread.
+        # Not by asyncio: in Python 3.11 it waits for each child in a thread.
         process = subprocess.Popen(  # noqa: ASYNC220 - it returns as soon as the child is forked
-            ending_with_us,
+            argv,
             cwd=cwd,
-            env=env,
+            env=ending_with_us(env),
             stdin=handles[2],
             stdout=handles[0],
             stderr=handles[1],
@@ -118,11 +118,16 @@ async def _interrupted(process: "subprocess.Popen[bytes]", ended: "asyncio.Futur
 
 
 def told_of_our_end(argv: Sequence[str], name: str, env: Mapping[str, str]) -> list[str]:
-    """`argv`, to be told by the signal `name` when we are gone, where setpriv exists. Raises Unavailable where the command does not."""
-    if shutil.which(argv[0], path=env.get("PATH", os.defpath)) is None:
-        raise Unavailable(f"{Path(argv[0]).name} cannot be started (no such executable); run `countersign doctor`")
+    """`argv`, to be told by the signal `name` when the calling thread is gone, where setpriv exists. For what lives long: it has to be
+    executed as well. Raises Unavailable where the command does not exist."""
+    refuse_missing(argv, env)
     setpriv = _setpriv()
     return [setpriv, "--pdeathsig", name, "--", *argv] if setpriv else list(argv)
+
+
+def refuse_missing(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    if shutil.which(argv[0], path=env.get("PATH", os.defpath)) is None:
+        raise Unavailable(f"{Path(argv[0]).name} cannot be started (no such executable); run `countersign doctor`")
 
 
 @functools.cache
