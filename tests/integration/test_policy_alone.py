@@ -4,24 +4,29 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio import activity
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType, PendingActivityState
+from temporalio.api.workflowservice.v1 import PauseActivityRequest, ResetActivityRequest, UnpauseActivityRequest
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from activities import planning
+from activities import beating, planning
 from activities.applying import Applying
 from activities.planning import Planning
-from countersign.adapters.store import claim, plans, turns
-from countersign.adapters.store.schema import switches
+from countersign.adapters.settings import TerraformSettings
+from countersign.adapters.store import claim, plans, runs, state, turns
+from countersign.adapters.store.schema import states, switches
 from countersign.core.approval import CancelInput
 from countersign.core.errors import CountersignError, FailedPrecondition, Unavailable
 from countersign.core.policy import Need, Policy, Rule
 from countersign.core.run import RunState
+from countersign.core.steps import ENGINES, engine_steps
 from countersign.worker.sweep import sweep
 from tests.integration.test_cancel import later
 from tests.integration.test_claim_holds import reset_to_start
@@ -346,3 +351,150 @@ async def test_a_workflow_that_is_terminated_is_canceled_or_followed(alone: Serv
     await alone.reaches(run.id, S.APPLIED if begun else S.CANCELED)
     await settled(alone, run.id)
     assert (len(toy(alone).launched), toy(alone).world) == ((1, ["a create"]) if begun else (0, []))
+
+
+@requirement("run:policy-alone", "I3", "I4")
+async def test_two_that_follow_one_apply_record_it_once(alone: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is frozen is taken for dead, and may be none: what it has in its hands goes on beside who took over."""
+    toy(alone).hold_applies = True
+    with monkeypatch.context() as frozen:
+        frozen.setattr(beating, "BEAT_EVERY", 1000.0)
+        run = await alone.start(await alone.stack())
+        folder = await launched(alone)
+    await is_followed(alone, run.id)
+    (folder / "go").touch()
+
+    applied = await alone.reaches(run.id, S.APPLIED)
+    await settled(alone, run.id)
+    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+    async with alone.store.read() as conn:
+        events = await runs.run_events(conn, alone.org, run.id, limit=1000)
+    assert [e.state for e in events if e.kind == "state"].count(S.APPLIED) == 1, applied
+
+
+@requirement("run:policy-alone", "I3")
+async def test_an_apply_that_outlives_the_time_of_a_plan_is_followed(alone: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "toy", engine_steps("toy", plan=timedelta(seconds=2)))
+    toy(alone).hold_applies = True
+    run = await alone.start(await alone.stack())
+    folder = await launched(alone)
+    await is_followed(alone, run.id)
+    (folder / "go").touch()
+
+    await alone.reaches(run.id, S.APPLIED)
+    await settled(alone, run.id)
+    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+
+
+@requirement("run:policy-alone", "ops:pause", "I3")
+@pytest.mark.parametrize("how", ["paused", "reset"])
+async def test_a_step_that_is_paused_or_reset_in_mid_apply_applies_once(alone: Service, how: str) -> None:
+    toy(alone).hold_applies = True
+    run = await alone.start(await alone.stack())
+    folder = await launched(alone)
+    [step] = await pending(alone, run.id)
+    where: dict[str, Any] = {"namespace": "default", "execution": WorkflowExecution(workflow_id=run.id), "identity": "an operator"}
+    temporal = alone.client.workflow_service
+    if how == "reset":
+        await temporal.reset_activity(ResetActivityRequest(**where, id=step.activity_id))
+    else:
+        await temporal.pause_activity(PauseActivityRequest(**where, id=step.activity_id, reason="to look"))
+
+        async def left() -> bool:
+            return [one.state for one in await pending(alone, run.id)] == [PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED]
+
+        await eventually(left, "the step to be left")
+        assert (await alone.run(run.id)).state is S.APPLYING
+        await temporal.unpause_activity(UnpauseActivityRequest(**where, id=step.activity_id))
+    await is_followed(alone, run.id)
+    (folder / "go").touch()
+
+    await alone.reaches(run.id, S.APPLIED)
+    await settled(alone, run.id)
+    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+
+
+@requirement("run:policy-alone", "worker:succeeds")
+async def test_what_was_recorded_before_its_worker_was_lost_is_told_by_the_next(alone: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = held(monkeypatch, Applying, "_record_outcome", when="after")
+    run = await alone.start(await alone.stack())
+    await recorded.arrived()
+    assert (await alone.run(run.id)).state is S.APPLIED
+
+    assert await alone.runs.hand_back(run.id, gone=lambda who: True) == 1
+
+    await settled(alone, run.id)
+    recorded.go.set()
+    assert await steps_of(alone, run.id) == ["toy.plan"]
+    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+
+
+@requirement("run:policy-alone", "I3")
+async def test_a_worker_that_is_lost_between_claim_and_launch_leaves_nothing_behind(
+    alone: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is used and nothing was done: who follows proves it. An engine that accounts for it goes on from there."""
+    launching = held(monkeypatch, Applying, "_launch", when="before")
+    run = await alone.start(await alone.stack())
+    await launching.arrived()
+    assert await alone.runs.hand_back(run.id, gone=lambda who: True) == 1
+
+    ended = await alone.reaches(run.id, S.ERRORED)
+    await settled(alone, run.id)
+    assert ended.reason == "the apply never started"
+
+
+@requirement("run:policy-alone")
+async def test_a_plan_that_is_stale_at_its_claim_is_made_again_and_applied_by_the_step_that_makes_it(
+    alone: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claiming = held(monkeypatch, claim, "claim", when="before")
+    run = await alone.start(await alone.stack())
+    await claiming.arrived()
+    async with alone.store.begin() as tx:
+        await state.hold(tx, alone.org, run.stack_id)
+        await tx.execute(states.update().where(states.c.stack_id == run.stack_id).values(serial=7, lineage="another"))
+    claiming.go.set()
+
+    await alone.reaches(run.id, S.APPLIED)
+    await settled(alone, run.id)
+    assert await steps_of(alone, run.id) == ["toy.plan", "toy.plan"]
+    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+
+
+@requirement("run:policy-alone")
+async def test_a_cancellation_in_the_temporal_ui_stops_it_wherever_it_is(alone: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = held(monkeypatch, Planning, "_record_plan", when="before")
+    early = await alone.start(await alone.stack("early"))
+    await recording.arrived()
+    await alone.client.get_workflow_handle(early.id).cancel()
+    await is_told(alone, early.id)
+    recording.go.set()
+    canceled = await alone.reaches(early.id, S.CANCELED)
+    await settled(alone, early.id)
+    assert (canceled.reason, toy(alone).launched) == ("cancellation requested in Temporal", [])
+
+    toy(alone).hold_applies = True
+    late = await alone.start(await alone.stack("late"))
+    await launched(alone)
+    await alone.client.get_workflow_handle(late.id).cancel()
+
+    await alone.reaches(late.id, S.PARTIALLY_APPLIED)
+    await settled(alone, late.id)
+
+
+@requirement("run:policy-alone", "cancel:force")
+async def test_a_force_that_follows_its_cancel_ends_an_apply_that_heeds_no_interrupt(client: Client, tmp_path: Path) -> None:
+    at_once = TerraformSettings(force_after_seconds=0)
+    async with service(client, tmp_path, ToyEngine(tmp_path / "toy"), policy=AUTO, terraform=at_once) as alone:
+        toy(alone).want(("a", "create"))
+        toy(alone).hold_applies, toy(alone).heeds_interrupts = True, False
+        run = await alone.start(await alone.stack())
+        await launched(alone)
+        await alone.runs.cancel(run.id, CancelInput(reason="stop"))
+        await alone.reaches(run.id, S.CANCELING)
+        await alone.runs.cancel(run.id, CancelInput(reason="now", force=True))
+
+        ended = await alone.reaches(run.id, S.PARTIALLY_APPLIED)
+        await settled(alone, run.id)
+        assert ended.reason == "interrupted"
