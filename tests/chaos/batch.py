@@ -16,7 +16,7 @@ from countersign.core.steps import ApplyInput
 from tests.acceptance.installed import eventually
 from tests.chaos.judge import BY_HAND, NOT_TRIED, STUCK, Evidence, Found, judged, verdict_of
 from tests.chaos.lane import ENV, ORG, PARTS, Lane
-from tests.chaos.points import WAITING, Boundary, Op, Point, Victim
+from tests.chaos.points import ALONE, WAITING, Boundary, Op, Point, Victim
 from tests.chaos.walk import Walk, Wanted
 from tests.fakecloud.client import Held
 
@@ -318,7 +318,8 @@ def _noted(held: Sequence[Trial], problems: Sequence[object]) -> None:
 
 def _trial(lane: Lane, life: Life, point: Point, seed: int, attempt: str) -> Trial:
     wanted = life.wanted.after(point.op)
-    walk = Walk(lane=lane, slug=life.slug, op=point.op, wanted=wanted, key=f"{attempt}/{point.id}"[:128])
+    key = f"{attempt}/{point.id}"[:128]
+    walk = Walk(lane=lane, slug=life.slug, op=point.op, wanted=wanted, key=key, alone=point.also == ALONE)
     return Trial(lane=lane, life=life, point=point, seed=point.seed(seed), walk=walk)
 
 

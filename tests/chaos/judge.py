@@ -8,7 +8,7 @@ from typing import Any
 
 from countersign.adapters.store.runs import Event, RunRow
 from countersign.core.run import RunState
-from tests.chaos.points import ASKED, Op, Point, Verdict
+from tests.chaos.points import ALONE, ASKED, Op, Point, Verdict
 from tests.fakecloud.client import truth_of
 from tests.fakecloud.world import live
 
@@ -115,7 +115,8 @@ def judged(found: Found, seen: Evidence) -> Found:
     expected = point.expected.verdict
     found.operator_stop = stopped
     found.needless_operator_stops = int(stopped and expected is not Verdict.OPERATOR)
-    found.needless_approvals = max(asked - 1, 0) if expected is not Verdict.ASKS else 0
+    needed = 0 if point.also == ALONE else 1
+    found.needless_approvals = max(asked - needed, 0) if expected is not Verdict.ASKS else 0
     found.unapproved = seen.before_agreement + seen.unapproved_attempts
     _time(found, seen)
     _world(found, seen)

@@ -331,6 +331,8 @@ def prepared(folder: Path, cloud_address: str, reattach: str | None) -> None:
     data = folder / "data"
     data.mkdir(mode=0o700)
     settings = [
+        "[policy]",
+        'auto_approve = ["create", "update"]',
         "[terraform]",
         f"allowed_providers = [{json.dumps(ADDRESS)}]",
         'unique = {"fake_server" = {id = "{project}/{name}", made = "created_at"}}',

@@ -97,6 +97,7 @@ class Point:
     type: str = SERVER
     first: Boundary | None = None  # the apply is lost there before, so that reconciling is what is held
     also: str = ""  # "apply": Temporal delivers the apply once more; "meddle": somebody destroys an object by hand; "late": see batch
+    # "alone": policy lets the agent agree by itself, so that one step plans and applies
 
     @property
     def id(self) -> str:
@@ -159,6 +160,7 @@ CLAIMING = gates("claim before", "claim after")
 STARTING = gates("launch after", "lock.apply before", "lock.apply after")
 STORING = gates("write.apply before", "write.apply after", "unlock.apply before", "unlock.apply after")
 RECORDING = gates("outcome before", "outcome after")
+ALONE = "alone"
 
 
 def _points(victim: Victim, op: Op, boundaries: Sequence[Boundary], rule: str, **more: str) -> Iterator[Point]:
@@ -279,6 +281,21 @@ def _database() -> Iterator[Point]:
         yield from _points(v, op, gates("outcome before"), "recorded")
 
 
+def _alone() -> Iterator[Point]:
+    """Nobody is asked, and the step that planned goes on with the apply: its parts are lost one by one all the same."""
+    for v in (Victim.WORKER, Victim.TEMPORAL):
+        yield from _points(v, Op.CREATE, gates("record before"), "planned again", also=ALONE)
+        yield from _points(v, Op.CREATE, gates("record after", "claim before", "claim after"), "not begun", also=ALONE)
+        yield from _points(v, Op.CREATE, gates("launch after", "create two after", "write.apply before"), "followed", also=ALONE)
+        yield from _points(v, Op.CREATE, RECORDING, "recorded", also=ALONE)
+    yield from _points(Victim.FRONT, Op.CREATE, gates("claim after"), "not begun", also=ALONE)
+    yield from _points(Victim.STATE, Op.CREATE, gates("write.apply before"), "stored again", also=ALONE)
+    yield from _points(Victim.TERRAFORM, Op.CREATE, gates("create two after"), "accounted for", also=ALONE)
+    yield from _points(Victim.DATABASE, Op.CREATE, gates("claim after"), "not begun", also=ALONE)
+    yield from _points(Victim.WORKER, Op.UPDATE, gates("record after"), "not begun", also=ALONE)
+    yield from _points(Victim.WORKER, Op.UPDATE, gates("update two after"), "followed", also=ALONE)
+
+
 def _again() -> Iterator[Point]:
     """Lost while what was lost is accounted for."""
     two = _b("create", "after", "two")
@@ -292,4 +309,4 @@ def _again() -> Iterator[Point]:
     yield Point(victim=Victim.TERRAFORM, op=Op.CREATE, at=_b("create", "before", "three"), rule="accounted for", first=two)
 
 
-ALL: tuple[Point, ...] = (*_worker(), *_temporal(), *_front(), *_state(), *_terraform(), *_provider(), *_database(), *_again())
+ALL: tuple[Point, ...] = (*_worker(), *_temporal(), *_front(), *_state(), *_terraform(), *_provider(), *_database(), *_alone(), *_again())

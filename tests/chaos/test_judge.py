@@ -14,6 +14,7 @@ from tests.requirements import requirement
 
 RESTART = datetime(2026, 11, 26, 12, tzinfo=UTC)
 CREATES = next(p for p in ALL if p.id == "terraform/create/create-two-after")
+ALONE = next(p for p in ALL if p.id == "worker/create/create-two-after+alone")
 ASKS = next(p for p in ALL if p.id == "terraform/replace-database/delete-two-after")
 NAMES = ("one", "two", "three")
 
@@ -95,3 +96,9 @@ def test_what_is_not_right_is_said(evidence: Evidence, said: str) -> None:
 def test_a_run_that_goes_on_where_it_has_to_ask_is_as_wrong_as_one_that_asks_where_it_may_go_on() -> None:
     assert "asks again was expected, and it is: applied by itself" in wrong(seen(*ASKED, S.APPLIED), ASKS)
     assert "applied by itself was expected, and it is: asks again" in wrong(seen(*ASKED, S.AWAITING_APPROVAL))
+
+
+@requirement("chaos:matrix")
+def test_a_run_that_policy_alone_agrees_to_asks_nobody() -> None:
+    assert wrong(seen(S.APPROVED, S.APPLIED), ALONE) == []
+    assert wrong(seen(*ASKED, S.APPLIED), ALONE) == ["needless_approvals: 1"]

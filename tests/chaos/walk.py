@@ -110,12 +110,17 @@ class Walk(Asked):
     slug: str
     op: Op
     wanted: Wanted
+    alone: bool = False  # the agent agrees by itself, which policy lets it
 
     def __post_init__(self) -> None:
         self.tool, self.arguments = TOOL[self.op], {"workspace": self.slug}
+        if self.alone:
+            self.arguments["auto_approve"] = True
         if self.op is not Op.DESTROY:
             self.arguments["vars"] = {"size": self.wanted.size, "kind": self.wanted.kind}
         super().__post_init__()
+        if self.alone:
+            self.agreed_at = self.begun_at
 
 
 def expected_changes(op: Op) -> tuple[str, ...]:
