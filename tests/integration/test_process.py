@@ -144,6 +144,19 @@ async def test_what_left_the_group_is_found_by_the_marker(tmp_path: Path) -> Non
     await until(lambda: not process.marked_processes(attempt), "its end")
 
 
+async def test_who_was_there_before_is_told_from_who_got_the_same_number_since(tmp_path: Path) -> None:
+    attempt = new_attempt()
+    argv = sh("setsid sh -c 'touch escaped; sleep 60' & until [ -e escaped ]; do sleep 0.02; done")
+    before = process.present()
+    await supervise(argv, cwd=tmp_path, env={**ENV, process.MARKER: attempt}, folder=tmp_path, name="it", on_lines=ignored)
+    left = process.marked_processes(attempt)
+
+    assert not end_marked(attempt, before=process.present()), "all of these were there before"
+    had_the_numbers = frozenset((pid, 0) for pid in left)
+    assert end_marked(attempt, before=before | had_the_numbers) >= set(left)
+    await until(lambda: not process.marked_processes(attempt), "their end")
+
+
 async def test_a_listener_that_fails_ends_the_command(tmp_path: Path) -> None:
     async def fail(lines: list[bytes]) -> None:
         if lines:

@@ -16,7 +16,7 @@ from countersign.adapters.process.detached import Detached, Hold, living_attempt
 from countersign.adapters.process.forking import serve as serve_zygote
 from countersign.adapters.process.lines import BATCH, Lines, tail_of
 from countersign.adapters.process.machine import boot_id
-from countersign.adapters.process.marked import MARKER, all_ended, end_marked, marked_processes
+from countersign.adapters.process.marked import MARKER, NOBODY, all_ended, end_marked, marked_processes, present
 from countersign.adapters.process.services import Running, find_executable, start_service, stop_service
 from countersign.adapters.process.supervised import Ended, supervise
 from countersign.adapters.process.zygote import Zygote
@@ -24,6 +24,7 @@ from countersign.adapters.process.zygote import Zygote
 __all__ = [
     "BATCH",
     "MARKER",
+    "NOBODY",
     "Detached",
     "Ended",
     "Hold",
@@ -36,6 +37,7 @@ __all__ = [
     "find_executable",
     "living_attempts",
     "marked_processes",
+    "present",
     "serve_zygote",
     "start_service",
     "stop_service",

@@ -15,7 +15,19 @@ from pathlib import Path
 from countersign.adapters.process.ending import ending
 from countersign.adapters.process.files import content, write, write_once
 from countersign.adapters.process.machine import UNKNOWN_BOOT, boot_id
-from countersign.adapters.process.marked import MARKER, can_be_seen, carries, children, end_marked, group_of, marked_processes, reap
+from countersign.adapters.process.marked import (
+    MARKER,
+    NOBODY,
+    Present,
+    can_be_seen,
+    carriers,
+    carries,
+    children,
+    end_marked,
+    group_of,
+    present,
+    reap,
+)
 from countersign.core.errors import FailedPrecondition, Unavailable
 
 # $0 is the folder. Every process started here inherits the lock's descriptor: lock held = something of it still lives.
@@ -38,6 +50,7 @@ code=$?
 sync "$0/journal" "$0/errors" 2>/dev/null && code="$code synced"
 echo "$code" >"$0/rc"
 """
+_before: dict[str, Present] = {}  # by marker: the processes there were when it was about to be started here, which cannot be of it
 _NUMBER = re.compile(r"(\d+)\n")
 _ENDED = re.compile(r"(\d+)( synced)?\n")
 
@@ -215,12 +228,13 @@ class Detached:
     def sweep(self) -> int:
         """Kill what the command left behind, and tell how many that were. Call it after the engine's end, or to make an end."""
         group = self._number("pgid")
-        left = set(marked_processes(self.marker))
+        before = _before.pop(self.marker, NOBODY)
+        left = set(carriers(MARKER, self.marker, before=before))
         if group and (self._ours(group) or any(group_of(pid) == group for pid in left)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
         # A process that carries no marker started none that does.
-        return len((left | end_marked(self.marker)) - {group}) if left else 0  # the group's leader is our own wrapper
+        return len((left | end_marked(self.marker, before=before)) - {group}) if left else 0  # the group's leader is our own wrapper
 
     def _same_boot(self) -> bool:
         return boot_id() == self._read("started") != UNKNOWN_BOOT
@@ -255,6 +269,7 @@ class Hold:
 
     def __init__(self, detached: Detached, fd: int) -> None:
         self._detached = detached
+        self._before = present()
         self.fd = fd  # pass it to what prepares the start as well: then the right is taken as long as that lives
 
     def __enter__(self) -> "Hold":
@@ -283,6 +298,7 @@ class Hold:
         except OSError as broken:
             raise Unavailable(f"nothing can be started on this machine ({broken.strerror}); run `countersign doctor`") from None
         children.append(child)
+        _before[self._detached.marker] = self._before
         until = time.monotonic() + 10
         while not self._detached.begun and time.monotonic() < until and child.poll() is None:  # noqa: ASYNC110 - another process's file
             await asyncio.sleep(0.002)

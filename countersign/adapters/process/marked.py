@@ -13,6 +13,8 @@ PROC = Path("/proc")  # elsewhere than on Linux there is none, and what leaves i
 MARKER = "COUNTERSIGN_ATTEMPT"  # in the environment of every process of an attempt, so that what escapes its group is found
 children: "list[subprocess.Popen[bytes]]" = []  # wrappers this process started: nobody else can reap them
 MANY = 500  # processes, of which a look takes some 5 ms
+Present = frozenset[tuple[int, int]]  # processes: each one's id, and the inode of its folder, which nobody has who gets that id later
+NOBODY: Present = frozenset()
 ROUNDS = 20  # looks for processes of an attempt, as long as each finds new ones
 
 
@@ -21,11 +23,11 @@ def reap() -> None:
     children[:] = [child for child in children if child.poll() is None]
 
 
-def end_marked(marker: str) -> set[int]:
-    """SIGKILL everything that carries the attempt's marker; which processes that were."""
+def end_marked(marker: str, *, before: Present = NOBODY) -> set[int]:
+    """SIGKILL everything that carries the attempt's marker; which processes that were. Those of `before` it began need no look."""
     ended: set[int] = set()
     for _ in range(ROUNDS):
-        new = set(marked_processes(marker)) - ended
+        new = set(carriers(MARKER, marker, before=before)) - ended
         if not new:
             break
         for pid in new:
@@ -36,9 +38,9 @@ def end_marked(marker: str) -> set[int]:
     return ended
 
 
-async def all_ended(marker: str) -> set[int]:
+async def all_ended(marker: str, *, before: Present) -> set[int]:
     """`end_marked` beside other work, where there are many to be looked at: a look at a few is over before a thread has begun."""
-    return await asyncio.to_thread(end_marked, marker) if _many() else end_marked(marker)
+    return await asyncio.to_thread(end_marked, marker, before=before) if _many() else end_marked(marker, before=before)
 
 
 def _many() -> bool:
@@ -50,11 +52,18 @@ def marked_processes(marker: str) -> list[int]:
     return carriers(MARKER, marker)
 
 
-def carriers(name: str, value: str) -> list[int]:
-    """Every process of this machine with this in its environment, ourselves left out."""
+def carriers(name: str, value: str, *, before: Present = NOBODY) -> list[int]:
+    """Every process of this machine with this in its environment, ourselves and those of `before` left out."""
     own = os.getpid()
-    pids = [int(entry) for entry in os.listdir(PROC) if entry.isdigit()] if can_be_seen() else []  # noqa: PTH208 - names are enough
-    return [pid for pid in pids if pid != own and carries(pid, value, name=name)]
+    return [pid for pid, _ in present() - before if pid != own and carries(pid, value, name=name)]
+
+
+def present() -> Present:
+    """All processes there are."""
+    if not can_be_seen():
+        return NOBODY
+    with os.scandir(PROC) as entries:
+        return frozenset((int(entry.name), entry.inode()) for entry in entries if entry.name.isdigit())
 
 
 def can_be_seen() -> bool:

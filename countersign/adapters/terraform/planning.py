@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from countersign.adapters.process import all_ended
+from countersign.adapters.process import all_ended, present
 from countersign.adapters.terraform import bundle, kept
 from countersign.adapters.terraform.ahead import Ahead, showing
 from countersign.adapters.terraform.environment import credential_environment
@@ -41,6 +41,7 @@ PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator
 async def make_plan(job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings, build: str | None = None) -> Planned:
     """A saved plan, or for `Mode.VALIDATE` findings. `build` is the engine's, where it is known."""
     async with at_work(job, beat, executable=executable, around=around) as session:
+        session.before = present()  # a plan that is made again is another attempt
         if job.stack.version is not None:
             build = build or await asked_version(session)
             _refuse_other_version(job.stack, build, job.stack.version)
@@ -82,7 +83,7 @@ async def at_work(job: PlanJob, beat: Beat, *, executable: Executable, around: S
 
 async def sweep(session: Session) -> None:
     """What a provider left behind, outside of its group even, would keep the folder taken."""
-    await all_ended(session.job.attempt_id)
+    await all_ended(session.job.attempt_id, before=session.before)
     session.left_nothing = True
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from countersign.adapters.git import Mirrors, Revision
-from countersign.adapters.process import Ended, supervise
+from countersign.adapters.process import NOBODY, Ended, supervise
 from countersign.adapters.terraform.environment import child_environment
 from countersign.adapters.terraform.executable import Commands, Executable
 from countersign.adapters.terraform.static_check import Reader
@@ -69,6 +69,7 @@ class Session:
         self.revision: Revision | None = None  # of a source in a repository
         self.kept: Kept | None = None  # the declared backend, where the state stays there
         self.beat = beat
+        self.before = NOBODY  # processes that cannot be of its commands
         self.left_nothing = False  # of its commands lives any more
         self._said: list[str] = []
         self._progress = Progress()
