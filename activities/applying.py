@@ -180,15 +180,15 @@ class Applying(EngineStep):
             await watching.cancel()
         following = self.engine.follow(attempt.id, watching.tell, stop=watching.wanted)
         outcome = await until_done(following, on_cancel=watching.cancel)
-        return await self._record_outcome(run, attempt, outcome)
+        return await self._record_outcome(run, attempt, outcome, watching)
 
-    async def _record_outcome(self, run: RunRow, attempt: AttemptRow, outcome: Outcome) -> Standing:
+    async def _record_outcome(self, run: RunRow, attempt: AttemptRow, outcome: Outcome, watching: Watching) -> Standing:
         if outcome.own and outcome.state is not RunState.INTERRUPTED:
             await self.see_after(run, attempt)
         kinds = (("apply_log", outcome.log.encode()), ("journal", outcome.journal))
         contents = [Content(kind=kind, name=f"{kind}-{attempt.id}", data=data, readable=True) for kind, data in kinds if data]
         written = await self.artifacts.write_all(contents, org=run.org, stack_id=run.stack_id, run_id=run.id)
-        freed = None
+        freed, settled = None, False
         async with self.store.begin() as tx:
             now = self.store.now()
             live = await runs.get_run(tx, run.org, run.id)
@@ -200,6 +200,7 @@ class Applying(EngineStep):
                 live = await self._settle(tx, live, outcome, now)
                 if outcome.state is not RunState.INTERRUPTED:
                     freed = await claim.close(tx, attempt, live, outcome=live.state, evidence=outcome.evidence, at=now)
+                    settled = True
                 await audit.of_run(
                     tx,
                     run,
@@ -212,6 +213,8 @@ class Applying(EngineStep):
                 )
             standing = await standing_of(tx, live, trust=self.trust)
             closed = (after := await plans.attempt_by_id(tx, run.org, attempt.id)) is not None and after.closed_at is not None
+        if not settled:  # it may be accounted for elsewhere, or tells what it did after it was given up
+            await watching.rest()
         if closed:  # what is left on this machine is evidence until then
             await self.engine.forget(attempt.id)
         await self.wake_up(freed)

@@ -66,9 +66,10 @@ class Reconciling(Applying):
         # A folder that outlived a reboot may tell an end that was on the disk before.
         here = attempt.host == self.here.host
         if here and attempt.ended_at is None and (attempt.boot_id == self.here.boot_id or self.engine.where(attempt.id).exists()):
-            told = await self.engine.follow(attempt.id, Watching(self, run, attempt).tell, stop=lambda: wish.canceled)
+            watching = Watching(self, run, attempt)
+            told = await self.engine.follow(attempt.id, watching.tell, stop=lambda: wish.canceled)
             if told.state is not RunState.INTERRUPTED:
-                return await self._record_outcome(run, attempt, told)
+                return await self._record_outcome(run, attempt, told, watching)
         async with self.store.begin() as tx:
             run = await runs.get_run(tx, run.org, run.id)
             await fence(tx, run, attempt, at=self.store.now())

@@ -38,6 +38,7 @@ class Watching:
         self._next = time.monotonic() + EVERY.total_seconds()  # what is over by then needs no journal but its own
         self._shipped = 0
         self._alarms = 0
+        self._over: Progress | None = None  # with what it told last
 
     @property
     def stopping(self) -> bool:
@@ -66,14 +67,16 @@ class Watching:
 
     async def _pass_on(self, progress: Progress) -> None:
         due = time.monotonic() >= self._next
-        if due and progress.hear is not None:
+        if progress.over:  # how it ended says more, and is recorded in a moment
+            self._over = progress
+        elif due and progress.hear is not None:
             self._next = time.monotonic() + EVERY.total_seconds()
             heard = progress.hear()
             self._said += heard.said
             if self._said or progress != self._told or self._shipped < FACTS:
                 await self._ship(progress, heard)
                 self._shipped += 1
-        elif progress != self._told and not progress.over:  # how it ended says more, and is recorded in a moment
+        elif progress != self._told:
             async with self._step.store.begin() as tx:
                 await self._record(tx, progress)
         if progress != self._told:
@@ -84,6 +87,16 @@ class Watching:
         if due and self._stopping and not self._forced:
             async with self._step.store.read() as conn:
                 self._forced = await canceling.is_forced(conn, self._run)
+
+    async def rest(self) -> None:
+        """Ship what it told last. Where its record closes the attempt there is no need: its whole journal is in that."""
+        if self._over is not None and self._over.hear is not None:
+            try:
+                heard = self._over.hear()
+                self._said += heard.said
+                await self._ship(self._over, heard)
+            except CountersignError as failed:
+                activity.logger.warning("%s: its last words are not passed on: %s", self._attempt.id, failed.message)
 
     async def _ship(self, progress: Progress, heard: Heard) -> None:
         """Progress and journal in one small transaction a second."""

@@ -104,10 +104,10 @@ def _attempts() -> None:
 
     honest = Applying._record_outcome
 
-    async def written_off(self: Any, run: Any, attempt: Any, outcome: Any) -> Any:
+    async def written_off(self: Any, run: Any, attempt: Any, outcome: Any, watching: Any) -> Any:
         if outcome.state is RunState.INTERRUPTED:
             outcome = replace(outcome, state=RunState.PARTIALLY_APPLIED)
-        return await honest(self, run, attempt, outcome)
+        return await honest(self, run, attempt, outcome, watching)
 
     Applying._record_outcome = written_off  # type: ignore[method-assign]
 

@@ -15,12 +15,14 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
+from activities.beating import heartbeating
+from activities.watching import Watching
 from countersign.adapters.process import boot_id, marked_processes
 from countersign.adapters.store import journals
 from countersign.adapters.store.journals import Shipped
 from countersign.adapters.store.plans import AttemptRow
 from countersign.adapters.store.reconciled import Found, tell_found, tell_gone
-from countersign.core.engine import Remains, Said
+from countersign.core.engine import Heard, Progress, Remains, Said
 from countersign.core.errors import FailedPrecondition, InvalidArgument
 from countersign.core.run import RunState
 from countersign.core.steps import ENGINES, FollowInput, engine_steps
@@ -109,6 +111,31 @@ async def test_what_an_apply_did_is_in_the_store_within_a_second_with_its_machin
 
 
 SLACK = 1.0  # seconds this machine may be late when it is busy
+
+
+@requirement("journal:shipped")
+async def test_what_an_apply_told_last_is_left_to_its_record_and_shipped_where_that_does_not_close_it(it: Lost) -> None:
+    it.configure(it.world.chain(1, gates=[1]))
+    run = await it.applying()
+    async with it.world.held(1):
+        [attempt] = await it.attempts(run)
+        await told_of(it, attempt, 1)
+        await it.it.stop_workers()
+        before = await shipped(it, attempt)
+        last = b'{"type":"apply_complete","hook":{"resource":{"addr":"terraform_data.plain"},"action":"create"}}'
+        heard = Heard(said=(Said(number=before.upto + 1, line=last),), upto=before.upto + 1, process=None)
+
+        async def ended() -> tuple[bytes, bytes]:
+            async with heartbeating():
+                watching = Watching(it.it.steps(), await it.it.run(run.id), attempt)
+                await watching.tell(Progress(over=True, hear=lambda: heard))
+                told_at_the_end = (await shipped(it, attempt)).testimony
+                await watching.rest()
+                return told_at_the_end, (await shipped(it, attempt)).testimony
+
+        assert await ActivityEnvironment().run(ended) == (before.testimony, before.testimony + last + b"\n")
+    await it.it.start_workers()
+    await it.it.reaches(run.id, S.APPLIED)
 
 
 @requirement("journal:shipped", "reconcile:reboot")
