@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from countersign.adapters.process import supervise
-from countersign.adapters.terraform import planning
+from countersign.adapters.terraform import planning, witness
 from countersign.adapters.terraform.judging import SUMMARY_MAX
 from countersign.core.errors import ProviderError, Unavailable
 from countersign.core.plan import SHOWN
@@ -40,6 +40,26 @@ resource "terraform_data" "large" {
   input = "${count.index} ${local.large}"
 }
 """
+
+
+@requirement("bad:huge-plan")
+@pytest.mark.parametrize(("room", "kept"), [(29, 2), (30, 3), (39, 3), (0, 0)])
+async def test_of_a_journal_too_long_to_be_kept_whole_lines_are_kept_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, kept: int
+) -> None:
+    monkeypatch.setattr(witness, "JOURNAL_MAX", room)
+    journal = tmp_path / "journal"
+    heard = witness.Witness(tmp_path, journal)
+
+    for piece in (b'{"n":"1"}\n{"n":"2"}\n', b'{"n":"3"}\n{"n":"4"}\n', b'{"n":"5"}\n'):
+        with journal.open("ab") as file:
+            file.write(piece)
+        heard.listen()
+    heard.close()
+
+    *lines, last = heard.told().splitlines()
+    assert [json.loads(line)["n"] for line in lines] == ["1", "2", "3"][:kept]
+    assert json.loads(last)["@message"] == "the rest of the journal was too long to keep"
 
 
 @requirement("bad:huge-plan")

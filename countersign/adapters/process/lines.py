@@ -45,11 +45,13 @@ class Lines:
         return [line for batch in self.batches() for line in batch]
 
     def _whole_lines(self, data: bytes) -> Iterator[bytes]:
-        *whole, rest = data.split(b"\n")
-        for line in whole:
-            if not self._skip and (complete := b"".join((*self._tail, line))):
+        rest, *others = data.split(b"\n")
+        if others:
+            if not self._skip and (complete := b"".join((*self._tail, rest))):
                 yield complete
             self._tail, self._size, self._skip = [], 0, False
+            *whole, rest = others
+            yield from filter(None, whole)
         if rest and not self._skip:
             self._tail.append(rest)
             self._size += len(rest)

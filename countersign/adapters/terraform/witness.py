@@ -36,7 +36,7 @@ class Witness:
         self._lines = Lines(journal)
         self._number = 0
         self._unsaid: list[tuple[int, Mapping[str, Any]]] = []  # reduced when somebody asks: a short apply is over by then
-        self._told: list[bytes] = []  # the lines as they may be shown
+        self._told: list[bytes] = []  # lines as they may be shown, in pieces
         self._room = JOURNAL_MAX
         self._redactor: Redactor | None = None
 
@@ -71,15 +71,17 @@ class Witness:
             self._unsaid.append((self._number, event))
 
     def _keep(self, lines: Sequence[bytes]) -> None:
-        for told in redacted_lines(lines, self.redactor) if self._room >= 0 else ():
-            self._room -= len(told) + 1
-            self._told.append(told if self._room >= 0 else TOO_LONG)
-            if self._room < 0:
-                break
+        if self._room < 0:
+            return
+        told = b"".join([line + b"\n" for line in redacted_lines(lines, self.redactor)])
+        self._room -= len(told)
+        if self._room < 0:  # so many of its bytes too much
+            told = told[: told.rfind(b"\n", 0, self._room) + 1] + TOO_LONG + b"\n"
+        self._told.append(told)
 
     def told(self) -> bytes:
         """What was heard, with secrets hidden; bounded."""
-        return b"".join(line + b"\n" for line in self._told)
+        return b"".join(self._told)
 
     @property
     def dropped(self) -> int:

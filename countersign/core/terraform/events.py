@@ -269,7 +269,8 @@ def told_results(journal: Journal, redactor: Redactor) -> tuple[Mapping[str, obj
 
 def redacted_lines(lines: Sequence[bytes], redactor: Redactor) -> list[bytes]:
     """Lines of the journal with secrets hidden. Nearly always there are none, and all of them are looked through at once."""
-    if _is_plain(b"".join(lines)) and redactor.text(whole := b"\n".join(lines).decode()) == whole:
+    together = b"\n".join(lines)
+    if not together.translate(None, _PLAIN + b"\n") and redactor.text(whole := together.decode()) == whole:
         return list(lines)
     plain = b"\n".join(line for line in lines if _is_plain(line)).decode()
     if redactor.text(plain) == plain:
