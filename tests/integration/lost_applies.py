@@ -149,9 +149,11 @@ class Lost:
     # Runs
 
     async def applying(self, *, tool: str = "apply_terraform") -> RunRow:
-        """A run that was approved and is on its way."""
+        """A run that was approved, by policy if that lets it pass, and is on its way."""
         run = await self.it.start(self.stack, tool=tool, vars={"world": str(self.world.folder)})
-        waiting = await self.it.reaches(run.id, RunState.AWAITING_APPROVAL)
+        waiting = await self.it.reaches(run.id, RunState.AWAITING_APPROVAL, RunState.APPLYING)
+        if waiting.state is RunState.APPLYING:
+            return waiting
         assert waiting.requirement is not None
         await self.it.approve(waiting, confirm_name=waiting.requirement.confirm_name)
         return waiting

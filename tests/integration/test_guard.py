@@ -9,7 +9,7 @@ import pytest
 from temporalio.client import Client
 
 from countersign.adapters.store import audit
-from countersign.core.policy import Policy
+from countersign.core.policy import Need, Policy, Rule
 from countersign.core.run import RunState
 from tests.integration.lost_applies import Lost, lost
 from tests.integration.test_run_signals import details_say
@@ -53,9 +53,11 @@ async def audited(it: Lost) -> list[dict[str, Any]]:
     return [row for row in rows if row["action"] == "run.guard"]
 
 
-@requirement("guard:alarm")
-async def test_an_apply_that_does_more_than_was_approved_raises_an_alarm_while_it_runs(client: Client, tmp_path: Path) -> None:
-    async with lost(client, tmp_path, engine={"executable": doctored(tmp_path)}) as it:
+@requirement("guard:alarm", "run:policy-alone")
+@pytest.mark.parametrize("need", [Need.PERSON, Need.AUTO])
+async def test_an_apply_that_does_more_than_was_approved_raises_an_alarm_while_it_runs(client: Client, tmp_path: Path, need: Need) -> None:
+    policy = Policy(rules=(Rule(need=need),))
+    async with lost(client, tmp_path, engine={"executable": doctored(tmp_path)}, policy=policy) as it:
         it.configure(it.world.chain(2, gates=[1]))
         run = await it.applying()
         async with it.world.held(1):
