@@ -73,16 +73,22 @@ class Planning(Recording, EngineStep):
             return False
 
     async def _applied(self, ref: RunRef, agreed: Standing) -> Standing:
-        """Where the run stands after its apply, which claims as after people's approval. If it fails, the plan was made all the same."""
+        """Where the run stands after its apply, which claims as after people's approval.
+
+        If that fails, or this worker has to leave it, the plan was made all the same. There is nothing to try again here: a try would wait
+        for a place behind all that is to be planned, and meanwhile nobody would follow an apply that lives.
+        """
         assert agreed.plan_digest is not None  # it was agreed to
         showing = asyncio.create_task(self._shown(ref.run_id))
         try:
             return await self.apply(ApplyInput(org=ref.org, run_id=ref.run_id, plan_digest=agreed.plan_digest))
         except Exception as failed:
             activity.logger.warning("the apply of %s went no further: %s", ref.run_id, failed)
-            return await self.stand(ref)
+        except asyncio.CancelledError:
+            activity.logger.info("the apply of %s is left to the next step", ref.run_id)
         finally:
             showing.cancel()
+        return await self.stand(ref)
 
     async def _shown(self, run_id: str) -> None:
         """The workflow hears of the plan when this step ends; what takes longer than a moment is shown before."""

@@ -49,7 +49,7 @@ from countersign.core.reading import WITHIN, Question, Reply
 from countersign.core.reading import WORKFLOW as READ
 from countersign.core.run import Mode, RunState
 from countersign.core.step import RUNS_QUEUE
-from countersign.core.steps import Decided, RunInput, home_of
+from countersign.core.steps import ENGINES, Decided, RunInput, Standing, home_of
 
 T = TypeVar("T")
 RPC = timedelta(seconds=5)
@@ -234,9 +234,11 @@ class Runs:
         except (NotFound, Unavailable):
             return
 
-    async def hand_back(self, run_id: str, *, gone: Callable[[str], bool]) -> int:
+    async def hand_back(self, run_id: str, *, gone: Callable[[str], bool], begun: Standing | None = None) -> int:
         """Say of a run's steps that a worker which is gone had in its hands that they are lost, and let the run's next task wait
         for nobody's cache; how many there were. `gone` is asked about a worker's identity.
+
+        `begun` is where a run stands whose apply has begun: that is what its plan came to, and tried again it would wait for a place.
 
         Temporal finds out by itself, when heartbeats have been missing for some seconds.
         """
@@ -249,15 +251,18 @@ class Runs:
         except (NotFound, FailedPrecondition):
             return 0
         lost = [
-            step.activity_id
+            step
             for step in described.raw_description.pending_activities
             if step.state in (_STARTED, _ASKED_TO_END) and gone(step.last_worker_identity)
         ]
         why = ApplicationError("the worker that did this is gone", type="unavailable", next_retry_delay=timedelta(milliseconds=1))
-        for step_id in lost:
-            step = self._client.get_async_activity_handle(workflow_id=run_id, run_id=described.run_id, activity_id=step_id)
+        for one in lost:
+            step = self._client.get_async_activity_handle(workflow_id=run_id, run_id=described.run_id, activity_id=one.activity_id)
             with contextlib.suppress(NotFound):  # it was told meanwhile
-                await _answered(step.fail(why, rpc_timeout=RPC))
+                if begun is not None and one.activity_type.name in {steps.plan.name for steps in ENGINES.values()}:
+                    await _answered(step.complete(begun, rpc_timeout=RPC))
+                else:
+                    await _answered(step.fail(why, rpc_timeout=RPC))
         return len(lost)
 
     async def status(self, run_id: str) -> str | None:

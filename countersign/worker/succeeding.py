@@ -12,11 +12,16 @@ from pathlib import Path
 from countersign.adapters.logs import Log
 from countersign.adapters.store import runs
 from countersign.adapters.store.database import Store
+from countersign.adapters.store.runs import RunRow
+from countersign.adapters.store.standing import standing_of
 from countersign.adapters.temporal import Runs
 from countersign.core.errors import CountersignError
+from countersign.core.run import RunState
+from countersign.core.steps import Standing
 
 log = Log(__name__)
 
+_APPLIES = frozenset({RunState.APPLYING, RunState.CANCELING, RunState.VERIFYING})
 MOST = 200  # open runs that are looked at
 AT_ONCE = 16
 WITHIN = 3.0  # seconds; whoever starts has more to do than this
@@ -47,13 +52,22 @@ def _lives(pid: str) -> bool:
         return False
 
 
+async def _begun(store: Store, run: RunRow) -> Standing | None:
+    """Where the run stands, if its apply has begun."""
+    if run.state not in _APPLIES:
+        return None
+    async with store.read() as conn:
+        standing = await standing_of(conn, await runs.get_run(conn, run.org, run.id), trust="off")  # it asks nobody
+    return standing if standing.attempt_id is not None and standing.state in _APPLIES else None
+
+
 async def hand_back(store: Store, workflows: Runs, orgs: list[str], host: str) -> int:
     """Hand back what earlier workers of this machine had in their hands; how many steps that were."""
     is_gone, some = gone(host), asyncio.Semaphore(AT_ONCE)
 
-    async def one(run_id: str) -> int:
+    async def one(run: RunRow) -> int:
         async with some:
-            return await workflows.hand_back(run_id, gone=is_gone)
+            return await workflows.hand_back(run.id, gone=is_gone, begun=await _begun(store, run))
 
     handed = 0
     try:
@@ -61,7 +75,7 @@ async def hand_back(store: Store, workflows: Runs, orgs: list[str], host: str) -
             for org in orgs:
                 async with store.read() as conn:
                     open_runs, _ = await runs.list_runs(conn, org, open_only=True, waiting_first=False, limit=MOST)
-                handed += sum(await asyncio.gather(*(one(run.id) for run in open_runs)))
+                handed += sum(await asyncio.gather(*(one(run) for run in open_runs)))
     except (CountersignError, TimeoutError) as failed:
         log.warning("what earlier workers did is left to time-outs", reason=str(failed) or "no answer in time")
     if handed:
