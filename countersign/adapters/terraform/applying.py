@@ -83,7 +83,7 @@ class Attempts(AttemptFolders):
         meta.refuse_other_than(executable.name)
         meta.refuse_other_keeper(own=job.stack.own)
         hidden = {*unpacked.secrets, *credential.values(), job.state.password}
-        private.write(folder / SECRETS, Confided(secrets=sorted(hidden), operations=unpacked.operations).model_dump_json().encode())
+        private.write(folder / SECRETS, Confided(secrets=tuple(sorted(hidden)), operations=unpacked.operations).model_dump_json().encode())
         temporary = short_folder()
         noted = Noted(
             attempt_id=job.attempt_id,
