@@ -5,6 +5,7 @@ Where policy alone agrees to what it recorded, nobody has a word to say before t
 
 import asyncio
 import secrets as random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -30,6 +31,7 @@ from countersign.core.ids import derive
 from countersign.core.run import Mode, RunState
 from countersign.core.steps import ApplyInput, RunRef, Standing
 
+LEAVES_AT = 0.95  # of the time a plan has: an apply that is longer is followed by a step of its own
 SHOWN_AFTER = 2.0  # seconds of an apply that nobody was asked about, before the run's page in the Temporal UI is to say so
 DEATHS = 3  # of an engine that only looks, before what kills it counts as its answer
 PLAN_CREDENTIAL_LIVES = timedelta(hours=2)
@@ -58,9 +60,10 @@ class Planning(Recording, EngineStep):
 
         A run that is past planning answers where it stands, so this may repeat: what is lost after the plan is not tried again here.
         """
+        until = time.monotonic() + LEAVES_AT * _time_of_this_try()
         standing, made = await self._plan(ref)
         goes_on = made and standing.state is RunState.APPROVED and await self._is_still_wanted()
-        return await self._applied(ref, standing) if goes_on else standing
+        return await self._applied(ref, standing, until) if goes_on else standing
 
     async def _is_still_wanted(self) -> bool:
         """Whether this try may begin an apply. A heartbeat tells of a wish to cancel up to two seconds late, and before an apply that
@@ -72,16 +75,19 @@ class Planning(Recording, EngineStep):
         except CountersignError:  # Temporal is away, and with it whoever would say so
             return False
 
-    async def _applied(self, ref: RunRef, agreed: Standing) -> Standing:
+    async def _applied(self, ref: RunRef, agreed: Standing, until: float) -> Standing:
         """Where the run stands after its apply, which claims as after people's approval.
 
-        If that fails, or this worker has to leave it, the plan was made all the same. There is nothing to try again here: a try would wait
-        for a place behind all that is to be planned, and meanwhile nobody would follow an apply that lives.
+        If that fails, or this worker has to leave it, or the time of a plan is over, the plan was made all the same. There is nothing to
+        try again here: a try would wait for a place behind all that is to be planned, and meanwhile nobody would follow what lives.
         """
         assert agreed.plan_digest is not None  # it was agreed to
         showing = asyncio.create_task(self._shown(ref.run_id))
         try:
-            return await self.apply(ApplyInput(org=ref.org, run_id=ref.run_id, plan_digest=agreed.plan_digest))
+            async with asyncio.timeout(until - time.monotonic()):
+                return await self.apply(ApplyInput(org=ref.org, run_id=ref.run_id, plan_digest=agreed.plan_digest))
+        except TimeoutError:
+            activity.logger.info("the apply of %s outlives the step that planned it", ref.run_id)
         except Exception as failed:
             activity.logger.warning("the apply of %s went no further: %s", ref.run_id, failed)
         except asyncio.CancelledError:
@@ -262,6 +268,13 @@ def adopted(plan: PlanRow, parts: Mapping[str, bytes]) -> Planned:
         serial=plan.serial,
         expires_at=datetime.fromisoformat(plan.document.expires_at),
     )
+
+
+def _time_of_this_try() -> float:
+    """Seconds, as its workflow gave them."""
+    given = activity.info().start_to_close_timeout
+    assert given is not None  # each step has one
+    return given.total_seconds()
 
 
 async def _no_progress(progress: Progress) -> None:

@@ -5,7 +5,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ class InProcess:
     async def _plan(self, run: RunRow) -> None:
         await self.go_on.wait()
         plan = self._leading.plan if run.engine == COMPOSITE else self._planning.plan
-        standing = await ActivityEnvironment().run(plan, RunRef(org=run.org, run_id=run.id))
+        here = ActivityEnvironment()
+        here.info = replace(here.info, start_to_close_timeout=timedelta(hours=1))
+        standing = await here.run(plan, RunRef(org=run.org, run_id=run.id))
         await self._go(run, standing)
 
     async def _go(self, run: RunRow, standing: Standing) -> None:

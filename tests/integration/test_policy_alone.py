@@ -58,6 +58,13 @@ async def steps_of(it: Service, run_id: str) -> list[str]:
     return [one.activity_type.name for one in asked]
 
 
+async def tries_of(it: Service, run_id: str) -> list[int]:
+    """How often each of its steps was tried."""
+    events = (await it.client.get_workflow_handle(run_id).fetch_history()).events
+    begun = [e.activity_task_started_event_attributes for e in events if e.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED]
+    return [one.attempt for one in begun]
+
+
 async def closed(it: Service, run_id: str) -> None:
     """The workflow closes behind the record."""
     await it.client.get_workflow_handle(run_id).result()
@@ -385,6 +392,7 @@ async def test_an_apply_that_outlives_the_time_of_a_plan_is_followed(alone: Serv
     await alone.reaches(run.id, S.APPLIED)
     await settled(alone, run.id)
     assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+    assert await tries_of(alone, run.id) == [1, 1], "no step was tried again: that would wait for a place"
 
 
 @requirement("run:policy-alone", "ops:pause", "I3")
