@@ -43,6 +43,18 @@ async def eventually(probe: Callable[[], Awaitable[Any]], what: str, patience: f
     raise AssertionError(f"waited {patience} s for {what}")
 
 
+PUT_ASIDE = 15.0  # seconds; five are promised to a worker that has nothing else to do
+
+
+async def tidied(data: Path) -> None:
+    """Return when what runs left in clear is removed: who looks through everything before that meets what goes in between."""
+
+    async def removed() -> bool:
+        return not list((data / "work" / "stacks" / ".gone").glob("*"))
+
+    await eventually(removed, "what runs left in clear to be removed", PUT_ASIDE)
+
+
 def processes() -> Iterator[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.installed import Installed
+from tests.acceptance.installed import Installed, tidied
 from tests.integration.moved_states import backend, conn_str
 from tests.postgres import PASSWORD, Cluster, cluster, postgres_url
 from tests.requirements import requirement
@@ -116,5 +116,6 @@ async def test_a_stack_whose_state_stays_in_its_postgres_is_planned_applied_and_
     named = ["--digest", destroying["plan_digest"], "--name", "local/dev/shop"]
     it.cli("approve", destroying["run_id"], *named)
     assert json.loads(by_hand("state", "pull"))["resources"] == []
+    await tidied(it.data)
     left = [path for path in it.data.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
     assert left == []

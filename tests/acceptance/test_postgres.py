@@ -18,7 +18,7 @@ from countersign.adapters.store import audit
 from countersign.adapters.store.database import Store
 from tests import buckets
 from tests.acceptance.conftest import STACKS
-from tests.acceptance.installed import COMMAND, Installed, call, eventually, processes, until
+from tests.acceptance.installed import COMMAND, Installed, call, eventually, processes, tidied, until
 from tests.postgres import PASSWORD, Cluster, running
 from tests.requirements import requirement
 
@@ -130,6 +130,7 @@ async def test_a_database_that_is_killed_in_mid_apply_costs_nothing_and_its_pass
     lines = [" ".join(argv) for _, argv in processes()]
     assert any("countersign" in line for line in lines)
     assert not [line for line in lines if any(word in line for word in SECRETS)]
+    await tidied(it.data)
     files = [file for file in [*it.data.rglob("*"), it.data.parent / f"{it.data.name}.up.log"] if file.is_file()]
     assert any(file.suffix == ".log" for file in files)
     assert not [file for file in files if any(word.encode() in file.read_bytes() for word in SECRETS)]

@@ -1,26 +1,24 @@
 """The canary of a lane: one secret that went through every run, looked for everywhere it must not be."""
 
 from collections.abc import AsyncIterator
-from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from countersign.adapters.store.schema import artifacts, attempts, metadata
-from tests.acceptance.installed import eventually
+from tests.acceptance.installed import tidied
 from tests.acceptance.test_canary import decoded_histories, files, spellings
 from tests.chaos.lane import CANARY, Lane
 from tests.postgres import PASSWORD
 
 # Sealed, and needed: what is applied, and what it came to.
 ALLOWED = frozenset({"plan_bundle", "plan_json", "state"})
-PUT_ASIDE = 15.0  # seconds; five are promised to one that has nothing else to do
 NEEDLES = [*spellings(CANARY), *spellings(PASSWORD)]
 
 
 async def leaks_of(lane: Lane) -> list[str]:
     """Where it was found. Raises AssertionError where it was found nowhere at all: such a search proves nothing."""
-    await eventually(partial(_removed, lane), "what runs left in clear to be removed", PUT_ASIDE)
+    await tidied(lane.it.data)
     found = [f"told: {number}" for number, told in enumerate(lane.said) if _in(told)]
     found += [f"history of {name}" async for name, text in decoded_histories(lane.it) if _in(text)]
     found += [name async for name, data in _rows(lane) if _in(data)]
@@ -31,10 +29,6 @@ async def leaks_of(lane: Lane) -> list[str]:
     found += [f"artifact {kind} {name}" for kind, name, data in kept if kind not in ALLOWED and _in(data)]
     assert any(_in(data) for kind, _, data in kept if kind in ALLOWED), "the canary never went through anything"
     return found
-
-
-async def _removed(lane: Lane) -> bool:
-    return not list((lane.it.data / "work" / "stacks" / ".gone").glob("*"))
 
 
 async def _rows(lane: Lane) -> AsyncIterator[tuple[str, bytes]]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from countersign.adapters.git import Remotes
+from countersign.adapters.leaving import leaving
 from countersign.core.engine import Planned
 from countersign.core.errors import CountersignError, FailedPrecondition, InvalidArgument, NotFound, PolicyDenied, ProviderError
 from countersign.core.repository import Repositories
@@ -401,6 +402,7 @@ async def test_a_private_repository_is_opened_by_the_secret_the_operator_names_a
 
     assert planned.plan.counts.create == 1
     assert seen and not [text for text in seen if "the' \\forge" in text]
+    await leaving.gone()
     everything = [path.read_bytes() for path in stacks.bench.folder.joinpath("work").rglob("*") if path.is_file()]
     assert not [data for data in everything if b"\\forge" in data]
     for text in terraform_bench.texts(planned).values():

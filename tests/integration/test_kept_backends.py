@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from countersign.adapters.leaving import leaving
 from countersign.core.engine import Planned, Reconciled, Remains
 from countersign.core.errors import FailedPrecondition, Locked, ProviderError
 from countersign.core.reconcile import Next
@@ -167,6 +168,7 @@ async def test_who_agrees_is_told_what_is_weaker_and_no_secret_of_the_backend(sh
     assert second.startswith(f"Its lock is the one of {there.kind}, and no run frees one that it cannot prove to be its own")
     assert planned.inputs["state_in"] == there.kind
     assert holding(texts(planned), there.secret) == []
+    await leaving.gone()
     # What is kept warm was initialised without the backend, whose settings lie in `.terraform` in clear.
     warm = list((shop.folder / "work" / "warm").glob("*/.terraform"))
     assert [len(warm), [entry for entry in warm if (entry / "terraform.tfstate").exists()]] == [1, []]
