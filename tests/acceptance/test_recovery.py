@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.installed import COMMAND, REPOSITORY, eventually
+from tests.acceptance.installed import COMMAND, REPOSITORY, eventually, tidied
 from tests.acceptance.restored import SERVERS, THREE, Machine, machine
 from tests.acceptance.test_crashes import engines
 from tests.fakecloud.client import Held
@@ -242,6 +242,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 async def test_a_disk_that_is_full(tmp_path: Path, small: Path) -> None:
     async with machine(tmp_path) as it:
         run_id = it.waiting()
+        await tidied(small)  # what goes later is room again
         ballast = small / "ballast"
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small).free)
