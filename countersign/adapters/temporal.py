@@ -115,9 +115,9 @@ def _priority(run: RunRow) -> Priority:
     return Priority(priority_key=4 if run.mode is Mode.DRIFT else None, fairness_key=run.requester.id[:64])
 
 
-# Making one takes as long as the rest of a start: the generic class behind it looks up its types each time.
 _STARTED = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
 _ASKED_TO_END = PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
+# Making one takes as long as the rest of a start: the generic class behind it looks up its types each time.
 _KEYS = {
     name: SearchAttributeKey.for_keyword(name)
     for name in (

@@ -221,6 +221,12 @@ async def is_told(it: Service, run_id: str) -> None:
     await eventually(told, "the step to be asked to end")
 
 
+async def is_applied_once(it: Service, run_id: str) -> None:
+    await it.reaches(run_id, S.APPLIED)
+    await settled(it, run_id)
+    assert (len(toy(it).launched), toy(it).world) == (1, ["a create"])
+
+
 async def is_followed(it: Service, run_id: str, patience: float = PATIENCE) -> None:
     async def followed() -> bool:
         return (await steps_of(it, run_id))[-1] == "toy.follow"
@@ -277,9 +283,7 @@ async def test_a_cancel_whose_step_is_lost_is_carried_out_by_who_follows(alone: 
     assert await alone.runs.hand_back(run.id, gone=lambda who: True) == 1
     await is_followed(alone, run.id)
     (folder / "go").touch()
-    await alone.reaches(run.id, S.APPLIED)
-    await settled(alone, run.id)
-    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+    await is_applied_once(alone, run.id)
 
 
 @requirement("run:policy-alone", "I4")
@@ -294,9 +298,7 @@ async def test_a_step_that_an_operator_fails_by_hand_in_mid_apply_ends_no_run(al
     await is_followed(alone, run.id)
     (folder / "go").touch()
 
-    await alone.reaches(run.id, S.APPLIED)
-    await settled(alone, run.id)
-    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+    await is_applied_once(alone, run.id)
 
 
 @requirement("run:policy-alone", "worker:drains")
@@ -334,9 +336,7 @@ async def test_a_workflow_that_is_reset_to_its_start_applies_once(alone: Service
     claiming.go.set()
     (await launched(alone) / "go").touch()
 
-    await alone.reaches(run.id, S.APPLIED)
-    await settled(alone, run.id)
-    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+    await is_applied_once(alone, run.id)
 
 
 @requirement("run:policy-alone", "I3")
@@ -389,9 +389,7 @@ async def test_an_apply_that_outlives_the_time_of_a_plan_is_followed(alone: Serv
     await is_followed(alone, run.id)
     (folder / "go").touch()
 
-    await alone.reaches(run.id, S.APPLIED)
-    await settled(alone, run.id)
-    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+    await is_applied_once(alone, run.id)
     assert await tries_of(alone, run.id) == [1, 1], "no step was tried again: that would wait for a place"
 
 
@@ -411,9 +409,7 @@ async def test_a_step_that_is_paused_or_reset_in_mid_apply_applies_once(alone: S
     await is_followed(alone, run.id)
     (folder / "go").touch()
 
-    await alone.reaches(run.id, S.APPLIED)
-    await settled(alone, run.id)
-    assert (len(toy(alone).launched), toy(alone).world) == (1, ["a create"])
+    await is_applied_once(alone, run.id)
 
 
 @requirement("run:policy-alone", "worker:succeeds")

@@ -20,11 +20,11 @@ from countersign.adapters.process.marked import (
     NOBODY,
     Present,
     can_be_seen,
-    carriers,
     carries,
     children,
     end_marked,
     group_of,
+    marked_processes,
     present,
     reap,
 )
@@ -229,7 +229,7 @@ class Detached:
         """Kill what the command left behind, and tell how many that were. Call it after the engine's end, or to make an end."""
         group = self._number("pgid")
         before = _before.pop(self.marker, NOBODY)
-        left = set(carriers(MARKER, self.marker, before=before))
+        left = set(marked_processes(self.marker, before=before))
         if group and (self._ours(group) or any(group_of(pid) == group for pid in left)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)

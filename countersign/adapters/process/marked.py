@@ -27,7 +27,7 @@ def end_marked(marker: str, *, before: Present = NOBODY) -> set[int]:
     """SIGKILL everything that carries the attempt's marker; which processes that were. Those of `before` it began need no look."""
     ended: set[int] = set()
     for _ in range(ROUNDS):
-        new = set(carriers(MARKER, marker, before=before)) - ended
+        new = set(marked_processes(marker, before=before)) - ended
         if not new:
             break
         for pid in new:
@@ -47,9 +47,9 @@ def _many() -> bool:
     return can_be_seen() and PROC.stat().st_nlink > MANY  # each process is a folder in it
 
 
-def marked_processes(marker: str) -> list[int]:
-    """Every process of this machine that carries the attempt's marker, ourselves left out."""
-    return carriers(MARKER, marker)
+def marked_processes(marker: str, *, before: Present = NOBODY) -> list[int]:
+    """Every process of this machine that carries the attempt's marker, ourselves and those of `before` left out."""
+    return carriers(MARKER, marker, before=before)
 
 
 def carriers(name: str, value: str, *, before: Present = NOBODY) -> list[int]:
