@@ -5,13 +5,15 @@ import contextlib
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from countersign.adapters import process
-from countersign.adapters.process import Detached, Ended, Lines, end_marked, marked, start_service, stop_service, supervise
+from countersign.adapters.process import Detached, Ended, Lines, TooMuch, end_marked, marked, start_service, stop_service, supervise
 from countersign.core.errors import FailedPrecondition, Unavailable
 from tests.integration.processes import ENV, PATIENCE, leaves_no_process, new_attempt, python, until
+from tests.requirements import requirement
 
 __all__ = ["leaves_no_process"]
 pytestmark = pytest.mark.anyio
@@ -34,7 +36,7 @@ async def watched(tmp_path: Path, argv: list[str], **options: object) -> tuple[E
     async def listen(lines: list[bytes]) -> None:
         heard.extend(lines)
 
-    ended = await supervise(argv, cwd=tmp_path, env=ENV, folder=tmp_path, name="it", on_lines=listen, **options)  # type: ignore[arg-type]
+    ended = await supervise(argv, cwd=tmp_path, env=ENV, folder=tmp_path, on_lines=listen, **options)  # type: ignore[arg-type]
     return ended, heard
 
 
@@ -73,16 +75,83 @@ async def test_lines_are_heard_while_the_command_still_runs(tmp_path: Path) -> N
             gate.touch()
 
     argv = sh(f"echo ready; {WAIT}", gate)
-    ended = await asyncio.wait_for(supervise(argv, cwd=tmp_path, env=ENV, folder=tmp_path, name="it", on_lines=listen, tick=0.02), PATIENCE)
+    ended = await asyncio.wait_for(supervise(argv, cwd=tmp_path, env=ENV, folder=tmp_path, on_lines=listen, tick=0.02), PATIENCE)
 
     assert ended.code == 0
 
 
-async def test_output_is_private(tmp_path: Path) -> None:
-    ended, _ = await watched(tmp_path, sh("umask; touch made"))
+@pytest.fixture(params=["in memory", "where nothing can be in memory"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what commands say is kept."""
+    if request.param != "in memory":
+        monkeypatch.delattr(os, "memfd_create")
 
-    assert ended.out.read_text() == "0077\n"
-    assert {oct(p.stat().st_mode & 0o777) for p in (ended.out, tmp_path / "it.err", tmp_path / "made")} == {"0o600"}
+
+@pytest.mark.usefixtures("kept")
+@requirement("secrets:output-off-disk")
+async def test_what_a_command_says_has_no_name_and_what_it_makes_is_private(tmp_path: Path) -> None:
+    ended, heard = await watched(tmp_path, sh("umask; touch made; ls -A >&2; readlink /proc/self/fd/1 >&2"), read=False)
+
+    assert (ended.out, heard) == (b"0077\n", [])
+    made, where = ended.errors.splitlines()
+    assert made == "made"
+    assert where.endswith(" (deleted)")
+    assert [oct(p.stat().st_mode & 0o777) for p in tmp_path.iterdir()] == ["0o600"]
+
+
+@pytest.mark.usefixtures("kept")
+async def test_who_opens_the_output_again_overwrites_nothing(tmp_path: Path) -> None:
+    ended, _ = await watched(tmp_path, sh("echo one; echo two >>/proc/self/fd/1; (echo three); echo bad >&2"), read=False)
+
+    assert (ended.out, ended.errors) == (b"one\ntwo\nthree\n", "bad\n")
+
+
+@pytest.mark.usefixtures("kept")
+async def test_much_is_given_back_whole(tmp_path: Path) -> None:
+    ended, _ = await watched(tmp_path, sh("head -c 40000000 /dev/zero; echo end"), read=False)
+
+    assert (len(ended.out), ended.out[-5:]) == (40_000_004, b"\0end\n")
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("to", [1, 2])
+async def test_what_says_more_than_anybody_reads_is_ended(tmp_path: Path, to: int) -> None:
+    script = f"trap 'echo INT >told; exit 1' INT; echo $$ >pid; head -c 3000000 /dev/zero >&{to}; while :; do sleep 0.02; done"
+
+    with pytest.raises(TooMuch, match="sh said more than 2 MiB"):
+        await asyncio.wait_for(watched(tmp_path, sh(script), read=False, most=2 << 20), PATIENCE)
+
+    assert (tmp_path / "told").read_text() == "INT\n"
+    await gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.usefixtures("kept")
+async def test_no_descriptor_is_left_however_a_command_ends(tmp_path: Path) -> None:
+    async def fail(lines: list[bytes]) -> None:
+        raise ValueError("not that")
+
+    async def ends(argv: list[str], error: type[BaseException] | None, **options: Any) -> None:
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            await supervise(argv, env=ENV, folder=tmp_path, **{"cwd": tmp_path, "on_lines": ignored, **options})
+
+    await ends(["/bin/true"], None)  # whatever is opened once
+    before = sorted(os.listdir("/proc/self/fd"))
+    await ends(sh("echo one; exit 3"), None)
+    await ends(sh("echo one"), None, read=False)
+    await ends(sh("echo one"), ValueError, on_lines=fail)
+    await ends(sh("echo one"), TooMuch, most=2)
+    await ends(sh("echo one"), Unavailable, stdin=tmp_path / "missing")
+    await ends(["/bin/true"], Unavailable, cwd=tmp_path / "missing")
+    (tmp_path / "broken").write_text("no program")
+    (tmp_path / "broken").chmod(0o700)
+    await ends([str(tmp_path / "broken")], Unavailable)
+    running = asyncio.create_task(watched(tmp_path, sh("touch ready; sleep 60")))
+    await until((tmp_path / "ready").exists, "the command to run")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 async def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -138,7 +207,7 @@ async def test_what_a_command_leaves_in_its_group_is_killed(tmp_path: Path) -> N
 async def test_what_left_the_group_is_found_by_the_marker(tmp_path: Path) -> None:
     attempt = new_attempt()
     argv = sh("setsid sh -c 'touch escaped; sleep 60' & until [ -e escaped ]; do sleep 0.02; done")
-    await supervise(argv, cwd=tmp_path, env={**ENV, process.MARKER: attempt}, folder=tmp_path, name="it", on_lines=ignored)
+    await supervise(argv, cwd=tmp_path, env={**ENV, process.MARKER: attempt}, folder=tmp_path, on_lines=ignored)
 
     assert len(end_marked(attempt)) in (1, 2)  # the shell and its sleep, if it has come to that
     await until(lambda: not process.marked_processes(attempt), "its end")
@@ -148,7 +217,7 @@ async def test_who_was_there_before_is_told_from_who_got_the_same_number_since(t
     attempt = new_attempt()
     argv = sh("setsid sh -c 'touch escaped; sleep 60' & until [ -e escaped ]; do sleep 0.02; done")
     before = process.present()
-    await supervise(argv, cwd=tmp_path, env={**ENV, process.MARKER: attempt}, folder=tmp_path, name="it", on_lines=ignored)
+    await supervise(argv, cwd=tmp_path, env={**ENV, process.MARKER: attempt}, folder=tmp_path, on_lines=ignored)
     left = process.marked_processes(attempt)
 
     assert not end_marked(attempt, before=process.present()), "all of these were there before"
@@ -164,7 +233,7 @@ async def test_a_listener_that_fails_ends_the_command(tmp_path: Path) -> None:
 
     script = "trap 'echo INT >told; exit 1' INT; echo $$; while :; do sleep 0.02; done"
     with pytest.raises(ValueError) as pid:
-        await supervise(sh(script), cwd=tmp_path, env=ENV, folder=tmp_path, name="it", on_lines=fail, tick=0.02)
+        await supervise(sh(script), cwd=tmp_path, env=ENV, folder=tmp_path, on_lines=fail, tick=0.02)
 
     assert (tmp_path / "told").read_text() == "INT\n"
     await gone(int(str(pid.value)))
@@ -180,7 +249,7 @@ async def listen(lines): pass
 folder = Path(sys.argv[1])
 child = "(trap 'echo INT >child' INT; touch ready; until [ -e told ]; do sleep 0.02; done; sleep 0.2; touch over) & "
 argv = ["/bin/sh", "-c", child + "trap 'echo INT >told; exit 0' INT; echo $$ >pid; while :; do sleep 0.02; done"]
-asyncio.run(supervise(argv, cwd=folder, env={"PATH": "/usr/bin:/bin"}, folder=folder, name="it", on_lines=listen))
+asyncio.run(supervise(argv, cwd=folder, env={"PATH": "/usr/bin:/bin"}, folder=folder, on_lines=listen))
 """
 
 
@@ -206,12 +275,12 @@ async def listen(lines): pass
 
 async def main():
     folder, options = Path(sys.argv[1]), {"env": {"PATH": "/usr/bin:/bin"}, "on_lines": listen}
-    await supervise(["/bin/true"], cwd=folder, folder=folder, name="first", **options)
+    await supervise(["/bin/true"], cwd=folder, folder=folder, **options)
     first = guardian._guardian.process
     first.kill()
     first.wait()
     argv = ["/bin/sh", "-c", "trap 'echo INT >told; exit 0' INT; touch ready; while :; do sleep 0.02; done"]
-    running = asyncio.create_task(supervise(argv, cwd=folder, folder=folder, name="second", **options))
+    running = asyncio.create_task(supervise(argv, cwd=folder, folder=folder, **options))
     while not (folder / "ready").exists():
         await asyncio.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -235,7 +304,7 @@ from countersign.adapters.process import guardian, supervise
 async def listen(lines): pass
 
 folder = Path(sys.argv[1])
-asyncio.run(supervise(["/bin/true"], cwd=folder, env={"PATH": "/usr/bin:/bin"}, folder=folder, name="it", on_lines=listen))
+asyncio.run(supervise(["/bin/true"], cwd=folder, env={"PATH": "/usr/bin:/bin"}, folder=folder, on_lines=listen))
 (folder / "guardian").write_text(str(guardian._guardian.process.pid))
 """
 

@@ -85,10 +85,9 @@ class Terraform:
 
         async with asyncio.timeout(2 * PATIENCE):
             ended = await supervise(
-                [*self.argv, *arguments], cwd=self.folder, env=environment, folder=self.folder.parent, name="terraform", on_lines=ignored
+                [*self.argv, *arguments], cwd=self.folder, env=environment, folder=self.folder.parent, on_lines=ignored, read=False
             )
-        said = [(self.folder.parent / f"terraform.{end}").read_text() for end in ("out", "err")]
-        return ended.code, "".join(said)
+        return ended.code, ended.out.decode() + ended.errors
 
     async def does(self, attempt: Attempt, *arguments: str) -> str:
         code, said = await self.run(attempt, *arguments)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from countersign.adapters.process import supervise
-from countersign.adapters.terraform import planning, witness
+from countersign.adapters.terraform import session, witness
 from countersign.adapters.terraform.judging import SUMMARY_MAX
 from countersign.core.errors import ProviderError, Unavailable
 from countersign.core.plan import SHOWN
@@ -98,7 +98,7 @@ async def test_a_plan_of_twenty_megabytes_is_summarised_within_its_bounds(bench:
 
 
 async def test_a_plan_too_big_for_anybody_to_read_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "PLAN_JSON_MAX", 1 << 20)
+    monkeypatch.setattr(session, "SAID_MAX", 1 << 20)
     bench.write("large", main_tf=LARGE)
 
     with pytest.raises(ProviderError, match="split the stack into smaller ones"):
@@ -135,7 +135,7 @@ async def small_disk(tmp_path: Path) -> AsyncIterator[Path]:
         pass
 
     async def run(*argv: str) -> int:
-        ended = await supervise(argv, cwd=tmp_path, env=ENV, folder=tmp_path, name="mount", on_lines=ignored)
+        ended = await supervise(argv, cwd=tmp_path, env=ENV, folder=tmp_path, on_lines=ignored)
         assert ended.code == 0, ended.errors
         return ended.code
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import re
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from countersign.adapters.git.environment import Keys, Remotes, environment
 from countersign.adapters.git.failures import Broken, NoAnswer, failure, no_answer
-from countersign.adapters.process import Ended, supervise
+from countersign.adapters.process import OUTPUT_MAX, Ended, TooMuch, supervise
 from countersign.core.engine import Beat, Progress, Reveal
 from countersign.core.errors import FailedPrecondition, NotFound, ProviderError
 from countersign.core.redaction import Redactor
@@ -93,7 +94,7 @@ class Mirror:
     async def tip(self, names: Sequence[str]) -> Tip:
         """Where the one ref is that bears one of these names. Raises NotFound, or FailedPrecondition where several do."""
         ended = await self._outside("ls-remote", "--quiet", self.url, *names)
-        lines = (line.split("\t") for line in (await asyncio.to_thread(ended.out.read_text)).splitlines())
+        lines = (line.split("\t") for line in ended.out.decode(errors="replace").splitlines())
         found = [Tip(ref=name, oid=oid) for oid, name in lines if name in names]
         if not found:
             known = " or ".join(f"{'branch' if n.startswith(BRANCH) else 'tag'} {n.removeprefix(BRANCH).removeprefix(TAG)}" for n in names)
@@ -170,22 +171,20 @@ class Mirror:
         """All below these folders, or these files, "" being the root. Raises Broken, FailedPrecondition for more than anybody reads."""
         wanted = [path for path in paths if path]
         listing = ("ls-tree", "-r", "-l", "-z", "--full-tree", commit, *(["--", *wanted] if wanted else []))
-        ended = await self._inside(*listing, watch=self._listed)
+        try:
+            ended = await self._inside(*listing, most=LISTING)
+        except TooMuch:
+            raise FailedPrecondition(
+                f"{self.address} has more than {LISTING >> 20} MiB of names of files there; name a folder that holds only configuration",
+                field="source.path",
+            ) from None
         found = []
-        for line in (await asyncio.to_thread(ended.out.read_bytes)).split(b"\0")[:-1]:
+        for line in ended.out.split(b"\0")[:-1]:
             head, _, path = line.partition(b"\t")
             mode, _, oid, size = head.decode().split()
             name = path.decode("utf-8", "surrogateescape")
             found.append(Entry(path=name, mode=mode, oid=oid, size=int(size) if size.isdecimal() else None))
         return found
-
-    async def _listed(self) -> None:
-        await self.attempt.fetching()
-        if (self.attempt.side / "git-ls-tree.out").stat().st_size > LISTING:
-            raise FailedPrecondition(
-                f"{self.address} has more than {LISTING >> 20} MiB of names of files there; name a folder that holds only configuration",
-                field="source.path",
-            )
 
     async def contents(self, oids: Iterable[str]) -> dict[str, bytes]:
         """Of objects that are here. Raises Broken."""
@@ -244,18 +243,18 @@ class Mirror:
     async def _inside(
         self,
         *arguments: str,
-        watch: Callable[[], Awaitable[None]] | None = None,
         folder: Path | None = None,
         stdin: Path | None = None,
+        most: int = OUTPUT_MAX,
     ) -> Ended:
-        ended = await self._run(*arguments, watch=watch, folder=folder, stdin=stdin)
+        ended = await self._run(*arguments, folder=folder, stdin=stdin, most=most)
         if ended.code != 0:
             raise Broken(ended.errors)
         return ended
 
     async def _line(self, *arguments: str) -> str | None:
         ended = await self._run(*arguments)
-        return (await asyncio.to_thread(ended.out.read_text)).strip() or None if ended.code == 0 else None
+        return ended.out.decode(errors="replace").strip() or None if ended.code == 0 else None
 
     async def _run(
         self,
@@ -265,6 +264,7 @@ class Mirror:
         watch: Callable[[], Awaitable[None]] | None = None,
         folder: Path | None = None,
         stdin: Path | None = None,
+        most: int = OUTPUT_MAX,
     ) -> Ended:
         attempt = self.attempt
 
@@ -288,12 +288,12 @@ class Mirror:
             # Never what lies above: the data folder may be in somebody's checkout.
             env={**given, "GIT_CEILING_DIRECTORIES": str(cwd.parent), **({"GIT_DIR": str(place)} if (place / "HEAD").is_file() else {})},
             folder=attempt.side,
-            name=f"git-{arguments[0]}",
             on_lines=heard,
             grace=GRACE,
             pass_fds=(attempt.lock, *self.lock),
             read=False,
             stdin=stdin,
+            most=most,
         )
 
 
@@ -325,15 +325,15 @@ class Checkout:
         return await self.mirror.contains(self.at.commit, commit)
 
 
-def _batch(path: Path) -> dict[str, bytes]:
+def _batch(said: bytes) -> dict[str, bytes]:
     found = {}
-    with path.open("rb") as file:
-        while head := file.readline():
-            oid, kind, *size = head.decode().split()
-            if kind == "missing" or not size:
-                raise Broken(f"{oid} is missing")
-            found[oid] = file.read(int(size[0]))
-            file.read(1)
+    file = io.BytesIO(said)
+    while head := file.readline():
+        oid, kind, *size = head.decode().split()
+        if kind == "missing" or not size:
+            raise Broken(f"{oid} is missing")
+        found[oid] = file.read(int(size[0]))
+        file.read(1)
     return found
 
 

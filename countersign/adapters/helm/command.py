@@ -8,13 +8,13 @@ all: `applying` starts it detached.
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyhelm3.command
 
-from countersign.adapters.process import MARKER, Lines, supervise
+from countersign.adapters.process import MARKER, TooMuch, supervise
 from countersign.core.errors import TimedOut
 
 READS_WITHIN = 120.0  # seconds; a dry run takes half of one
@@ -58,10 +58,9 @@ class HelmCommand(pyhelm3.command.Command):  # type: ignore[misc]  # it comes wi
         environment: Mapping[str, str],
         kubeconfig: Path | None = None,
         limit: float = READS_WITHIN,
-        on_stderr: Callable[[bytes], None] = lambda line: None,
     ) -> None:
         super().__init__(executable=str(executable), kubeconfig=kubeconfig)
-        self._folder, self._environment, self._on_stderr = folder, dict(environment), on_stderr
+        self._folder, self._environment = folder, dict(environment)
         self.limit = limit  # seconds, of one command
         self._numbers = itertools.count(1)
 
@@ -70,14 +69,10 @@ class HelmCommand(pyhelm3.command.Command):  # type: ignore[misc]  # it comes wi
         argv = [self._executable, *map(str, command)]
         if self._kubeconfig:
             argv += ["--kubeconfig", str(self._kubeconfig)]
-        name = f"helm-{next(self._numbers)}"
-        given = self._given(name, input)
-        heard = Lines(self._folder / f"{name}.err")
+        given = self._given(input)
         until = time.monotonic() + self.limit
 
         async def listen(_: list[bytes]) -> None:
-            for line in heard.new():
-                self._on_stderr(line)
             if time.monotonic() > until:
                 raise TimedOut(f"helm {command[0]} was not done within {self.limit:.0f} s; ask again")
 
@@ -87,34 +82,30 @@ class HelmCommand(pyhelm3.command.Command):  # type: ignore[misc]  # it comes wi
                 cwd=self._folder,
                 env=self._environment,
                 folder=self._folder,
-                name=name,
                 on_lines=listen,
                 grace=GRACE,
                 tick=TICK,
                 read=False,
                 stdin=given,
+                most=OUTPUT_MAX,
             )
+        except TooMuch:
+            raise Failed(code=0, errors=f"the answer of helm {command[0]} is larger than {OUTPUT_MAX >> 20} MiB") from None
         finally:
-            heard.close()
             if given is not None:
                 given.unlink(missing_ok=True)
-        with ended.out.open("rb") as out:
-            said = out.read(OUTPUT_MAX + 1)
-        ended.out.unlink()  # manifests hold secrets
         if ended.code != 0:
-            raise Failed(code=ended.code, errors=ended.errors, out=said)
-        if len(said) > OUTPUT_MAX:
-            raise Failed(code=0, errors=f"the answer of helm {command[0]} is larger than {OUTPUT_MAX >> 20} MiB")
-        return said
+            raise Failed(code=ended.code, errors=ended.errors, out=ended.out)
+        return ended.out
 
     async def json(self, command: Sequence[Any], input: bytes | None = None) -> Any:
         """What helm answers with `-o json`."""
         return json.loads(await self.run([*command, "-o", "json"], input) or b"null")
 
-    def _given(self, name: str, input: bytes | None) -> Path | None:
+    def _given(self, input: bytes | None) -> Path | None:
         if input is None:
             return None
-        path = self._folder / f"{name}.in"
+        path = self._folder / f"helm-{next(self._numbers)}.in"
         path.touch(mode=0o600)
         path.write_bytes(input)
         return path

@@ -13,10 +13,12 @@ ERRORS_KEPT = 64 << 10  # bytes of standard error, the last ones
 class Lines:
     """Reads the whole lines of a growing file, as far as it has grown."""
 
-    def __init__(self, path: Path, *, longest: int = LINE_MAX) -> None:
-        self.path = path
+    def __init__(self, file: Path | int, *, longest: int = LINE_MAX) -> None:
+        """`file` may not be there yet. A descriptor stays its owner's, and so does where others read or write by it."""
         self.dropped = 0
-        self._fd: int | None = None
+        self._path = file if isinstance(file, Path) else None
+        self._fd = file if isinstance(file, int) else None
+        self._at = 0
         self._tail: list[bytes] = []
         self._size = 0
         self._longest = longest
@@ -25,13 +27,16 @@ class Lines:
     def batches(self) -> Iterator[list[bytes]]:
         """All that is new, in pieces of about BATCH bytes; ends where the file ends for now."""
         if self._fd is None:
+            if self._path is None:
+                return
             try:
-                self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return
         out: list[bytes] = []
         size = 0
-        while data := os.read(self._fd, CHUNK):
+        while data := os.pread(self._fd, CHUNK, self._at):
+            self._at += len(data)
             out += self._whole_lines(data)
             size += len(data)
             if size >= BATCH:
@@ -65,9 +70,9 @@ class Lines:
         return self._fd is not None and not self._tail and not self._skip
 
     def close(self) -> None:
-        if self._fd is not None:
+        if self._fd is not None and self._path is not None:
             os.close(self._fd)
-            self._fd = None
+        self._fd = None
 
 
 def tail_of(path: Path, limit: int = ERRORS_KEPT) -> str:
@@ -76,7 +81,12 @@ def tail_of(path: Path, limit: int = ERRORS_KEPT) -> str:
         if not path.stat().st_size:
             return ""  # nearly always
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - limit))
-            return file.read().decode(errors="replace")
+            return tail(file.fileno(), limit)
     except FileNotFoundError:
         return ""
+
+
+def tail(fd: int, limit: int = ERRORS_KEPT) -> str:
+    """The same of an open one."""
+    size = os.fstat(fd).st_size
+    return os.pread(fd, min(size, limit), max(0, size - limit)).decode(errors="replace")

@@ -3,26 +3,36 @@
 import asyncio
 import contextlib
 import functools
+import io
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from countersign.adapters.process.ending import ending
 from countersign.adapters.process.guardian import ending_with_us
-from countersign.adapters.process.lines import Lines, tail_of
-from countersign.core.errors import Unavailable
+from countersign.adapters.process.lines import Lines, tail
+from countersign.adapters.process.output import output
+from countersign.core.errors import PermanentError, Unavailable
+
+OUTPUT_MAX = 128 << 20  # bytes of what a command says: it is kept in memory
+PIECE = 16 << 20  # bytes of it that are read at once, in some milliseconds
+
+
+class TooMuch(PermanentError):
+    """It said more than anybody reads, and was ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     code: int  # negative: the signal that ended it
-    out: Path
-    errors: str  # the end of standard error, in clear
+    out: bytes = field(repr=False)  # in clear; nothing where it was given out in lines
+    errors: str = field(repr=False)  # the end of standard error, in clear
 
 
 async def supervise(
@@ -31,64 +41,84 @@ async def supervise(
     cwd: Path,
     env: Mapping[str, str],
     folder: Path,
-    name: str,
     on_lines: Callable[[list[bytes]], Awaitable[None]],
     grace: float = 30.0,
     tick: float = 0.5,
     pass_fds: Sequence[int] = (),
     read: bool = True,
     stdin: Path | None = None,
+    most: int = OUTPUT_MAX,
 ) -> Ended:
-    """Run to the end; output goes to `folder/name.out` and `.err`. `on_lines` gets new lines at least every `tick` seconds, maybe none.
-    Without `read` it gets none: the output is one document. `stdin` is a file to read from.
+    """Run to the end; what it says is kept in memory, or in `folder` where the system cannot. `on_lines` gets new lines at least every
+    `tick` seconds, maybe none. Without `read` it gets none: the output is one document, which is given back. `stdin` is a file to read
+    from. Raises TooMuch where it says more than `most` bytes.
 
-    Cancelled, or where `on_lines` raises: one SIGINT to the process alone, `grace` seconds, then SIGKILL to its group; then the
+    Cancelled, or where `on_lines` or this raises: one SIGINT to the process alone, `grace` seconds, then SIGKILL to its group; then the
     cancellation or error is raised on. What the process leaves behind in its group is killed in any case; what left the group
     as well is found by `end_marked`, which is the caller's to call once for all commands of an attempt.
     """
     refuse_missing(argv, env)
-    out, errors = folder / f"{name}.out", folder / f"{name}.err"
-    handles = [os.open(p, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600) for p in (out, errors)]
-    handles.append(os.open(stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    with ExitStack() as kept:
+        try:
+            out, errors = kept.enter_context(output(folder)), kept.enter_context(output(folder))
+            process = _started(argv, cwd=cwd, env=env, out=out, errors=errors, stdin=stdin, pass_fds=pass_fds)
+        except OSError as broken:
+            raise Unavailable(f"{Path(argv[0]).name} cannot be started ({broken.strerror}); run `countersign doctor`") from None
+        lines = Lines(out)
+        ended = asyncio.ensure_future(_end_of(process))
+        try:
+            while True:
+                over = ended.done()  # asked before reading: what was written before the end is read after it
+                told = False
+                for batch in lines.batches() if read else ():
+                    await on_lines(batch)
+                    told = True
+                if not told:
+                    await on_lines([])
+                size = os.fstat(out).st_size
+                if max(size, os.fstat(errors).st_size) > most:
+                    raise TooMuch(f"{Path(argv[0]).name} said more than {most >> 20} MiB, which nobody reads")
+                if over:
+                    return Ended(code=ended.result(), out=b"" if read else await _whole(out, size), errors=tail(errors))
+                await asyncio.wait({ended}, timeout=tick)
+        except BaseException:
+            await _interrupted(process, ended, grace)
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _started(
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], out: int, errors: int, stdin: Path | None, pass_fds: Sequence[int]
+) -> "subprocess.Popen[bytes]":
+    """Raises OSError. Not by asyncio: in Python 3.11 it waits for each child in a thread."""
+    given = os.open(stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Not by asyncio: in Python 3.11 it waits for each child in a thread.
-        process = subprocess.Popen(  # noqa: ASYNC220 - it returns as soon as the child is forked
+        return subprocess.Popen(
             argv,
             cwd=cwd,
             env=ending_with_us(env),
-            stdin=handles[2],
-            stdout=handles[0],
-            stderr=handles[1],
+            stdin=given,
+            stdout=out,
+            stderr=errors,
             start_new_session=True,
             umask=0o077,
             pass_fds=pass_fds,
         )
-    except OSError as broken:
-        raise Unavailable(f"{Path(argv[0]).name} cannot be started ({broken.strerror}); run `countersign doctor`") from None
     finally:
-        for handle in handles:
-            os.close(handle)
-    lines = Lines(out)
-    ended = asyncio.ensure_future(_end_of(process))
-    try:
-        while True:
-            over = ended.done()  # asked before reading: what was written before the end is read after it
-            told = False
-            for batch in lines.batches() if read else ():
-                await on_lines(batch)
-                told = True
-            if not told:
-                await on_lines([])
-            if over:
-                return Ended(code=ended.result(), out=out, errors=tail_of(errors))
-            await asyncio.wait({ended}, timeout=tick)
-    except BaseException:
-        await _interrupted(process, ended, grace)
-        raise
-    finally:
-        lines.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        os.close(given)
+
+
+async def _whole(out: int, size: int) -> bytes:
+    """What is in there. Others get their turn between two pieces; not in a thread, which could still read when this is cancelled."""
+    if size <= PIECE:
+        return os.pread(out, size, 0)
+    said = io.BytesIO()
+    while piece := os.pread(out, min(PIECE, size - said.tell()), said.tell()):
+        said.write(piece)
+        await asyncio.sleep(0)
+    return said.getvalue()
 
 
 async def _end_of(process: "subprocess.Popen[bytes]") -> int:

@@ -121,7 +121,7 @@ class Attempts(AttemptFolders):
                 journal.feed(line)
 
         argv = commands.init()
-        ended = await supervise(argv, cwd=work, env=environment, folder=folder, name="init", on_lines=heard, pass_fds=(hold.fd,))
+        ended = await supervise(argv, cwd=work, env=environment, folder=folder, on_lines=heard, pass_fds=(hold.fd,))
         if ended.code != 0:
             redactor = redactor_of(folder)
             found = [events.redacted(f, redactor) for f in journal.findings]

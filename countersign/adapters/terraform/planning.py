@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from countersign.adapters.process import all_ended, present
+from countersign.adapters.process import TooMuch, all_ended, present
 from countersign.adapters.terraform import bundle, kept
 from countersign.adapters.terraform.ahead import Ahead, showing
 from countersign.adapters.terraform.environment import credential_environment
@@ -21,7 +21,7 @@ from countersign.adapters.terraform.executable import Executable
 from countersign.adapters.terraform.judging import given, judged
 from countersign.adapters.terraform.preparing import checked, initialised
 from countersign.adapters.terraform.repository import folder_of
-from countersign.adapters.terraform.session import Session, Surroundings, document_in
+from countersign.adapters.terraform.session import SAID_MAX, Session, Surroundings, document_in
 from countersign.adapters.terraform.validating import asked_version, validated
 from countersign.adapters.terraform.values import values_of
 from countersign.adapters.terraform.workspace import workspace
@@ -35,7 +35,6 @@ from countersign.core.terraform.versions import allowed
 CONNECTING = 5.0  # seconds
 SMALL = 64 << 10  # bytes of a plan's JSON that is judged at once, in some milliseconds: a thread would only take turns with the others
 T = TypeVar("T")
-PLAN_JSON_MAX = 128 << 20  # bytes; beyond that nobody reads it, and an operator has to split the stack
 
 
 async def make_plan(job: PlanJob, beat: Beat, *, executable: Executable, around: Surroundings, build: str | None = None) -> Planned:
@@ -178,15 +177,15 @@ async def saved_plan(
 
 async def shown(session: Session, environment: Mapping[str, str], plan_file: Path, ahead: Ahead | None = None) -> bytes:
     """The plan as JSON. It costs as much as the plan: ask once. `ahead` may have it already."""
-    ended = (await ahead.ended() if ahead is not None else None) or await session.document(
-        "show", session.commands.show(plan_file), environment
-    )
+    try:
+        ended = (await ahead.ended() if ahead is not None else None) or await session.document(
+            "show", session.commands.show(plan_file), environment
+        )
+    except TooMuch:
+        raise ProviderError(f"the plan has more than {SAID_MAX >> 20} MiB as JSON; split the stack into smaller ones") from None
     if ended.code != 0:
         raise ProviderError(f"the saved plan cannot be shown: {session.redactor.line(ended.errors, 400)}")
-    size = ended.out.stat().st_size
-    if size > PLAN_JSON_MAX:
-        raise ProviderError(f"the plan has {size >> 20} MiB as JSON, more than {PLAN_JSON_MAX >> 20}; split the stack into smaller ones")
-    return document_in(ended.out) if size <= SMALL else await asyncio.to_thread(document_in, ended.out)
+    return document_in(ended.out)
 
 
 def add_imports(tree: Path, imports: Mapping[str, str]) -> None:

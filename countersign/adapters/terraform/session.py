@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 GRACE = 30.0  # seconds between SIGINT and SIGKILL of what only reads
 FINDINGS = 50
+SAID_MAX = 128 << 20  # bytes of what one command says; a plan with more as JSON nobody reads
 LOG_MAX = 1 << 20  # characters of the log that is kept, the last ones
 T = TypeVar("T")
 
@@ -132,12 +133,12 @@ class Session:
             cwd=folder or self.place.tree,
             env=environment,
             folder=self.place.side,
-            name=name,
             on_lines=heard,
             grace=GRACE,
             pass_fds=(self.place.lock,),
             read=read,
             stdin=stdin,
+            most=SAID_MAX,
         )
         if ended.code < 0:
             why = f"{name} was ended by signal {-ended.code}; a machine that is short of memory does that"
@@ -148,7 +149,7 @@ class Session:
         """What the engine finds wrong with the configuration in `folder`."""
         ended = await self.document("validate", self.commands.validate(), environment, folder=folder)
         try:
-            told = json.loads(await asyncio.to_thread(document_in, ended.out))
+            told = json.loads(document_in(ended.out))
         except ValueError:
             raise ProviderError(f"validate gave no answer: {self.redactor.line(ended.errors, 400)}") from None
         return [redacted(finding_of(d), self.redactor) for d in told.get("diagnostics") or ()]
@@ -250,9 +251,8 @@ def provider_died(text: str) -> bool:
     return any(words in said for words in _DIED)
 
 
-def document_in(path: Path) -> bytes:
+def document_in(data: bytes) -> bytes:
     """The JSON in a command's output; tofu may write warnings of the CLI configuration before it."""
-    data = path.read_bytes()
     if data.startswith(b"{"):
         return data
     at = data.find(b"\n{")

@@ -1,6 +1,5 @@
 """What is wrong with a configuration: what the operator does not allow, format, init and validate, each with file and line."""
 
-import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -35,7 +34,7 @@ async def _format(session: Session) -> list[Finding]:
     ended = await session.document("fmt", session.commands.format_check(), session.environment({}, backend=False))
     if ended.code != 3:  # 0: fine; 2: broken, which validate says better
         return []
-    names = (await asyncio.to_thread(ended.out.read_text, errors="replace")).splitlines()
+    names = ended.out.decode(errors="replace").splitlines()
     hint = f"Run `{session.executable.name} fmt`."
     return [
         Finding(severity="warning", summary="not formatted", detail=hint, file=session.redactor.line(name))
@@ -65,6 +64,6 @@ async def asked_version(session: Session) -> str:
     name = session.executable.name
     ended = await session.document("version", session.commands.version(), session.environment({}, backend=False))
     try:
-        return f"{name} {json.loads(await asyncio.to_thread(document_in, ended.out))['terraform_version']}"
+        return f"{name} {json.loads(document_in(ended.out))['terraform_version']}"
     except (ValueError, KeyError):
         return f"{name} unknown"
