@@ -27,7 +27,8 @@ def parts_of(settings: Settings) -> list[Part]:
             Part(
                 name="temporal",
                 argv=embedded_temporal.command(settings),
-                env=env,
+                env=env | embedded_temporal.environment(),
+                timer_slack=embedded_temporal.TIMER_SLACK,
                 log=logs / "temporal.log",
                 ready=_listens(LOOPBACK, settings.temporal_port),
                 wave=2,

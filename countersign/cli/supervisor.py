@@ -32,6 +32,7 @@ class Part:
     ready: Callable[[int], Awaitable[bool]]  # whether the process with this id is ready
     wave: int = 0  # parts stop wave by wave, the lowest first
     zygote: str | None = None  # the kind of process it may be forked from
+    timer_slack: float | None = None  # seconds its sleeps may take longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ async def unless(stop: asyncio.Event, doing: Coroutine[Any, Any, T]) -> T | None
 
 async def started(part: Part, *, cwd: Path) -> Running:
     """A part as a program of its own."""
-    return await start_service(part.argv, cwd=cwd, env=part.env, log=part.log)
+    return await start_service(part.argv, cwd=cwd, env=part.env, log=part.log, timer_slack=part.timer_slack)
 
 
 def tail(log: Path, *, since: int = 0) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from temporalio.service import ConnectConfig, RPCError, ServiceClient
 
 from countersign.adapters.process import start_service, stop_service
 from countersign.adapters.settings import Settings
-from countersign.cli.embedded_temporal import attributes_missing, command, database, prepare
+from countersign.cli.embedded_temporal import attributes_missing, command, database, environment, prepare
 from countersign.cli.ground import free_ports
 from countersign.core.attributes import SEARCH_ATTRIBUTES
 from countersign.core.errors import FailedPrecondition
@@ -103,3 +103,8 @@ async def test_an_attribute_of_another_type_is_named_and_left_alone(tmp_path: Pa
 
 async def test_where_no_server_answers_nothing_is_known(tmp_path: Path) -> None:
     assert await attributes_missing(settings_on(tmp_path)) is None
+
+
+@pytest.mark.parametrize(("cores", "its_own"), [(0.5, "1"), (2.0, "1"), (3.0, "1"), (4.0, "2"), (16.0, "8")])
+def test_it_takes_half_of_the_cores_and_leaves_the_other_half_to_engines(cores: float, its_own: str) -> None:
+    assert environment(cores) == {"GOMAXPROCS": its_own}

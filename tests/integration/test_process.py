@@ -651,6 +651,20 @@ def test_much_is_given_in_pieces(tmp_path: Path) -> None:
 # -- Parts of the service
 
 
+async def test_a_service_whose_sleeps_may_take_longer_has_that_and_nothing_else_does(tmp_path: Path) -> None:
+    say = "cat /proc/self/timerslack_ns; echo up; while :; do sleep 0.02; done"
+    ours = Path("/proc/self/timerslack_ns").read_text()
+
+    patient = await start_service(sh(say), cwd=tmp_path, env=ENV, log=tmp_path / "patient.log", timer_slack=0.001)
+    other = await start_service(sh(say), cwd=tmp_path, env=ENV, log=tmp_path / "other.log")
+    await until(lambda: all("up" in (tmp_path / name).read_text() for name in ("patient.log", "other.log")), "both to say up")
+
+    assert (tmp_path / "patient.log").read_text() == "1000000\nup\n"
+    assert (tmp_path / "other.log").read_text() == f"{ours}up\n"
+    for one in (patient, other):
+        await stop_service(one, grace=PATIENCE)
+
+
 async def test_a_service_is_asked_to_stop_and_then_made_to(tmp_path: Path) -> None:
     polite = await start_service(
         sh("trap 'echo bye; exit 4' TERM; echo up; while :; do sleep 0.02; done"), cwd=tmp_path, env=ENV, log=tmp_path / "polite.log"

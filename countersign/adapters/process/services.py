@@ -5,12 +5,15 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from countersign.adapters.libc import libc
 from countersign.adapters.process.supervised import told_of_our_end
 from countersign.core.errors import Unavailable
+
+SET_TIMER_SLACK = 29  # include/uapi/linux/prctl.h; how much later than asked a sleeping thread may be woken
 
 
 class Running(Protocol):
@@ -28,27 +31,43 @@ class Running(Protocol):
 
 
 async def start_service(
-    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, ends_with_us: bool = True
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, ends_with_us: bool = True, timer_slack: float | None = None
 ) -> asyncio.subprocess.Process:
     """Start a long-lived part of this service in a session of its own; its output is appended to `log` (0600).
 
     `ends_with_us`: it gets SIGTERM when the calling thread ends, however that happens, where `setpriv` exists.
+    `timer_slack`: seconds its sleeps may take longer, on Linux; None as the calling thread's.
     """
     handle = appending(log)
     try:
-        return await asyncio.create_subprocess_exec(
-            *(told_of_our_end(argv, "TERM", env) if ends_with_us else argv),
-            cwd=cwd,
-            env=dict(env),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=handle,
-            stderr=handle,
-            start_new_session=True,
-        )
+        with _inherited_slack(timer_slack):
+            return await asyncio.create_subprocess_exec(
+                *(told_of_our_end(argv, "TERM", env) if ends_with_us else argv),
+                cwd=cwd,
+                env=dict(env),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=handle,
+                stderr=handle,
+                start_new_session=True,
+            )
     except OSError as broken:
         raise Unavailable(f"{Path(argv[0]).name} cannot be started ({broken.strerror}); run `countersign doctor`") from None
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _inherited_slack(seconds: float | None) -> Iterator[None]:
+    """What this thread starts meanwhile inherits that timer slack; so does what is executed in its place. A process can be given
+    it from outside by root alone."""
+    if seconds is None or not hasattr(libc(), "prctl"):
+        yield
+        return
+    libc().prctl(SET_TIMER_SLACK, int(seconds * 1e9), 0, 0, 0)  # nanoseconds
+    try:
+        yield
+    finally:
+        libc().prctl(SET_TIMER_SLACK, 0, 0, 0, 0)  # back to the thread's own
 
 
 def appending(log: Path) -> int:
