@@ -1,10 +1,21 @@
 """What was written is on the disk when this returns: a file's content, or the names in a folder."""
 
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
+QUICK = 0.0005  # seconds
+
+
+@dataclass
+class Disk:
+    quick: bool = False  # as it was the last time
+
+
+_disk = Disk()
 _SYNCERS = ThreadPoolExecutor(8, thread_name_prefix="sync")
 
 
@@ -18,12 +29,25 @@ def on_disk(path: Path) -> None:
 
 
 def on_disk_together(opened: Sequence[int]) -> None:
-    """Sync files and folders by their descriptors, all at the same time: then a disk writes them in as many turns as one of them takes."""
-    others = [_SYNCERS.submit(os.fsync, fd) for fd in opened[1:]]
+    """Sync files and folders by their descriptors.
+
+    A disk that takes its time gets them all at once, and writes them in as many turns as one of them takes. Where it is quick, to wake
+    threads would take longer, and they follow each other.
+    """
+    left = list(opened)
+    while left and _disk.quick:
+        _timed(left.pop(0))
+    others = [_SYNCERS.submit(os.fsync, fd) for fd in left[1:]]
     try:
-        for fd in opened[:1]:
-            os.fsync(fd)
+        for fd in left[:1]:
+            _timed(fd)
     finally:
         wait(others)  # their descriptors are not to be closed before
     for other in others:
         other.result()
+
+
+def _timed(fd: int) -> None:
+    begun = time.perf_counter()
+    os.fsync(fd)
+    _disk.quick = time.perf_counter() - begun < QUICK

@@ -1,0 +1,88 @@
+"""What is synced together, on a disk that is quick and on one that takes its time."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from countersign.adapters import durable
+
+SLOW = 0.003  # seconds for one turn of such a disk
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[list[int]]:
+    """Six descriptors: five files and their folder."""
+    them = [os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600) for name in "abcde"]
+    them.append(os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC))
+    yield them
+    for fd in them:
+        os.close(fd)
+
+
+@contextmanager
+def disk(monkeypatch: pytest.MonkeyPatch, *turns: float, broken: Callable[[int], bool] = lambda _: False) -> Iterator[list[int]]:
+    """One whose turns take so long, the last of them for ever; what was synced."""
+    synced: list[int] = []
+    left = list(turns)
+
+    def fsync(fd: int) -> None:
+        time.sleep(left.pop(0) if len(left) > 1 else left[0])
+        if broken(fd):
+            raise OSError(5, "Input/output error")
+        synced.append(fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        patched.setattr(durable, "_disk", durable.Disk())
+        yield synced
+
+
+@pytest.mark.parametrize("turns", [(0.0,), (SLOW,), (0.0, 0.0, SLOW, 0.0), (SLOW, 0.0)], ids=str)
+def test_everything_is_synced_once_however_quick_the_disk_is(
+    monkeypatch: pytest.MonkeyPatch, opened: list[int], turns: tuple[float, ...]
+) -> None:
+    with disk(monkeypatch, *turns) as synced:
+        for _ in range(3):
+            durable.on_disk_together(opened)
+
+            assert sorted(synced) == sorted(opened)
+            synced.clear()
+
+
+@pytest.mark.parametrize("turns", [(0.0,), (SLOW,)], ids=str)
+@pytest.mark.parametrize("which", [0, 3, 5])
+def test_what_a_disk_refuses_is_told_however_quick_it_is(
+    monkeypatch: pytest.MonkeyPatch, opened: list[int], turns: tuple[float, ...], which: int
+) -> None:
+    with disk(monkeypatch, *turns, broken=lambda fd: fd == opened[which]):
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output error"):
+                durable.on_disk_together(opened)
+
+
+def test_a_quick_disk_wakes_no_thread_and_a_slow_one_takes_as_long_as_one_turn(monkeypatch: pytest.MonkeyPatch, opened: list[int]) -> None:
+    woken: list[object] = []
+    monkeypatch.setattr(durable, "_SYNCERS", _Counted(durable._SYNCERS, woken))
+
+    with disk(monkeypatch, 0.0):
+        durable.on_disk_together(opened)  # nobody knows yet
+        woken.clear()
+        durable.on_disk_together(opened)
+    assert woken == []
+
+    with disk(monkeypatch, SLOW):
+        durable.on_disk_together(opened)
+    assert len(woken) == len(opened) - 1
+
+
+class _Counted:
+    def __init__(self, pool: object, woken: list[object]) -> None:
+        self._pool, self._woken = pool, woken
+
+    def submit(self, *given: object) -> object:
+        self._woken.append(given)
+        return self._pool.submit(*given)  # type: ignore[attr-defined]
