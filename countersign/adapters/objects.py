@@ -14,6 +14,7 @@ from typing import Any
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import GCSStore, LocalStore, S3Store
 
+from countersign.adapters.apart import apart
 from countersign.adapters.durable import on_disk_together
 from countersign.adapters.private import fill
 from countersign.adapters.settings import Settings
@@ -35,6 +36,7 @@ class Folder:
         self.store = LocalStore(prefix=folder)
         self._folder = folder
         self._named: set[Path] = set()  # folders whose own names are on the disk
+        self._apart: set[Path] = set()  # folders of organizations, whose stacks lie apart
 
     def put(self, objects: Iterable[tuple[str, bytes]]) -> None:
         """Store objects by their paths; all of them, and their names, are on the disk when this returns."""
@@ -59,6 +61,9 @@ class Folder:
         if not folder.is_dir():
             self._named.discard(folder)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.parent not in self._apart:
+                apart(folder.parent)
+                self._apart.add(folder.parent)
         while folder != self._folder and folder not in self._named:
             folder = folder.parent
             yield folder

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from countersign.adapters.apart import apart
 from countersign.adapters.attempts import AttemptFolders
 from countersign.adapters.git import Mirrors, Remotes
 from countersign.adapters.settings import ClusterSettings, HelmSettings
@@ -49,6 +50,7 @@ class HelmEngine:
     ) -> None:
         for folder in (work_root, attempts_root):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            apart(folder)
         self._folders = AttemptFolders(root=attempts_root.absolute())
         self._given: Mapping[str, Any] = {
             "clusters": tuple(clusters),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from countersign.adapters.apart import apart
 from countersign.adapters.git import Mirrors, Remotes
 from countersign.adapters.terraform.applying import Attempts
 from countersign.adapters.terraform.elsewhere import Elsewhere, give, look
@@ -76,8 +77,11 @@ class TerraformEngine:
     ) -> None:
         work_root, attempts_root = work_root.absolute(), attempts_root.absolute()  # children work elsewhere
         search_path = absolute_only(search_path)
-        for folder in (work_root, attempts_root):
+        workspaces = work_root / "stacks"
+        for folder in (work_root, workspaces, attempts_root):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        apart(workspaces)
+        apart(attempts_root)
         cli_config = work_root / "engine.tfrc"
         write_cli_config(cli_config, mirror=mirror, network_mirror=network_mirror)
         self._configured = {"terraform": executable, "tofu": tofu_executable}
@@ -87,7 +91,7 @@ class TerraformEngine:
         self._builds: dict[str, str] = {}  # identity of an executable → its build, learnt from its plans
         self._around = Surroundings(
             stacks_root=stacks_root.absolute(),
-            work_root=work_root / "stacks",
+            work_root=workspaces,
             search_path=search_path,
             cli_config=cli_config,
             passed={**(go_settings or {}), **(environment or {})},
