@@ -1,87 +1,124 @@
-"""Folders of runs that have nothing to do with each other are spread over the disk, where its file system takes that advice."""
+"""Parts that run apart from one another, as in containers: how each is told where the others are, and says how it is."""
 
-import errno
-import fcntl
+import asyncio
+import json
 import os
-import struct
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from countersign.adapters.apart import GET_FLAGS, SET_FLAGS, TOP_OF_UNRELATED, apart
-from countersign.adapters.objects import Folder
-from countersign.adapters.terraform.engine import TerraformEngine
-from tests.integration.terraform_bench import KEY
+from countersign.adapters.keyring import Keyring
+from countersign.adapters.settings import Settings, load
+from countersign.core.errors import FailedPrecondition, InvalidArgument
+from countersign.worker.health import Health, told
+from tests.acceptance.installed import free_ports
+from tests.requirements import requirement
 
-NO_DUMP = 0x40  # `chattr +d`
-
-
-def flags(folder: Path) -> int:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return int(struct.unpack("l", fcntl.ioctl(fd, GET_FLAGS, struct.pack("l", 0)))[0])
-    finally:
-        os.close(fd)
+pytestmark = pytest.mark.anyio
+COMMAND = Path(sys.executable).with_name("countersign")
 
 
-def is_apart(folder: Path) -> bool:
-    try:
-        return bool(flags(folder) & TOP_OF_UNRELATED)
-    except OSError:  # of a file system that has no such thing
-        return False
+def types(*words: str, code: int = 0, **environment: str) -> str:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("COUNTERSIGN_")} | environment
+    done = subprocess.run([str(COMMAND), *words], env=given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
 
 
-def takes_advice(folder: Path) -> bool:
-    """Whether the file system of `folder` does, as `chattr` would find out."""
-    probe = folder / "probe"
-    probe.mkdir()
-    fd = os.open(probe, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.ioctl(fd, SET_FLAGS, struct.pack("l", flags(probe) | TOP_OF_UNRELATED))
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-        probe.rmdir()
-    return True
+@requirement("keys:apart")
+def test_new_keys_serve_parts_that_run_apart(tmp_path: Path) -> None:
+    said = json.loads(types("new-keys", str(tmp_path / "new"), "--json"))
+
+    assert said["files"] == {
+        "front": ["artifacts.json", "front.json", "front.pub.json", "requests.json"],
+        "worker": ["artifacts.json", "front.pub.json", "mac.json", "secrets.json"],
+        "state": ["artifacts.json"],
+    }
+    for part, files in said["files"].items():
+        (tmp_path / part / "keys").mkdir(parents=True)
+        for file in files:
+            (tmp_path / part / "keys" / file).write_bytes((tmp_path / "new" / file).read_bytes())
+    front, worker = Keyring.open(tmp_path / "front", role="front"), Keyring.open(tmp_path / "worker", role="worker")
+    state = Keyring.open(tmp_path / "state", role="state")
+    signature, key_id = front.sign(b"approve")
+    sealed, _ = front.seal("artifacts", b"plan", belongs_to=["local"])
+
+    assert worker.verify(b"approve", signature, key_id)
+    assert worker.unseal("artifacts", sealed, belongs_to=["local"]) == state.unseal("artifacts", sealed, belongs_to=["local"]) == b"plan"
+    for part, files in said["files"].items():
+        assert sorted(file.name for file in (tmp_path / part / "keys").iterdir()) == sorted(files), f"{part} made none of its own"
+    assert [oct(file.stat().st_mode & 0o777) for file in (tmp_path / "new").iterdir()] == ["0o600"] * 6
 
 
-def test_a_folder_is_told_once_and_keeps_what_else_it_was_told(tmp_path: Path) -> None:
-    advised = takes_advice(tmp_path)
-    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    if advised:
-        fcntl.ioctl(fd, SET_FLAGS, struct.pack("l", flags(tmp_path) | NO_DUMP))
-    os.close(fd)
+def test_new_keys_never_replace_others(tmp_path: Path) -> None:
+    types("new-keys", str(tmp_path / "keys"))
+    before = {file.name: file.read_bytes() for file in (tmp_path / "keys").iterdir()}
 
-    for _ in range(2):
-        apart(tmp_path)
+    said = types("new-keys", str(tmp_path / "keys"), code=1)
 
-        (tmp_path / "below").mkdir(exist_ok=True)
-        if advised:
-            assert flags(tmp_path) & (TOP_OF_UNRELATED | NO_DUMP) == TOP_OF_UNRELATED | NO_DUMP
-            assert not is_apart(tmp_path / "below")
+    assert "is not empty; name a folder that is not there yet" in said
+    assert {file.name: file.read_bytes() for file in (tmp_path / "keys").iterdir()} == before
 
 
-@pytest.mark.parametrize("refusal", [errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EROFS])
-def test_a_file_system_that_takes_no_advice_does_as_it_always_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int) -> None:
-    def refused(*_: object) -> bytes:
-        raise OSError(refusal, os.strerror(refusal))
+def test_a_part_whose_keys_are_mounted_and_incomplete_names_the_file_and_makes_none(tmp_path: Path) -> None:
+    (tmp_path / "keys").symlink_to("/proc/self/fdinfo")  # a folder in which nobody can make a file
 
-    with monkeypatch.context() as patched:
-        patched.setattr(fcntl, "ioctl", refused)
-        apart(tmp_path)
-
-    (tmp_path / "below").mkdir()
+    with pytest.raises(FailedPrecondition, match=r"keys/artifacts\.json is not there and cannot be made .*`countersign new-keys FOLDER`"):
+        Keyring.open(tmp_path, role="state")
 
 
-def test_workspaces_attempts_and_artifacts_of_stacks_lie_apart(tmp_path: Path) -> None:
-    advised = takes_advice(tmp_path)
-    TerraformEngine(
-        stacks_root=tmp_path, work_root=tmp_path / "work", attempts_root=tmp_path / "attempts", mac_key=KEY, mac_kid="k1", search_path=""
-    )
-    artifacts = Folder(tmp_path / "artifacts")
-    artifacts.put([("acme/st_1/art_1", b"sealed"), ("acme/st_2/art_1", b"sealed"), ("other/st_1/art_1", b"sealed")])
+def test_migrating_a_temporal_needs_one(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
 
-    spread = [tmp_path / "work" / "stacks", tmp_path / "attempts", tmp_path / "artifacts" / "acme", tmp_path / "artifacts" / "other"]
-    assert [is_apart(folder) for folder in spread] == [advised] * len(spread)
-    assert not is_apart(tmp_path / "artifacts" / "acme" / "st_1")
+    assert "COUNTERSIGN_TEMPORAL_ADDRESS" in types("migrate", "--temporal", code=2, COUNTERSIGN_DATA=data)
+
+
+def test_the_state_api_is_where_its_address_says(tmp_path: Path) -> None:
+    assert Settings(data=tmp_path, state_port=9).state_url == "http://127.0.0.1:9"
+    assert Settings(data=tmp_path, state_address="https://state.example.com/").state_url == "https://state.example.com"
+    with pytest.raises(InvalidArgument, match="without path"):
+        load(tmp_path, state_address="http://state.example.com/v1")
+
+
+async def test_a_worker_says_what_it_lacks_and_that_it_takes_nothing_new(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    there = {"store": True, "temporal": False}
+
+    async def store() -> bool:
+        return there["store"]
+
+    async def temporal() -> bool:
+        if not there["temporal"]:
+            await asyncio.sleep(60)  # it hangs, as a server does whose machine went away
+        return True
+
+    health = Health(working=True)
+    async with told(Settings(data=tmp_path, worker_port=port), health), httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        health.parts |= {"store": store, "temporal": temporal}
+        hanging = await http.get("/readyz", timeout=10)
+        assert (await http.get("/healthz")).status_code == 200
+        there["temporal"] = True
+        ready = await http.get("/readyz")
+        health.working = False
+        ending = await http.get("/readyz")
+
+    assert hanging.status_code == 503
+    assert hanging.json() == {"ready": False, "store": "ok", "temporal": "unavailable", "work": "ok"}
+    assert ready.status_code == 200
+    assert ready.json() == {"ready": True, "store": "ok", "temporal": "ok", "work": "ok"}
+    assert ending.status_code == 503 and ending.json()["work"] == "not taken"
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"http://127.0.0.1:{port}/healthz")
+
+
+async def test_a_worker_whose_port_is_taken_names_the_setting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        settings = Settings(data=tmp_path, worker_port=other.getsockname()[1])
+
+        with pytest.raises(FailedPrecondition, match="COUNTERSIGN_WORKER_PORT"):
+            async with told(settings, Health()):
+                pass
