@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client as Temporal
+from temporalio.client import WorkflowExecution
 
 from countersign.adapters.artifacts import Artifacts
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.store.database import Store
 from countersign.adapters.store.schema import artifacts
 from tests.acceptance.conftest import STACKS
-from tests.acceptance.installed import Installed, call, until
+from tests.acceptance.installed import Installed, call, eventually, until
 from tests.requirements import requirement
 
 pytestmark = pytest.mark.anyio
@@ -124,7 +125,14 @@ def readable(data: Path) -> list[str]:
 
 async def decoded_histories(it: Installed) -> Any:
     client = await Temporal.connect(f"127.0.0.1:{it.temporal_port}")
-    async for workflow in client.list_workflows():
+    with sqlite3.connect(it.data / "countersign.db") as connection:
+        runs = {row[0] for row in connection.execute("SELECT id FROM runs")}
+
+    async def listed() -> list[WorkflowExecution] | None:
+        found = [workflow async for workflow in client.list_workflows()]
+        return found if runs <= {workflow.id for workflow in found} else None
+
+    for workflow in await eventually(listed, f"the workflows of {len(runs)} runs to be listed"):
         history = await client.get_workflow_handle(workflow.id, run_id=workflow.run_id).fetch_history()
         document = json.loads(history.to_json())
         yield workflow.id, b"\n".join(pieces(document))

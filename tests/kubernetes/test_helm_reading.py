@@ -6,12 +6,13 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from mcp import Client, MCPError
 from temporalio.client import Client as Temporal
+from temporalio.client import WorkflowExecution
 
 from tests.acceptance.installed import Installed, call, refused, until
 from tests.acceptance.installed import eventually as later
@@ -298,14 +299,18 @@ async def test_a_release_is_looked_at_when_its_time_has_come_and_when_somebody_a
 
 @requirement("I6")
 async def test_questions_and_replies_are_sealed_in_histories(shared: Installed, agent: Client) -> None:
+    begun = datetime.now(tz=UTC)
     await call(agent, "helm_get_chart", chart="web", values={"image": "registry.example.com/seen-by-nobody:1"})
     temporal = await Temporal.connect(f"127.0.0.1:{shared.temporal_port}")
+
+    async def reads() -> list[WorkflowExecution]:
+        return [one async for one in temporal.list_workflows('WorkflowType = "Read"') if one.start_time >= begun]
+
     texts = []
-    async for workflow in temporal.list_workflows('WorkflowType = "Read"'):
+    for workflow in await later(reads, "the question to be listed"):
         history = await temporal.get_workflow_handle(workflow.id, run_id=workflow.run_id).fetch_history()
         texts.append(history.to_json())
 
-    assert texts
     assert not [text for text in texts if "seen-by-nobody" in text or "get_chart" in text or SECRET in text]
     assert not list((shared.data / "work" / "helm").glob("read_*")), "a private folder was left behind"
 
