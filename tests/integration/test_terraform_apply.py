@@ -109,47 +109,6 @@ def changed(bundle: bytes, name: str, data: bytes | None) -> bytes:
     return out.getvalue()
 
 
-LISTING = """
-module "part" {
-  source = "./part"
-}
-resource "terraform_data" "a" {
-  provisioner "local-exec" {
-    command = "find . ! -type d | sort >WORLD/seen"
-  }
-}
-"""
-
-
-def listing(bench: Bench) -> str:
-    """A stack whose apply writes down what lies in its folder."""
-    bench.write("listing", main_tf=LISTING.replace("WORLD", str(bench.world)))
-    return bench.write("listing/part", main_tf='resource "terraform_data" "b" {}\n').split("/")[0]
-
-
-async def test_of_what_init_wrote_an_apply_gets_nothing(each: Bench) -> None:
-    planned = await each.plan(listing(each))
-
-    assert (await each.apply(planned, "listing")).state is RunState.VERIFYING
-
-    assert (each.world / "seen").read_text() == "./main.tf\n./part/main.tf\n"
-
-
-async def test_who_has_to_initialise_first_gets_all_of_it(each: Bench) -> None:
-    planned = await each.plan(listing(each))
-    each.engine = each.another(work="other/work", attempts="other/attempts")
-
-    assert (await each.apply(planned, "listing")).state is RunState.VERIFYING
-
-    assert (each.world / "seen").read_text().splitlines() == [
-        "./.terraform/modules/modules.json",
-        "./.terraform/terraform.tfstate",
-        "./main.tf",
-        "./part/main.tf",
-        "./zzz_countersign_override.tf",
-    ]
-
-
 @pytest.mark.parametrize(
     ("name", "data"),
     [("plan.tfplan", b"another plan"), ("meta.json", b"{}"), ("secrets.json", b""), ("tree/link", None), ("../../../outside", None)],

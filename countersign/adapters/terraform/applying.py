@@ -108,7 +108,6 @@ class Attempts(AttemptFolders):
         )
         commands = self.around.commands(executable)
         if not self.around.pool.link_providers(meta.warm_key, work):
-            bundle.complete(unpacked, folder / "bundle")
             await self._initialise(commands, work, folder, environment, hold)
         approved = folder / "bundle" / bundle.PLAN
         await hold.launch(commands.push(approved) if meta.restores else commands.apply(approved), cwd=work, env=environment)
@@ -220,9 +219,7 @@ class Attempts(AttemptFolders):
 
 async def _unpacked(data: bytes, folder: Path) -> bundle.Unpacked:
     """In a thread where it is much; a small one is written before a thread would have begun."""
-    if len(data) <= SMALL:
-        return bundle.unpack(data, folder, to_apply=True)
-    return await asyncio.to_thread(bundle.unpack, data, folder, to_apply=True)
+    return bundle.unpack(data, folder) if len(data) <= SMALL else await asyncio.to_thread(bundle.unpack, data, folder)
 
 
 async def _watched(detached: Detached, witness: Witness) -> bool:

@@ -23,9 +23,6 @@ from countersign.core.errors import FailedPrecondition
 from countersign.core.model import Payload
 
 PLAN, META, SECRETS, TREE, OPERATIONS = "plan.tfplan", "meta.json", "secrets.json", "tree", "operations.json"
-# What init wrote, or reads, to find backend and modules: a saved plan has both in it, and its apply looks at none of these.
-BOOKKEEPING = (OVERRIDE, ".terraform/modules/modules.json", ".terraform/terraform.tfstate")
-File = tuple[str, bytes, bool]  # path below the folder, content, and whether it may be executed
 
 
 class Meta(Payload):
@@ -122,59 +119,39 @@ class Unpacked:
     secrets: list[str] = field(repr=False)
     operations: Mapping[str, Sequence[str]] | None = field(repr=False)  # None in a bundle of an earlier version
     work: Path  # the work directory
-    held_back: Sequence[File] = field(default=(), repr=False)  # what init and a plan would need there
 
 
-def unpack(data: bytes, folder: Path, *, to_apply: bool = False) -> Unpacked:
+def unpack(data: bytes, folder: Path) -> Unpacked:
     """Write the saved plan and the work directory into `folder`. Raises FailedPrecondition where the bundle is none.
 
-    What is about them is not written: who needs it later keeps it. `to_apply`, neither is what an apply of the plan does not read
-    where the state service has the state: each file less is one less to be made and removed while somebody waits.
+    What is about them is not written: who needs it later keeps it.
     """
     about: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            members = tar.getmembers()
-        for member in members:
-            if not member.isreg() or member.issparse() or member.name.startswith("/") or ".." in member.name.split("/"):
-                raise FailedPrecondition("the plan's bundle holds something that is no plain file; plan again")
-        about = {m.name: _content(data, m) for m in members if m.name in (META, SECRETS, OPERATIONS, PLAN)}
+            for member in tar.getmembers():
+                if not member.isreg() or member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise FailedPrecondition("the plan's bundle holds something that is no plain file; plan again")
+            about = {m.name: _content(tar, m) for m in tar.getmembers() if m.name in (META, SECRETS, OPERATIONS, PLAN)}
+            files = (m for m in tar.getmembers() if m.name not in about)
+            write_all(folder, ((m.name, _content(tar, m), bool(m.mode & 0o100)) for m in files))
         meta = Meta.model_validate_json(about[META])
         secrets: Any = json.loads(about[SECRETS])
         operations: Any = json.loads(about.get(OPERATIONS, b"null"))
         saved = about[PLAN]
-        if "sha256:" + hashlib.sha256(saved).hexdigest() != meta.plan_sha256:
-            raise FailedPrecondition("the saved plan in the bundle is not the one that was planned; plan again")
-        unread = _unread(meta) if to_apply else frozenset()
-        files = [m for m in members if m.name not in about]
-        write_all(folder, (_file(data, m) for m in files if m.name not in unread))
     except (tarfile.TarError, OSError, KeyError, ValueError, ValidationError):
         raise FailedPrecondition("the plan's bundle cannot be read; plan again") from None
+    if "sha256:" + hashlib.sha256(saved).hexdigest() != meta.plan_sha256:
+        raise FailedPrecondition("the saved plan in the bundle is not the one that was planned; plan again")
     write(folder / PLAN, saved)
     work = working_folder(folder, meta.below)
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    held_back = tuple(_file(data, m) for m in files if m.name in unread)
-    return Unpacked(meta=meta, secrets=[str(s) for s in secrets], operations=operations, work=work, held_back=held_back)
+    return Unpacked(meta=meta, secrets=[str(s) for s in secrets], operations=operations, work=work)
 
 
-def _unread(meta: Meta) -> frozenset[str]:
-    """Members that an apply does not read. A state that is stored is no plan, and what other backends look at is theirs to say."""
-    if meta.restores or meta.own:
-        return frozenset()
-    return frozenset("/".join(filter(None, (TREE, meta.below, name))) for name in BOOKKEEPING)
-
-
-def complete(unpacked: Unpacked, folder: Path) -> None:
-    """Write what was held back, for an init in a folder that was unpacked `to_apply`."""
-    write_all(folder, unpacked.held_back)
-
-
-def _file(data: bytes, member: tarfile.TarInfo) -> File:
-    return member.name, _content(data, member), bool(member.mode & 0o100)
-
-
-def _content(data: bytes, member: tarfile.TarInfo) -> bytes:
-    return data[member.offset_data : member.offset_data + member.size]
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(member)
+    return content.read() if content else b""
 
 
 def below_of(unpacked: Path) -> str:
