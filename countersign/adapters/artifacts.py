@@ -17,7 +17,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from countersign.adapters.durable import is_quick
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.objects import TROUBLE, Bucket, Folder, Place
 from countersign.adapters.store import statements
@@ -32,7 +31,7 @@ from countersign.core.plan import ArtifactRef
 _LABELLED = b"CSA1"  # then the length of the label, the label and the content, both sealed
 _LENGTH = 4  # bytes
 GONE = ""  # in the place of a key's id: its time was over, and the bytes are not there any more
-SMALL = 128 << 10  # bytes that are read and unsealed, or sealed and stored, before a thread would have begun
+SMALL = 128 << 10  # bytes that are read and unsealed before a thread would have begun
 _LABEL_MAX = 4096  # bytes; a real one has some 500
 
 
@@ -92,8 +91,7 @@ class Artifacts:
                     written.append(one)
                     yield _path(org, stack_id, one.id), stored
 
-            if contents:
-                folder.put(objects())
+            folder.put(objects())
             return tuple(written)
 
         async def put(content: Content, bucket: Bucket) -> Written:
@@ -105,8 +103,7 @@ class Artifacts:
         place = self._place
         try:
             if isinstance(place, Folder):
-                at_once = is_quick() and sum(len(content.data) for content in contents) <= SMALL
-                return kept_in(place) if at_once else await asyncio.to_thread(kept_in, place)
+                return await asyncio.to_thread(kept_in, place) if contents else ()
             return tuple(await asyncio.gather(*(put(content, place) for content in contents)))
         except TROUBLE as failed:
             kinds = ", ".join(content.kind for content in contents)
