@@ -273,7 +273,7 @@ _BEHAVIOUR = {
     "providers:mirror": ("Provider packages come from the operator's mirror, and the plan tells which.", "issue 4"),
     "vars:files": ("Values of the environment's file, the record and the request count in this order.", "issue 4"),
     "secrets:killed-worker": ("What a killed worker left in clear is removed by the next one, as soon as nobody uses it.", "core"),
-    "secrets:output-off-disk": ("What a command that only reads says, such as a plan as JSON, is never a file of the disk.", "core"),
+    "secrets:output-off-disk": ("What a command that only reads says, such as a plan as JSON, is in no file that has a name.", "core"),
     "vars:secrets": ("A sealed secret is named anywhere in a value, and its own value shows nowhere.", "issue 4"),
     "apply:verdict": ("Exit code and journal together say how an apply ended; what they do not prove is interrupted.", "terraform §1.2"),
     "recovery:commands": ("Every command of docs/recovery.md does what the document says, after the loss it is about.", "issue 6"),

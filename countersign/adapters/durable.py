@@ -49,5 +49,7 @@ def on_disk_together(opened: Sequence[int]) -> None:
 
 def _timed(fd: int) -> None:
     begun = time.perf_counter()
-    os.fsync(fd)
-    _disk.quick = time.perf_counter() - begun < QUICK
+    try:
+        os.fsync(fd)
+    finally:
+        _disk.quick = time.perf_counter() - begun < QUICK

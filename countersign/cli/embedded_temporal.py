@@ -34,9 +34,10 @@ _DYNAMIC = {
     "matching.numTaskqueueWritePartitions": "1",
     # start-dev reads search attributes and namespace from the database at each use, a dozen times a run; new ones are known within seconds.
     "system.forceSearchAttributesCacheRefreshOnRead": "false",
-    # What its lists show is a second late at most, and of what begins and ends within one they are told at once: a tenth of its work for a
-    # short run is telling them.
+    # What its lists show is a second or two late, and of what begins and ends within one they are told at once: a tenth of its work for
+    # a short run is telling them. They are told of a thousand things in a second at most.
     "history.visibilityProcessorMaxPollRPS": "1",
+    "history.visibilityTaskBatchSize": "1000",
     "matching.enableFairness": "true",  # who asked for two hundred runs does not keep another waiting for all of them
 }
 

@@ -24,7 +24,9 @@ def opened(tmp_path: Path) -> Iterator[list[int]]:
 
 
 @contextmanager
-def disk(monkeypatch: pytest.MonkeyPatch, *turns: float, broken: Callable[[int], bool] = lambda _: False) -> Iterator[list[int]]:
+def disk(
+    monkeypatch: pytest.MonkeyPatch, *turns: float, broken: Callable[[int], bool] = lambda _: False, quick: bool = False
+) -> Iterator[list[int]]:
     """One whose turns take so long, the last of them for ever; what was synced."""
     synced: list[int] = []
     left = list(turns)
@@ -37,7 +39,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, *turns: float, broken: Callable[[int],
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
-        patched.setattr(durable, "_disk", durable.Disk())
+        patched.setattr(durable, "_disk", durable.Disk(quick=quick))
         yield synced
 
 
@@ -58,10 +60,19 @@ def test_everything_is_synced_once_however_quick_the_disk_is(
 def test_what_a_disk_refuses_is_told_however_quick_it_is(
     monkeypatch: pytest.MonkeyPatch, opened: list[int], turns: tuple[float, ...], which: int
 ) -> None:
-    with disk(monkeypatch, *turns, broken=lambda fd: fd == opened[which]):
-        for _ in range(2):
-            with pytest.raises(OSError, match="Input/output error"):
-                durable.on_disk_together(opened)
+    for quick in (False, True):
+        with (
+            disk(monkeypatch, *turns, broken=lambda fd: fd == opened[which], quick=quick),
+            pytest.raises(OSError, match="Input/output error"),
+        ):
+            durable.on_disk_together(opened)
+
+
+def test_a_disk_that_takes_its_time_to_refuse_is_not_quick(monkeypatch: pytest.MonkeyPatch, opened: list[int]) -> None:
+    with disk(monkeypatch, SLOW, broken=lambda _: True, quick=True):
+        with pytest.raises(OSError, match="Input/output error"):
+            durable.on_disk_together(opened)
+        assert not durable._disk.quick
 
 
 def test_a_quick_disk_wakes_no_thread_and_a_slow_one_takes_as_long_as_one_turn(monkeypatch: pytest.MonkeyPatch, opened: list[int]) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +120,44 @@ async def test_much_is_given_back_whole(tmp_path: Path) -> None:
 async def test_what_says_more_than_anybody_reads_is_ended(tmp_path: Path, to: int) -> None:
     script = f"trap 'echo INT >told; exit 1' INT; echo $$ >pid; head -c 3000000 /dev/zero >&{to}; while :; do sleep 0.02; done"
 
-    with pytest.raises(TooMuch, match="sh said more than 2 MiB"):
+    with pytest.raises(TooMuch, match="sh said more than the 2 MiB that are read of it; have it say less"):
         await asyncio.wait_for(watched(tmp_path, sh(script), read=False, most=2 << 20), PATIENCE)
 
     assert (tmp_path / "told").read_text() == "INT\n"
     await gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.usefixtures("kept")
+async def test_what_says_more_than_anybody_reads_is_ended_though_it_never_pauses(tmp_path: Path) -> None:
+    lines = [sys.executable, "-c", "while True: print('x' * 1000)"]
+    heard = 0
+
+    async def listen(given: list[bytes]) -> None:
+        nonlocal heard
+        heard += sum(map(len, given))
+        await asyncio.sleep(0.001)  # it is never caught up with
+
+    with pytest.raises(TooMuch):
+        listening = supervise(lines, cwd=tmp_path, env=ENV, folder=tmp_path, on_lines=listen, most=8 << 20, grace=1.0)
+        await asyncio.wait_for(listening, PATIENCE)
+
+    assert heard < 64 << 20
+
+
+async def test_what_said_more_than_anybody_reads_cannot_go_on_while_it_ends(tmp_path: Path) -> None:
+    script = """
+import os, pathlib, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+try:
+    while True:
+        os.write(1, b"x" * 100_000)
+except OSError as refused:
+    pathlib.Path("refused").write_text(str(refused.errno))
+"""
+    with pytest.raises(TooMuch):
+        await asyncio.wait_for(watched(tmp_path, [sys.executable, "-c", script], read=False, most=2 << 20), PATIENCE)
+
+    assert (tmp_path / "refused").read_text() == str(errno.EPERM)
 
 
 @pytest.mark.usefixtures("kept")
@@ -651,17 +686,21 @@ def test_much_is_given_in_pieces(tmp_path: Path) -> None:
 # -- Parts of the service
 
 
-async def test_a_service_whose_sleeps_may_take_longer_has_that_and_nothing_else_does(tmp_path: Path) -> None:
-    say = "cat /proc/self/timerslack_ns; echo up; while :; do sleep 0.02; done"
+async def test_a_service_whose_sleeps_may_take_longer_has_that_and_nothing_beside_it_does(tmp_path: Path) -> None:
     ours = Path("/proc/self/timerslack_ns").read_text()
 
-    patient = await start_service(sh(say), cwd=tmp_path, env=ENV, log=tmp_path / "patient.log", timer_slack=0.001)
-    other = await start_service(sh(say), cwd=tmp_path, env=ENV, log=tmp_path / "other.log")
-    await until(lambda: all("up" in (tmp_path / name).read_text() for name in ("patient.log", "other.log")), "both to say up")
+    def started(name: str, slack: float | None) -> Any:
+        say = sh("cat /proc/self/timerslack_ns; echo up; while :; do sleep 0.02; done")
+        return start_service(say, cwd=tmp_path, env=ENV, log=tmp_path / f"{name}.log", timer_slack=slack)
+
+    services = await asyncio.gather(started("patient", 0.001), started("beside", None), started("last", None))
+    await until(lambda: all("up" in (tmp_path / f"{name}.log").read_text() for name in ("patient", "beside", "last")), "all to say up")
 
     assert (tmp_path / "patient.log").read_text() == "1000000\nup\n"
-    assert (tmp_path / "other.log").read_text() == f"{ours}up\n"
-    for one in (patient, other):
+    assert [(tmp_path / f"{name}.log").read_text() for name in ("beside", "last")] == [f"{ours}up\n"] * 2
+    assert Path("/proc/self/timerslack_ns").read_text() == ours
+    assert Path(f"/proc/{services[0].pid}/cmdline").read_bytes().startswith(b"/bin/sh\0-c\0cat")
+    for one in services:
         await stop_service(one, grace=PATIENCE)
 
 

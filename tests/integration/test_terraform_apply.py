@@ -69,6 +69,16 @@ async def test_files_that_are_read_while_applying_are_those_that_were_approved(b
     assert (bench.world / "said").read_text() == "approved\n"
 
 
+@pytest.mark.parametrize("pattern", ["*.tf", "**"])
+async def test_a_configuration_that_looks_at_its_own_folder_sees_at_the_apply_what_it_saw_at_the_plan(each: Bench, pattern: str) -> None:
+    seen = f'[for file in sort(fileset(path.root, "{pattern}")) : filesha1("${{path.root}}/${{file}}")]'
+    each.write("looking", main_tf=f'resource "terraform_data" "seen" {{\n  triggers_replace = sha1(join("", {seen}))\n}}\n')
+
+    outcome = await each.apply(await each.plan("looking"), "looking")
+
+    assert outcome.state is RunState.VERIFYING, outcome.message
+
+
 async def test_an_apply_asks_neither_for_variables_nor_for_the_credential_of_the_plan(bench: Bench) -> None:
     spy = bench.spied()
     planned = await bench.plan("needs_variable", vars={"region": "eu", "token": {"secret": "token"}}, config={"plan_credential": "cloud"})

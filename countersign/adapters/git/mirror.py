@@ -59,7 +59,7 @@ class Attempt:
 
     attempt_id: str
     home: Path  # empty
-    side: Path  # output and keys
+    side: Path  # keys
     beat: Beat
     reveal: Reveal
     search_path: str

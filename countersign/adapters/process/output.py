@@ -1,9 +1,10 @@
 """What a command says, in memory: no name, no place on a disk, and gone with the descriptor.
 
 What `show` says may hold secrets, and a file that nobody needs by name is an inode to be made and removed. It is a file all the
-same, for a pipe whose reader dies would end the writer. Several may write to it, those too that open it again: all append.
+same, for a pipe whose reader dies would end the writer. Several may write to it, and all append.
 """
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -27,7 +28,7 @@ def output(folder: Path) -> Iterator[int]:
 
 def _in_memory() -> int | None:
     try:
-        return os.memfd_create("output", os.MFD_CLOEXEC)
+        return os.memfd_create("output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (AttributeError, OSError):  # not Linux, or whoever runs us does not want it
         return None
 
@@ -35,3 +36,9 @@ def _in_memory() -> int | None:
 def _in(folder: Path) -> int:
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.dup(file.fileno())
+
+
+def take_no_more(fd: int) -> None:
+    """Refuse whoever writes to it from now on; a file of a folder takes what its disk has room for."""
+    with contextlib.suppress(OSError, AttributeError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)

@@ -5,15 +5,12 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from countersign.adapters.libc import libc
 from countersign.adapters.process.supervised import told_of_our_end
 from countersign.core.errors import Unavailable
-
-SET_TIMER_SLACK = 29  # include/uapi/linux/prctl.h; how much later than asked a sleeping thread may be woken
 
 
 class Running(Protocol):
@@ -40,34 +37,27 @@ async def start_service(
     """
     handle = appending(log)
     try:
-        with _inherited_slack(timer_slack):
-            return await asyncio.create_subprocess_exec(
-                *(told_of_our_end(argv, "TERM", env) if ends_with_us else argv),
-                cwd=cwd,
-                env=dict(env),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=handle,
-                stderr=handle,
-                start_new_session=True,
-            )
+        words = told_of_our_end(argv, "TERM", env) if ends_with_us else argv
+        return await asyncio.create_subprocess_exec(
+            *(words if timer_slack is None else _with_slack(words, timer_slack)),
+            cwd=cwd,
+            env=dict(env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            start_new_session=True,
+        )
     except OSError as broken:
         raise Unavailable(f"{Path(argv[0]).name} cannot be started ({broken.strerror}); run `countersign doctor`") from None
     finally:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def _inherited_slack(seconds: float | None) -> Iterator[None]:
-    """What this thread starts meanwhile inherits that timer slack; so does what is executed in its place. A process can be given
-    it from outside by root alone."""
-    if seconds is None or not hasattr(libc(), "prctl"):
-        yield
-        return
-    libc().prctl(SET_TIMER_SLACK, int(seconds * 1e9), 0, 0, 0)  # nanoseconds
-    try:
-        yield
-    finally:
-        libc().prctl(SET_TIMER_SLACK, 0, 0, 0, 0)  # back to the thread's own
+def _with_slack(argv: Sequence[str], seconds: float) -> list[str]:
+    """It takes that slack for itself before it becomes the command: of another process only root may change it, and of ours it would
+    pass to whatever is started meanwhile. Where there is nothing of the kind it goes on without."""
+    take = '{ echo "$0" >/proc/self/timerslack_ns; } 2>/dev/null; exec "$@"'
+    return ["/bin/sh", "-c", take, str(int(seconds * 1e9)), *argv]
 
 
 def appending(log: Path) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from countersign.adapters.process.ending import ending
 from countersign.adapters.process.guardian import ending_with_us
 from countersign.adapters.process.lines import Lines, tail
-from countersign.adapters.process.output import output
+from countersign.adapters.process.output import output, take_no_more
 from countersign.core.errors import PermanentError, Unavailable
 
 OUTPUT_MAX = 128 << 20  # bytes of what a command says: it is kept in memory
@@ -70,16 +70,16 @@ async def supervise(
             while True:
                 over = ended.done()  # asked before reading: what was written before the end is read after it
                 told = False
-                for batch in lines.batches() if read else ():
+                for batch in lines.batches() if read else ():  # there may be no end of them while it says more
                     await on_lines(batch)
                     told = True
+                    _refuse_more_than(most, argv, out, errors)
                 if not told:
                     await on_lines([])
-                size = os.fstat(out).st_size
-                if max(size, os.fstat(errors).st_size) > most:
-                    raise TooMuch(f"{Path(argv[0]).name} said more than {most >> 20} MiB, which nobody reads")
+                _refuse_more_than(most, argv, out, errors)
                 if over:
-                    return Ended(code=ended.result(), out=b"" if read else await _whole(out, size), errors=tail(errors))
+                    said = b"" if read else await _whole(out, os.fstat(out).st_size)
+                    return Ended(code=ended.result(), out=said, errors=tail(errors))
                 await asyncio.wait({ended}, timeout=tick)
         except BaseException:
             await _interrupted(process, ended, grace)
@@ -87,6 +87,14 @@ async def supervise(
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _refuse_more_than(most: int, argv: Sequence[str], *outputs: int) -> None:
+    if max(os.fstat(one).st_size for one in outputs) <= most:
+        return
+    for one in outputs:  # it may take its time to end
+        take_no_more(one)
+    raise TooMuch(f"{Path(argv[0]).name} said more than the {most >> 20} MiB that are read of it; have it say less, or split the stack")
 
 
 def _started(

@@ -27,7 +27,7 @@ PATIENCE = 120  # seconds for what a worker that was killed had started, and whi
 class Workspace:
     base: Path
     tree: Path  # the working folder of the engine; of a source in a repository, below what it shares with others
-    side: Path  # plan file, variables, output of commands: outside of the tree
+    side: Path  # plan file and variables: outside of the tree
     temporary: Path  # short: plugins open sockets in it
     lock: int  # descriptor, inherited by the children: the folder stays taken as long as one of them lives
 
