@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from countersign.adapters.durable import is_quick
 from countersign.adapters.keyring import Keyring
 from countersign.adapters.objects import TROUBLE, Bucket, Folder, Place
 from countersign.adapters.store import statements
@@ -31,7 +32,7 @@ from countersign.core.plan import ArtifactRef
 _LABELLED = b"CSA1"  # then the length of the label, the label and the content, both sealed
 _LENGTH = 4  # bytes
 GONE = ""  # in the place of a key's id: its time was over, and the bytes are not there any more
-SMALL = 128 << 10  # bytes that are read and unsealed before a thread would have begun
+SMALL = 128 << 10  # bytes that are read and unsealed, or sealed and stored, before a thread would have begun
 _LABEL_MAX = 4096  # bytes; a real one has some 500
 
 
@@ -91,7 +92,8 @@ class Artifacts:
                     written.append(one)
                     yield _path(org, stack_id, one.id), stored
 
-            folder.put(objects())
+            if contents:
+                folder.put(objects())
             return tuple(written)
 
         async def put(content: Content, bucket: Bucket) -> Written:
@@ -103,11 +105,16 @@ class Artifacts:
         place = self._place
         try:
             if isinstance(place, Folder):
-                return await asyncio.to_thread(kept_in, place) if contents else ()
+                return kept_in(place) if self._at_once(contents) else await asyncio.to_thread(kept_in, place)
             return tuple(await asyncio.gather(*(put(content, place) for content in contents)))
         except TROUBLE as failed:
             kinds = ", ".join(content.kind for content in contents)
             raise Unavailable(f"the artifact store did not take {kinds}: {place.why(failed)} and ask again") from None
+
+    def _at_once(self, contents: Sequence[Content]) -> bool:
+        """Whether they are stored before a thread would have begun. Only beside a store on a disk of this machine, whose commits do not
+        leave the event loop either while the disk is quick: should it stall, no more waits for it than did."""
+        return self._store.is_sqlite and is_quick() and sum(len(content.data) for content in contents) <= SMALL
 
     def _sealed(self, content: Content, *, org: str, stack_id: str, run_id: str | None) -> tuple[Written, bytes]:
         """What is written, and the object's bytes."""

@@ -47,6 +47,11 @@ def on_disk_together(opened: Sequence[int]) -> None:
         other.result()
 
 
+def is_quick() -> bool:
+    """Whether the disk was, the last time: then what is small is on it before a thread would have begun."""
+    return _disk.quick
+
+
 def _timed(fd: int) -> None:
     begun = time.perf_counter()
     try:

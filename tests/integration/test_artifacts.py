@@ -1,14 +1,17 @@
 """Objects in the artifact store say, sealed, what they are: what a restored store does not know is found by that."""
 
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from countersign.adapters import durable
 from countersign.adapters.artifacts import Artifacts, Content
 from countersign.adapters.keyring import Keyring
+from countersign.adapters.objects import Folder
 from countersign.adapters.store.database import Store
 from countersign.core.errors import FailedPrecondition, Unavailable
 from tests.postgres import BOTH, database_of
@@ -103,6 +106,29 @@ async def test_what_one_step_stores_is_on_the_disk_together_and_each_folder_is_s
     assert sorted(synced) == ["artifacts/local/st_1", f"artifacts/local/st_1/{later.id}"], "the folder's name is on the disk already"
     assert await artifacts.content(first[0]) == b"plan_view" * 1000
     assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "artifacts" / "local" / "st_1").iterdir()} == {"0o600"}
+
+
+@pytest.mark.parametrize(("size", "quick", "waits"), [(1000, True, False), (1000, False, True), (200_000, True, True)])
+async def test_only_what_is_small_is_stored_on_the_event_loop_and_only_on_a_quick_disk_beside_sqlite(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, quick: bool, waits: bool
+) -> None:
+    artifacts = kept(store, tmp_path)
+    by: list[int] = []
+    monkeypatch.setattr(durable, "_disk", durable.Disk(quick=quick))
+    monkeypatch.setattr(durable, "QUICK", 60.0 if quick else 0.0)
+    put = Folder.put
+
+    def noted(folder: Folder, objects: Any) -> None:
+        by.append(threading.get_ident())
+        put(folder, objects)
+
+    monkeypatch.setattr(Folder, "put", noted)
+    contents = [Content(kind=kind, name=kind, data=b"x" * size, readable=True) for kind in ("plan_view", "log")]
+    written = await artifacts.write_all(contents, org="local", stack_id="st_1", run_id="run_1")
+
+    assert [who != threading.get_ident() for who in by] == [waits or not store.is_sqlite]
+    assert [await artifacts.content(one) for one in written] == [b"x" * size] * 2
+    assert await artifacts.write_all([], org="local", stack_id="st_1", run_id="run_1") == ()
 
 
 @requirement("bad:disk-full")
