@@ -174,7 +174,7 @@ class Bench:
         ratios, floor = [], []
         sixteen = range(16)
         with ThreadPoolExecutor(len(sixteen)) as hands:  # asyncio's own has six on two cores, and sixteen would not be at once
-            for round_ in range(max(3, self.repeat - 2)):
+            for round_ in range(max(3, 2 * self.repeat - 3)):  # one pair varies by a fifth, whoever is measured
                 for number in sixteen:
                     await self.stack("auto", f"burst-{round_}-{number}", "small")
                 await asyncio.sleep(AFTER_MANY)
