@@ -136,15 +136,21 @@ async def test_what_the_disk_did_not_take_to_the_end_is_not_called_stored(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifacts = kept(store, tmp_path)
+    synced = 0
 
     def fsync(fd: int) -> None:
+        nonlocal synced
+        synced += 1
         if Path(f"/proc/self/fd/{fd}").resolve() == tmp_path / "artifacts" / "local" / "st_1":
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(durable, "_disk", durable.Disk())
+    monkeypatch.setattr(durable, "QUICK", 0.0)  # all of them at once
     contents = [Content(kind=kind, name=kind, data=b"said", readable=True) for kind in ("plan_view", "log")]
     with pytest.raises(Unavailable, match="the artifact store did not take plan_view, log: an input or output error"):
         await artifacts.write_all(contents, org="local", stack_id="st_1", run_id="run_1")
+    assert synced == 5
 
 
 async def test_an_object_that_is_cut_off_while_it_is_written_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,24 +78,22 @@ def test_a_disk_that_takes_its_time_to_refuse_is_not_quick(monkeypatch: pytest.M
 
 
 def test_a_quick_disk_wakes_no_thread_and_a_slow_one_takes_as_long_as_one_turn(monkeypatch: pytest.MonkeyPatch, opened: list[int]) -> None:
-    woken: list[object] = []
-    monkeypatch.setattr(durable, "_SYNCERS", _Counted(durable._SYNCERS, woken))
+    woken: list[int] = []
+    submit = ThreadPoolExecutor.submit
 
+    def noted(pool: ThreadPoolExecutor, work: Callable[[int], None], fd: int) -> Any:
+        woken.append(fd)
+        return submit(pool, work, fd)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", noted)
     with disk(monkeypatch, 0.0):
+        monkeypatch.setattr(durable, "QUICK", 60.0)  # whatever else this machine does
         durable.on_disk_together(opened)  # nobody knows yet
         woken.clear()
         durable.on_disk_together(opened)
     assert woken == []
 
     with disk(monkeypatch, SLOW):
+        monkeypatch.setattr(durable, "QUICK", 0.0)
         durable.on_disk_together(opened)
     assert len(woken) == len(opened) - 1
-
-
-class _Counted:
-    def __init__(self, pool: object, woken: list[object]) -> None:
-        self._pool, self._woken = pool, woken
-
-    def submit(self, *given: object) -> object:
-        self._woken.append(given)
-        return self._pool.submit(*given)  # type: ignore[attr-defined]
